@@ -1,0 +1,7 @@
+//! virtio-net for user space: rings, DMA memory and frames, transports, and a software device.
+
+#![warn(missing_docs)]
+
+pub mod features;
+pub mod memory;
+pub mod transport;

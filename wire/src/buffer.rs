@@ -1,0 +1,274 @@
+//! The memory that a packet lives in, as the engines see it.
+//!
+//! The engines never own a pool and never know what a ring is. They work on any type that is a
+//! [`Buffer`]: bytes with room in front for headers, possibly a chain of several segments. The
+//! driver's DMA frame is one such type; [`HeapBuffer`] is another, for programs that drive the
+//! engines without a device.
+
+use bytes::Bytes;
+
+/// A unique, writable packet: one segment, or a chain of several.
+///
+/// The *head* is the first segment. Headers are pushed and removed there; only the head has
+/// headroom. No method panics: requests that do not fit are refused or clamped as each says.
+pub trait Buffer: Sized {
+    /// The bytes of the head.
+    fn head(&self) -> &[u8];
+
+    /// The bytes of the head, writable.
+    fn head_mut(&mut self) -> &mut [u8];
+
+    /// The length in bytes over all segments.
+    fn len(&self) -> usize;
+
+    /// Whether no segment holds a byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Free bytes in front of the head, which [`prepend`](Buffer::prepend) can take.
+    fn headroom(&self) -> usize;
+
+    /// Grows the head by `count` bytes at its front and returns them (their content is
+    /// unspecified), or `None`, and no change, if the headroom is smaller.
+    fn prepend(&mut self, count: usize) -> Option<&mut [u8]>;
+
+    /// Removes `count` bytes from the front; within the head they become headroom. Removes all
+    /// bytes if there are fewer. Segments that become empty leave the chain.
+    fn trim_front(&mut self, count: usize);
+
+    /// Shortens the packet to `length` bytes over all segments; no change if it is shorter.
+    fn truncate(&mut self, length: usize);
+
+    /// Copies `bytes` behind the last byte of the last segment. Returns false, and copies
+    /// nothing, if there is not enough room behind it.
+    fn extend_from_slice(&mut self, bytes: &[u8]) -> bool;
+
+    /// Appends `tail` (itself possibly a chain) to the chain. No byte is copied.
+    fn append(&mut self, tail: Self);
+
+    /// Whether the packet has more than one segment.
+    fn is_chain(&self) -> bool;
+
+    /// Calls `visit` with the bytes of each segment, front to back.
+    fn for_each_segment(&self, visit: impl FnMut(&[u8]));
+
+    /// The bytes of all segments as one vector. Copies.
+    fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len());
+        self.for_each_segment(|segment| all.extend_from_slice(segment));
+        all
+    }
+}
+
+/// Where an engine gets memory for packets that it makes itself (ARP, ICMP, fragments, copies).
+pub trait Allocator {
+    /// The kind of packet memory that this allocator hands out.
+    type Buffer: Buffer;
+
+    /// An empty buffer of one segment with at least [`HEADROOM`] bytes of headroom and room
+    /// for `capacity` bytes behind it; `None` if memory is short or no segment is that long.
+    fn allocate(&mut self, capacity: usize) -> Option<Self::Buffer>;
+}
+
+/// Headroom in bytes that an [`Allocator`] guarantees: Ethernet with a VLAN tag (18), and an
+/// IPv6 header with some extension, or IPv4 with options, fit into it.
+pub const HEADROOM: usize = 64;
+
+/// Application bytes on their way to the wire.
+///
+/// A `Buffer` that was asked from the stack, or that arrived from it, is sent where it lies if
+/// its headroom allows. `Bytes` are copied once.
+#[derive(Debug)]
+pub enum Payload<B> {
+    /// Packet memory; sent in place when possible.
+    Buffer(B),
+    /// Shared bytes; copied into packet memory.
+    Bytes(Bytes),
+}
+
+impl<B: Buffer> Payload<B> {
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Buffer(buffer) => buffer.len(),
+            Payload::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<B> From<Bytes> for Payload<B> {
+    fn from(bytes: Bytes) -> Self {
+        Payload::Bytes(bytes)
+    }
+}
+
+/// A [`Buffer`] on the heap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeapBuffer {
+    segments: Vec<HeapSegment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HeapSegment {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl HeapSegment {
+    fn as_slice(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+}
+
+impl HeapBuffer {
+    /// A buffer that holds a copy of `bytes`, behind [`HEADROOM`] bytes of headroom.
+    pub fn new(bytes: &[u8]) -> Self {
+        let mut memory = vec![0; HEADROOM];
+        memory.extend_from_slice(bytes);
+        HeapBuffer {
+            segments: vec![HeapSegment {
+                bytes: memory,
+                start: HEADROOM,
+            }],
+        }
+    }
+}
+
+impl Buffer for HeapBuffer {
+    fn head(&self) -> &[u8] {
+        self.segments
+            .first()
+            .map(HeapSegment::as_slice)
+            .unwrap_or_default()
+    }
+
+    fn head_mut(&mut self) -> &mut [u8] {
+        match self.segments.first_mut() {
+            Some(segment) => segment.bytes.get_mut(segment.start..).unwrap_or_default(),
+            None => &mut [],
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.segments
+            .iter()
+            .map(|segment| segment.as_slice().len())
+            .sum()
+    }
+
+    fn headroom(&self) -> usize {
+        self.segments.first().map_or(0, |segment| segment.start)
+    }
+
+    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
+        let segment = self.segments.first_mut()?;
+        let end = segment.start;
+        segment.start = segment.start.checked_sub(count)?;
+        segment.bytes.get_mut(segment.start..end)
+    }
+
+    fn trim_front(&mut self, mut count: usize) {
+        while let Some(segment) = self.segments.first_mut() {
+            let length = segment.as_slice().len();
+            if count < length || self.segments.len() == 1 {
+                let head = count.min(length);
+                if let Some(segment) = self.segments.first_mut() {
+                    segment.start += head;
+                }
+                return;
+            }
+            count -= length;
+            self.segments.remove(0);
+        }
+    }
+
+    fn truncate(&mut self, length: usize) {
+        let mut left = length;
+        let mut keep = 0;
+        for segment in &mut self.segments {
+            let here = segment.as_slice().len().min(left);
+            segment.bytes.truncate(segment.start + here);
+            left -= here;
+            if here > 0 {
+                keep += 1;
+            }
+        }
+        self.segments.truncate(keep.max(1));
+    }
+
+    fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
+        match self.segments.last_mut() {
+            Some(segment) => {
+                segment.bytes.extend_from_slice(bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn append(&mut self, tail: Self) {
+        self.segments.extend(tail.segments);
+    }
+
+    fn is_chain(&self) -> bool {
+        self.segments.len() > 1
+    }
+
+    fn for_each_segment(&self, visit: impl FnMut(&[u8])) {
+        self.segments
+            .iter()
+            .map(HeapSegment::as_slice)
+            .for_each(visit);
+    }
+}
+
+/// An [`Allocator`] of [`HeapBuffer`]s, without limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Heap;
+
+impl Allocator for Heap {
+    type Buffer = HeapBuffer;
+
+    fn allocate(&mut self, _capacity: usize) -> Option<HeapBuffer> {
+        Some(HeapBuffer::new(&[]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_pushed_into_the_headroom_and_removed_again() {
+        let mut buffer = HeapBuffer::new(b"payload");
+        buffer
+            .prepend(4)
+            .expect("there is headroom")
+            .copy_from_slice(b"head");
+        assert_eq!(buffer.head(), b"headpayload");
+        buffer.trim_front(4);
+        assert_eq!(buffer.head(), b"payload");
+        assert_eq!(buffer.headroom(), HEADROOM);
+        assert!(buffer.prepend(HEADROOM + 1).is_none());
+        assert_eq!(buffer.head(), b"payload");
+    }
+
+    #[test]
+    fn a_chain_trims_over_its_segments() {
+        let mut buffer = HeapBuffer::new(b"abc");
+        buffer.append(HeapBuffer::new(b"def"));
+        assert!(buffer.is_chain());
+        buffer.trim_front(4);
+        buffer.truncate(1);
+        assert_eq!(buffer.to_vec(), b"e");
+        assert!(!buffer.is_chain());
+        buffer.trim_front(9);
+        assert!(buffer.is_empty());
+    }
+}
