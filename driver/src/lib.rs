@@ -2,6 +2,9 @@
 
 #![warn(missing_docs)]
 
+pub mod chunk;
 pub mod features;
+pub mod frame;
 pub mod memory;
+pub mod pool;
 pub mod transport;

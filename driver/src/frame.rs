@@ -1,0 +1,423 @@
+//! The frame: a small owned handle to packet memory.
+//!
+//! A slot in DMA memory is laid out so that the virtio-net header ends where the packet starts,
+//! and a packet needs one descriptor. The header starts a cache line: header and the Ethernet,
+//! IPv4 and UDP headers behind it share it.
+//!
+//! ```text
+//!  0            64         76                                      SLOT_STRIDE
+//!  | headroom   | header   | packet ...                                       |
+//! ```
+//!
+//! A frame that is not in a slot is on the heap: when the pool runs low, the receive path copies
+//! out, so that an application that keeps frames can not starve the ring.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
+use virtroupe_wire::Buffer;
+use virtroupe_wire::buffer::HEADROOM;
+
+use crate::chunk::Chunk;
+use crate::pool::{Home, SLOT_STRIDE};
+
+/// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
+pub const NET_HEADER: usize = 12;
+
+/// Where the packet starts in a fresh slot.
+pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER) as u16;
+
+/// Marks a frame that has a tail, in the field `slot`.
+const CHAINED: u32 = 1 << 31;
+
+/// A packet, or a part of one: unique, writable, and `Send`.
+///
+/// The handle is 24 bytes. Dropping it returns its slot: on the pool's thread to a plain stack,
+/// elsewhere through a lock-free list. A long packet is a chain of frames, of which the handle
+/// holds the first; see [`Buffer`].
+pub struct Frame {
+    /// The first byte of the slot or of the heap block.
+    base: NonNull<u8>,
+    /// The pool's bookkeeping; `None` for the heap.
+    home: Option<NonNull<Home>>,
+    /// The slot's number, or the capacity of the heap block, and `CHAINED`.
+    slot: u32,
+    start: u16,
+    length: u16,
+}
+
+// SAFETY: a frame is the only handle to its bytes and its tail, and its home takes slots back
+// from every thread.
+unsafe impl Send for Frame {}
+// SAFETY: `&Frame` only reads.
+unsafe impl Sync for Frame {}
+
+/// What stands in front of the bytes of a heap block.
+#[repr(C, align(64))]
+struct HeapHeader {
+    tail: UnsafeCell<Option<Frame>>,
+    references: AtomicU32,
+}
+
+impl Frame {
+    /// Slot numbers are below this.
+    pub(crate) const SLOT_LIMIT: u32 = CHAINED;
+
+    /// A frame of a slot that the caller took from the pool of `home`, whose address is `base`.
+    pub(crate) fn in_slot(
+        home: NonNull<Home>,
+        base: NonNull<u8>,
+        slot: u32,
+        start: u16,
+        length: u16,
+    ) -> Self {
+        debug_assert!(usize::from(start) + usize::from(length) <= SLOT_STRIDE);
+        Frame {
+            base,
+            home: Some(home),
+            slot,
+            start,
+            length,
+        }
+    }
+
+    /// A frame on the heap that holds a copy of `bytes` (at most 65 000) behind the usual
+    /// headroom. A copy of a longer slice holds its first 65 000 bytes.
+    pub fn on_heap(bytes: &[u8]) -> Self {
+        let bytes = bytes.get(..bytes.len().min(65_000)).unwrap_or_default();
+        let capacity = usize::from(SLOT_DATA) + bytes.len();
+        let layout = heap_layout(capacity);
+        // SAFETY: the layout has a size above zero.
+        let Some(block) = NonNull::new(unsafe { alloc(layout) }) else {
+            handle_alloc_error(layout)
+        };
+        let header = HeapHeader {
+            tail: UnsafeCell::new(None),
+            references: AtomicU32::new(0),
+        };
+        // SAFETY: the block is fresh, large enough for the header and `capacity` bytes, and
+        // aligned for the header. The headroom is zeroed, so that no byte is uninitialised.
+        let base = unsafe {
+            block.cast::<HeapHeader>().write(header);
+            let base = block.add(size_of::<HeapHeader>());
+            base.write_bytes(0, usize::from(SLOT_DATA));
+            base.add(usize::from(SLOT_DATA))
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+            base
+        };
+        Frame {
+            base,
+            home: None,
+            slot: capacity as u32,
+            start: SLOT_DATA,
+            length: bytes.len() as u16,
+        }
+    }
+
+    /// Whether the bytes of the head lie on the heap, out of a device's sight.
+    pub fn is_on_heap(&self) -> bool {
+        self.home.is_none()
+    }
+
+    /// Makes the packet one refcounted segment. A chain is copied into one on the heap first.
+    pub fn freeze(self) -> Chunk {
+        if self.is_chain() {
+            return Frame::on_heap(&self.to_vec()).freeze();
+        }
+        Chunk::new(self)
+    }
+
+    /// Takes the chain apart: the head alone, and the rest.
+    pub fn split_head(mut self) -> (Frame, Option<Frame>) {
+        let tail = self.take_tail();
+        (self, tail)
+    }
+
+    /// Free bytes behind the last byte of the head.
+    pub fn tailroom(&self) -> usize {
+        self.capacity()
+            .saturating_sub(usize::from(self.start) + usize::from(self.length))
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        if self.home.is_some() {
+            SLOT_STRIDE
+        } else {
+            (self.slot & !CHAINED) as usize
+        }
+    }
+
+    pub(crate) fn home(&self) -> Option<NonNull<Home>> {
+        self.home
+    }
+
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot & !CHAINED
+    }
+
+    /// The address of the first packet byte.
+    pub(crate) fn data(&self) -> NonNull<u8> {
+        // SAFETY: `start` never exceeds the capacity.
+        unsafe { self.base.add(usize::from(self.start)) }
+    }
+
+    /// Forgets the frame without returning its slot: the caller has it now.
+    pub(crate) fn into_slot(self) -> u32 {
+        let slot = self.slot();
+        debug_assert!(self.home.is_some() && !self.is_chain());
+        std::mem::forget(self);
+        slot
+    }
+
+    /// The `NET_HEADER` bytes in front of the packet, made zero, if the headroom has them.
+    /// They are written only if they are not zero yet, because the write costs the device a
+    /// cache miss.
+    pub(crate) fn clear_net_header(&mut self) -> Option<NonNull<u8>> {
+        let at = usize::from(self.start).checked_sub(NET_HEADER)?;
+        // SAFETY: `at + NET_HEADER` is `start`, inside the block, and the bytes are ours while
+        // we hold the frame. The accesses are unaligned.
+        unsafe {
+            let header = self.base.add(at);
+            let (low, high) = (header.cast::<u64>(), header.add(8).cast::<u32>());
+            if low.read_unaligned() != 0 || high.read_unaligned() != 0 {
+                low.write_unaligned(0);
+                high.write_unaligned(0);
+            }
+            Some(header)
+        }
+    }
+
+    fn tail_cell(&self) -> &UnsafeCell<Option<Frame>> {
+        match self.home {
+            // SAFETY: the home lives while this frame is out, and `slot` is below its count.
+            Some(home) => unsafe { home.as_ref().tails.get_unchecked(self.slot() as usize) },
+            // SAFETY: a heap block starts with its header.
+            None => unsafe { &heap_header(self.base).as_ref().tail },
+        }
+    }
+
+    pub(crate) fn references(&self) -> &AtomicU32 {
+        match self.home {
+            // SAFETY: as in `tail_cell`.
+            Some(home) => unsafe { home.as_ref().references.get_unchecked(self.slot() as usize) },
+            // SAFETY: as in `tail_cell`.
+            None => unsafe { &heap_header(self.base).as_ref().references },
+        }
+    }
+
+    /// The segment behind the head.
+    pub(crate) fn tail(&self) -> Option<&Frame> {
+        if !self.is_chain() {
+            return None;
+        }
+        // SAFETY: the cell belongs to the holder of this frame; `&self` keeps writers away.
+        unsafe { (*self.tail_cell().get()).as_ref() }
+    }
+
+    fn tail_mut(&mut self) -> Option<&mut Frame> {
+        if !self.is_chain() {
+            return None;
+        }
+        // SAFETY: the cell belongs to the holder of this frame, here uniquely.
+        unsafe { (*self.tail_cell().get()).as_mut() }
+    }
+
+    fn take_tail(&mut self) -> Option<Frame> {
+        if !self.is_chain() {
+            return None;
+        }
+        self.slot &= !CHAINED;
+        // SAFETY: as in `tail_mut`.
+        unsafe { (*self.tail_cell().get()).take() }
+    }
+
+    fn set_tail(&mut self, tail: Frame) {
+        // SAFETY: as in `tail_mut`.
+        unsafe { *self.tail_cell().get() = Some(tail) };
+        self.slot |= CHAINED;
+    }
+
+    fn last_mut(&mut self) -> &mut Frame {
+        let mut last = self;
+        while last.is_chain() {
+            match last.tail_cell().get() {
+                // SAFETY: as in `tail_mut`; a frame marked as chained has a tail.
+                cell => unsafe { last = (*cell).as_mut().unwrap_unchecked() },
+            }
+        }
+        last
+    }
+}
+
+impl Buffer for Frame {
+    #[inline]
+    fn head(&self) -> &[u8] {
+        // SAFETY: `start + length` is at most the capacity, and the bytes are initialised
+        // (memfd pages are zeroed, heap blocks written). A device that still writes into them
+        // after it gave the buffer back breaks its standard; the bytes are then arbitrary, and
+        // every parser is total over arbitrary bytes.
+        unsafe { std::slice::from_raw_parts(self.data().as_ptr(), usize::from(self.length)) }
+    }
+
+    #[inline]
+    fn head_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `head`, and the handle is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), usize::from(self.length)) }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        let mut length = usize::from(self.length);
+        let mut tail = self.tail();
+        while let Some(frame) = tail {
+            length += usize::from(frame.length);
+            tail = frame.tail();
+        }
+        length
+    }
+
+    #[inline]
+    fn headroom(&self) -> usize {
+        // The virtio-net header has its place in front of every packet that is sent.
+        usize::from(self.start).saturating_sub(NET_HEADER)
+    }
+
+    #[inline]
+    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
+        if count > self.headroom() {
+            return None;
+        }
+        self.start -= count as u16;
+        self.length += count as u16;
+        self.head_mut().get_mut(..count)
+    }
+
+    #[inline]
+    fn trim_front(&mut self, count: usize) {
+        let head = count.min(usize::from(self.length));
+        self.start += head as u16;
+        self.length -= head as u16;
+        if self.length == 0 && self.is_chain() {
+            self.trim_chain(count - head);
+        }
+    }
+
+    fn truncate(&mut self, length: usize) {
+        if length <= usize::from(self.length) {
+            self.length = length as u16;
+            drop(self.take_tail());
+            return;
+        }
+        let mut rest = length - usize::from(self.length);
+        let mut frame = self;
+        while let Some(next) = frame.tail_mut() {
+            if rest <= usize::from(next.length) {
+                next.length = rest as u16;
+                drop(next.take_tail());
+                return;
+            }
+            rest -= usize::from(next.length);
+            frame = next;
+        }
+    }
+
+    fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
+        let last = self.last_mut();
+        if bytes.len() > last.tailroom() || bytes.len() > usize::from(u16::MAX - last.length) {
+            return false;
+        }
+        let end = usize::from(last.start) + usize::from(last.length);
+        // SAFETY: `end + bytes.len()` is at most the capacity; `bytes` can not overlap memory
+        // that this handle owns uniquely.
+        unsafe {
+            last.base
+                .add(end)
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
+        };
+        last.length += bytes.len() as u16;
+        true
+    }
+
+    fn append(&mut self, tail: Self) {
+        self.last_mut().set_tail(tail);
+    }
+
+    #[inline]
+    fn is_chain(&self) -> bool {
+        self.slot & CHAINED != 0
+    }
+
+    fn for_each_segment(&self, mut visit: impl FnMut(&[u8])) {
+        visit(self.head());
+        let mut tail = self.tail();
+        while let Some(frame) = tail {
+            visit(frame.head());
+            tail = frame.tail();
+        }
+    }
+}
+
+impl Frame {
+    /// Removes `count` bytes behind an empty head, and the segments that are then empty.
+    #[cold]
+    fn trim_chain(&mut self, mut count: usize) {
+        while self.length == 0 {
+            match self.take_tail() {
+                Some(next) => *self = next,
+                None => return,
+            }
+            let here = count.min(usize::from(self.length));
+            self.start += here as u16;
+            self.length -= here as u16;
+            count -= here;
+        }
+    }
+}
+
+impl Drop for Frame {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_chain() {
+            // Iterative: a chain may be long, and the stack is not.
+            let mut tail = self.take_tail();
+            while let Some(mut frame) = tail {
+                tail = frame.take_tail();
+            }
+        }
+        match self.home {
+            // SAFETY: the home lives while this frame is out; this was the only handle.
+            Some(home) => unsafe { Home::take_back(home, self.slot()) },
+            None => {
+                let layout = heap_layout(self.capacity());
+                // SAFETY: made by `on_heap` with this layout; the tail is gone.
+                unsafe { dealloc(heap_header(self.base).cast().as_ptr(), layout) };
+            }
+        }
+    }
+}
+
+fn heap_layout(capacity: usize) -> Layout {
+    const HEADER: Layout = Layout::new::<HeapHeader>();
+    // At most 65 000 bytes and the headroom follow the header: no overflow.
+    Layout::from_size_align(HEADER.size() + capacity, HEADER.align()).unwrap_or(HEADER)
+}
+
+fn heap_header(base: NonNull<u8>) -> NonNull<HeapHeader> {
+    // SAFETY: the bytes of a heap block follow its header.
+    unsafe { base.sub(size_of::<HeapHeader>()).cast() }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("len", &self.len())
+            .field("chain", &self.is_chain())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::memory::{DmaMemory, HugePages};
+use crate::pool::{Pool, UnboundPool};
+
+fn pool(count: u32) -> Pool {
+    let memory = DmaMemory::allocate(count as usize * SLOT_STRIDE, HugePages::Never);
+    UnboundPool::new(Arc::new(memory.expect("memory")), 0, count)
+        .expect("it fits")
+        .bind()
+}
+
+#[test]
+fn a_handle_is_24_bytes_also_in_an_option() {
+    assert_eq!(size_of::<Frame>(), 24);
+    assert_eq!(size_of::<Option<Frame>>(), 24);
+}
+
+#[test]
+fn a_dropped_chain_returns_every_slot() {
+    let mut pool = pool(16);
+    let mut chain = pool.frame().expect("free");
+    for _ in 0..9 {
+        chain.append(pool.frame().expect("free"));
+    }
+    chain.append(Frame::on_heap(b"heap"));
+    assert_eq!(pool.available(), 6);
+    drop(chain);
+    assert_eq!(pool.available(), 16);
+}
+
+#[test]
+fn the_headroom_keeps_room_for_the_net_header() {
+    let mut pool = pool(1);
+    let mut frame = pool.frame().expect("free");
+    assert_eq!(frame.headroom(), HEADROOM);
+    assert!(frame.prepend(HEADROOM).is_some());
+    assert!(frame.prepend(1).is_none());
+    assert!(frame.clear_net_header().is_some());
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Prepend(u8),
+    TrimFront(u16),
+    Truncate(u16),
+    Extend(u8),
+    Append(bool, u8),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    prop_oneof![
+        (0..40u8).prop_map(Operation::Prepend),
+        (0..300u16).prop_map(Operation::TrimFront),
+        (0..2000u16).prop_map(Operation::Truncate),
+        any::<u8>().prop_map(Operation::Extend),
+        (any::<bool>(), any::<u8>()).prop_map(|(heap, length)| Operation::Append(heap, length)),
+    ]
+}
+
+proptest! {
+    /// A frame, whatever its segments, behaves as one vector of bytes.
+    #[test]
+    fn a_frame_is_a_sequence_of_bytes(operations in prop::collection::vec(operation(), 0..40)) {
+        let mut pool = pool(64);
+        let mut frame = pool.frame().expect("free");
+        let mut model: Vec<u8> = Vec::new();
+        for (step, operation) in operations.into_iter().enumerate() {
+            let fill = step as u8;
+            match operation {
+                Operation::Prepend(count) => {
+                    if let Some(bytes) = frame.prepend(usize::from(count)) {
+                        bytes.fill(fill);
+                        model.splice(0..0, vec![fill; usize::from(count)]);
+                    }
+                }
+                Operation::TrimFront(count) => {
+                    frame.trim_front(usize::from(count));
+                    model.drain(..usize::from(count).min(model.len()));
+                }
+                Operation::Truncate(length) => {
+                    frame.truncate(usize::from(length));
+                    model.truncate(usize::from(length));
+                }
+                Operation::Extend(count) => {
+                    let bytes = vec![fill; usize::from(count)];
+                    if frame.extend_from_slice(&bytes) {
+                        model.extend(bytes);
+                    }
+                }
+                Operation::Append(heap, count) => {
+                    let bytes = vec![fill; usize::from(count)];
+                    let tail = if heap {
+                        Frame::on_heap(&bytes)
+                    } else {
+                        let mut tail = pool.frame().expect("free");
+                        assert!(tail.extend_from_slice(&bytes));
+                        tail
+                    };
+                    frame.append(tail);
+                    model.extend(bytes);
+                }
+            }
+            prop_assert_eq!(frame.to_vec(), &model[..]);
+            prop_assert_eq!(frame.len(), model.len());
+        }
+        drop(frame);
+        prop_assert_eq!(pool.available(), 64);
+    }
+}
