@@ -243,10 +243,9 @@ impl Frame {
     fn last_mut(&mut self) -> &mut Frame {
         let mut last = self;
         while last.is_chain() {
-            match last.tail_cell().get() {
-                // SAFETY: as in `tail_mut`; a frame marked as chained has a tail.
-                cell => unsafe { last = (*cell).as_mut().unwrap_unchecked() },
-            }
+            let cell = last.tail_cell().get();
+            // SAFETY: as in `tail_mut`; a frame marked as chained has a tail.
+            last = unsafe { (*cell).as_mut().unwrap_unchecked() };
         }
         last
     }

@@ -1,10 +1,40 @@
 //! virtio-net for user space: rings, DMA memory and frames, transports, and a software device.
+//!
+//! ```text
+//!   Device            initialised once: features, memory, transport
+//!     |-- Transport   the control path: vhost-user, embedded, ...
+//!     `-- QueuePair   one for each cpu that has one: the data path
+//!           |-- receive queue    posts empty slots, takes frames
+//!           |-- transmit queue   hands frames to the device, takes slots back
+//!           `-- Pool             the slots; a Frame is the handle to one
+//! ```
+//!
+//! A queue pair belongs to one thread and needs no lock. A [`Frame`] is `Send` and finds its
+//! way home from wherever it is dropped. The device is not trusted: every id, length and index
+//! that it writes is compared with a private shadow, and a [`Violation`] makes the pair unusable
+//! until the device was reset.
+//!
+//! This is the only crate of the project with `unsafe` code.
 
 #![warn(missing_docs)]
 
 pub mod chunk;
+pub mod device;
 pub mod features;
 pub mod frame;
 pub mod memory;
 pub mod pool;
+pub mod queue_pair;
+pub mod receive;
+pub mod ring;
+pub mod transmit;
 pub mod transport;
+
+pub use chunk::Chunk;
+pub use device::{Device, DeviceError, DeviceOptions, Features};
+pub use features::FeatureBits;
+pub use frame::Frame;
+pub use pool::{Pool, batch_returns};
+pub use queue_pair::{QueuePair, UnboundQueuePair};
+pub use ring::Violation;
+pub use transport::Transport;

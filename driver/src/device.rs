@@ -1,0 +1,384 @@
+//! The device: what is initialised once and shared by all cpus.
+//!
+//! [`Device::initialize`] runs the whole start-up of virtio 1.3, section 3.1, over a
+//! [`Transport`], and gives out one [`UnboundQueuePair`] for each cpu that shall have one. It
+//! blocks, within the transport's time limits.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use virtroupe_wire::MacAddr;
+
+use crate::features::FeatureBits;
+use crate::memory::{DmaMemory, HugePages, MemoryError};
+use crate::pool::{SLOT_STRIDE, UnboundPool};
+use crate::queue_pair::UnboundQueuePair;
+use crate::receive::{LONGEST_FRAME, ReceiveQueue};
+use crate::ring::split::part_sizes;
+use crate::transmit::TransmitQueue;
+use crate::transport::{DeviceConfig, DeviceEvent, RingLayout, Transport, TransportError};
+
+/// Ethernet header and one VLAN tag, on top of the MTU.
+const ETHERNET_OVERHEAD: usize = 18;
+/// The largest MTU whose frames fit into one receive slot.
+pub const LARGEST_MTU: u16 = (LONGEST_FRAME - ETHERNET_OVERHEAD) as u16;
+
+/// What to ask of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceOptions {
+    /// Queue pairs to use, at most what the device has. 1 by default.
+    pub queue_pairs: u16,
+    /// Descriptors in each ring, a power of two from 16 to 32768; 256 by default. Longer rings
+    /// bear longer bursts and pauses; shorter ones stay in the cache.
+    pub queue_size: u16,
+    /// Packet slots for each queue pair, 2112 bytes each. At least twice `queue_size` plus 128.
+    /// 2048 by default. What applications hold comes from here; when it runs low, received
+    /// packets are copied to the heap.
+    pub pool_frames: u32,
+    /// Whether packet memory lies in huge pages.
+    pub huge_pages: HugePages,
+    /// The Ethernet address, if it shall not be the device's own; needed where the device does
+    /// not report one (vhost-user).
+    pub mac: Option<MacAddr>,
+    /// The largest IP packet in bytes, from 68 (RFC 791) to [`LARGEST_MTU`]; the device's own, or
+    /// 1500, by default. Never more than the device's.
+    pub mtu: Option<u16>,
+    /// Whether to use `VIRTIO_F_EVENT_IDX` where offered. On by default.
+    pub event_idx: bool,
+    /// Whether to use `VIRTIO_F_IN_ORDER` where offered. On by default.
+    pub in_order: bool,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        DeviceOptions {
+            queue_pairs: 1,
+            queue_size: 256,
+            pool_frames: 2048,
+            huge_pages: HugePages::default(),
+            mac: None,
+            mtu: None,
+            event_idx: true,
+            in_order: true,
+        }
+    }
+}
+
+/// What was negotiated with a device: immutable, and cloned to everybody who needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features {
+    /// The feature bits that both sides use.
+    pub bits: FeatureBits,
+    /// The Ethernet address to use.
+    pub mac: MacAddr,
+    /// The largest IP packet in bytes.
+    pub mtu: u16,
+    /// Queue pairs in use.
+    pub queue_pairs: u16,
+    /// Descriptors in each ring.
+    pub queue_size: u16,
+    /// Whether the packet memory lies in huge pages.
+    pub huge_pages: bool,
+}
+
+/// Why a device could not be initialised.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// No memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The device lacks something that the driver needs.
+    #[error(
+        "{device} does not offer {feature}, which Virtroupe needs; use a device or backend that speaks virtio 1.0 or later"
+    )]
+    MissingFeature {
+        /// The device.
+        device: String,
+        /// The feature's name in the standard.
+        feature: &'static str,
+    },
+    /// The device has no Ethernet address and none was configured.
+    #[error("{device} does not report an Ethernet address; set `mac` (--mac 02:00:00:00:00:01)")]
+    NoMac {
+        /// The device.
+        device: String,
+    },
+    /// An option does not fit the device or the driver's limits.
+    #[error("{option} is {value}, but must be {expected}")]
+    Option {
+        /// The name of the option.
+        option: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        expected: String,
+    },
+}
+
+/// An initialised virtio-net device.
+pub struct Device {
+    transport: Box<dyn Transport>,
+    features: Features,
+    /// Mapped for the device until `reset`.
+    _memory: Arc<DmaMemory>,
+}
+
+impl Device {
+    /// Initialises the device behind `transport` and starts it.
+    ///
+    /// # Errors
+    /// Says which part failed, who is to blame, and what to do.
+    pub fn initialize(
+        mut transport: Box<dyn Transport>,
+        options: &DeviceOptions,
+    ) -> Result<(Device, Vec<UnboundQueuePair>), DeviceError> {
+        let offered = transport.offered_features()?;
+        let bits = negotiate(transport.name(), offered, options)?;
+        transport.accept_features(bits)?;
+        let config = transport.config()?;
+        let (memory, features) = plan(&mut *transport, &config, bits, options)?;
+        let iova_offset = transport.map_memory(&memory)?;
+        let mut pairs = Vec::new();
+        for index in 0..features.queue_pairs {
+            pairs.push(set_up_pair(
+                &mut *transport,
+                &memory,
+                iova_offset,
+                &features,
+                options,
+                index,
+            )?);
+        }
+        transport.enable(features.queue_pairs)?;
+        tracing::info!(device = transport.name(), ?features, "device is ready");
+        Ok((
+            Device {
+                transport,
+                features,
+                _memory: memory,
+            },
+            pairs,
+        ))
+    }
+
+    /// The device as the user named it.
+    pub fn name(&self) -> &str {
+        self.transport.name()
+    }
+
+    /// What was negotiated.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Reads the configuration space again.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn config(&mut self) -> Result<DeviceConfig, TransportError> {
+        self.transport.config()
+    }
+
+    /// A file that becomes readable when [`take_event`](Self::take_event) has something.
+    pub fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.transport.event_fd()
+    }
+
+    /// The next event of the device. Never blocks.
+    pub fn take_event(&mut self) -> Option<DeviceEvent> {
+        self.transport.take_event()
+    }
+
+    /// Stops the device: afterwards it touches no memory of ours.
+    ///
+    /// # Errors
+    /// When the device does not answer; its memory must then be left mapped.
+    pub fn reset(&mut self) -> Result<(), TransportError> {
+        self.transport.reset()
+    }
+}
+
+/// Chooses what to use of what the device offers.
+fn negotiate(
+    device: &str,
+    offered: FeatureBits,
+    options: &DeviceOptions,
+) -> Result<FeatureBits, DeviceError> {
+    if !offered.contains(FeatureBits::VERSION_1) {
+        return Err(DeviceError::MissingFeature {
+            device: device.into(),
+            feature: "VIRTIO_F_VERSION_1",
+        });
+    }
+    let mut wanted = FeatureBits::VERSION_1
+        | FeatureBits::MAC
+        | FeatureBits::STATUS
+        | FeatureBits::MTU
+        | FeatureBits::ACCESS_PLATFORM;
+    if options.event_idx {
+        wanted |= FeatureBits::EVENT_IDX;
+    }
+    if options.in_order {
+        wanted |= FeatureBits::IN_ORDER;
+    }
+    if options.queue_pairs > 1 {
+        // Without a control queue, as with vhost-user, pairs are enabled by the transport.
+        wanted |= FeatureBits::MQ | FeatureBits::CTRL_VQ;
+    }
+    Ok(offered & wanted)
+}
+
+fn check(
+    option: &'static str,
+    value: u64,
+    valid: bool,
+    expected: impl Into<String>,
+) -> Result<(), DeviceError> {
+    if valid {
+        Ok(())
+    } else {
+        Err(DeviceError::Option {
+            option,
+            value,
+            expected: expected.into(),
+        })
+    }
+}
+
+/// Checks the options against the device and allocates the memory.
+fn plan(
+    transport: &mut dyn Transport,
+    config: &DeviceConfig,
+    bits: FeatureBits,
+    options: &DeviceOptions,
+) -> Result<(Arc<DmaMemory>, Features), DeviceError> {
+    let pairs = options.queue_pairs;
+    let available = config.max_queue_pairs.unwrap_or(1).max(1);
+    check(
+        "queue_pairs",
+        pairs.into(),
+        (1..=available).contains(&pairs),
+        format!("1 to {available}, what the device has"),
+    )?;
+    let size = options.queue_size;
+    let longest = transport.max_queue_size(0)?.min(1 << 15);
+    check(
+        "queue_size",
+        size.into(),
+        size.is_power_of_two() && (16..=longest).contains(&size),
+        format!("a power of two from 16 to {longest}"),
+    )?;
+    let least = 2 * u32::from(size) + 128;
+    check(
+        "pool_frames",
+        options.pool_frames.into(),
+        options.pool_frames >= least,
+        format!("at least {least}"),
+    )?;
+    let device_mtu = config.mtu.unwrap_or(LARGEST_MTU).min(LARGEST_MTU);
+    let mtu = options
+        .mtu
+        .unwrap_or_else(|| config.mtu.unwrap_or(1500).min(LARGEST_MTU));
+    check(
+        "mtu",
+        mtu.into(),
+        (68..=device_mtu).contains(&mtu),
+        format!("68 to {device_mtu}"),
+    )?;
+    let mac = options
+        .mac
+        .or(config.mac)
+        .filter(|mac| mac.is_unicast())
+        .ok_or_else(|| DeviceError::NoMac {
+            device: transport.name().into(),
+        })?;
+
+    let per_pair = pair_bytes(size, options.pool_frames);
+    let memory = Arc::new(DmaMemory::allocate(
+        per_pair * usize::from(pairs),
+        options.huge_pages,
+    )?);
+    let features = Features {
+        bits,
+        mac,
+        mtu,
+        queue_pairs: pairs,
+        queue_size: size,
+        huge_pages: memory.is_huge(),
+    };
+    Ok((memory, features))
+}
+
+/// Bytes of the rings of one queue, each part on cache lines of its own.
+fn ring_bytes(size: u16) -> usize {
+    part_sizes(size)
+        .iter()
+        .map(|part| part.next_multiple_of(128))
+        .sum()
+}
+
+fn pair_bytes(size: u16, frames: u32) -> usize {
+    (2 * ring_bytes(size) + frames as usize * SLOT_STRIDE).next_multiple_of(4096)
+}
+
+fn ring_layout(size: u16, at: usize) -> RingLayout {
+    let [descriptors, driver, _] = part_sizes(size).map(|part| part.next_multiple_of(128));
+    RingLayout {
+        size,
+        descriptors: at,
+        driver: at + descriptors,
+        device: at + descriptors + driver,
+    }
+}
+
+/// Lays out one queue pair in the memory and tells the device.
+fn set_up_pair(
+    transport: &mut dyn Transport,
+    memory: &Arc<DmaMemory>,
+    iova_offset: u64,
+    features: &Features,
+    options: &DeviceOptions,
+    index: u16,
+) -> Result<UnboundQueuePair, DeviceError> {
+    let size = features.queue_size;
+    let base = usize::from(index) * pair_bytes(size, options.pool_frames);
+    let receive_ring = ring_layout(size, base);
+    let transmit_ring = ring_layout(size, base + ring_bytes(size));
+    let slots = base + 2 * ring_bytes(size);
+    let event_idx = features.bits.contains(FeatureBits::EVENT_IDX);
+    let in_order = features.bits.contains(FeatureBits::IN_ORDER);
+    // `plan` sized the memory for exactly this layout and checked the ring size.
+    let outside = || DeviceError::Option {
+        option: "pool_frames",
+        value: options.pool_frames.into(),
+        expected: "small enough for the memory".into(),
+    };
+    let receive = ReceiveQueue::new(
+        memory.clone(),
+        &receive_ring,
+        iova_offset,
+        event_idx,
+        in_order,
+    );
+    let transmit = TransmitQueue::new(
+        memory.clone(),
+        &transmit_ring,
+        iova_offset,
+        event_idx,
+        in_order,
+    );
+    let pool = UnboundPool::new(memory.clone(), slots, options.pool_frames);
+    Ok(UnboundQueuePair {
+        index,
+        receive: receive.ok_or_else(outside)?,
+        transmit: transmit.ok_or_else(outside)?,
+        pool: pool.ok_or_else(outside)?,
+        receive_notifiers: transport.set_up_queue(2 * index, &receive_ring)?,
+        transmit_notifiers: transport.set_up_queue(2 * index + 1, &transmit_ring)?,
+    })
+}

@@ -1,0 +1,174 @@
+//! The queue pair: one receive and one transmit ring with their pool, local to one cpu.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::frame::Frame;
+use crate::pool::{Pool, UnboundPool};
+use crate::receive::{ReceiveCounters, ReceiveQueue};
+use crate::ring::Violation;
+use crate::transmit::{TransmitCounters, TransmitQueue};
+use crate::transport::{Doorbell, QueueNotifiers};
+
+/// Slots that a receive ring leaves in the pool: for what the stack sends on its own account,
+/// and the level under which received frames are copied to the heap.
+const RESERVE: usize = 64;
+
+/// A queue pair that is set up but not yet tied to a thread.
+pub struct UnboundQueuePair {
+    pub(crate) index: u16,
+    pub(crate) receive: ReceiveQueue,
+    pub(crate) transmit: TransmitQueue,
+    pub(crate) pool: UnboundPool,
+    pub(crate) receive_notifiers: QueueNotifiers,
+    pub(crate) transmit_notifiers: QueueNotifiers,
+}
+
+impl UnboundQueuePair {
+    /// Ties the pair to the current thread, the one that will poll it.
+    pub fn bind(self) -> QueuePair {
+        QueuePair {
+            index: self.index,
+            receive: self.receive,
+            transmit: self.transmit,
+            pool: self.pool.bind(),
+            receive_doorbell: self.receive_notifiers.doorbell,
+            transmit_doorbell: self.transmit_notifiers.doorbell,
+            receive_interrupt: self.receive_notifiers.interrupt,
+            transmit_interrupt: self.transmit_notifiers.interrupt,
+        }
+    }
+
+    /// The number of the pair, from 0.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+}
+
+/// One receive and one transmit queue of a device, and the pool that serves them.
+///
+/// Not `Send`: it belongs to the thread that bound it. After a [`Violation`] the pair is broken
+/// and must be dropped after the device was reset.
+pub struct QueuePair {
+    index: u16,
+    receive: ReceiveQueue,
+    transmit: TransmitQueue,
+    pool: Pool,
+    receive_doorbell: Doorbell,
+    transmit_doorbell: Doorbell,
+    receive_interrupt: OwnedFd,
+    transmit_interrupt: OwnedFd,
+}
+
+impl QueuePair {
+    /// The number of the pair, from 0.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Takes up to `limit` received frames into `burst` and posts fresh slots. Returns how many
+    /// frames came.
+    ///
+    /// # Errors
+    /// When the device broke the rules of the ring; the frames before that are in `burst`.
+    #[inline]
+    pub fn receive(&mut self, burst: &mut Vec<Frame>, limit: usize) -> Result<usize, Violation> {
+        let taken = self.receive.harvest(&mut self.pool, burst, limit, RESERVE);
+        if self.receive.refill(&mut self.pool, RESERVE) {
+            self.receive_doorbell.ring();
+        }
+        taken
+    }
+
+    /// Hands frames from the front of `burst` to the device; those that find no room stay, in
+    /// order. Takes back what was sent when room is low.
+    ///
+    /// # Errors
+    /// When the device broke the rules of the ring.
+    #[inline]
+    pub fn transmit(&mut self, burst: &mut Vec<Frame>) -> Result<(), Violation> {
+        if self.transmit.room() < burst.len().saturating_mul(2) {
+            self.transmit.reclaim(&mut self.pool)?;
+        }
+        if !burst.is_empty() && self.transmit.submit(&mut self.pool, burst) {
+            self.transmit_doorbell.ring();
+        }
+        Ok(())
+    }
+
+    /// Takes back the memory of frames that were sent; returns their number.
+    ///
+    /// # Errors
+    /// When the device broke the rules of the ring.
+    pub fn reclaim(&mut self) -> Result<usize, Violation> {
+        self.transmit.reclaim(&mut self.pool)
+    }
+
+    /// Descriptors that are free in the transmit ring.
+    pub fn transmit_room(&self) -> usize {
+        self.transmit.room()
+    }
+
+    /// Frames that the device has not sent yet, as far as we looked.
+    pub fn transmit_outstanding(&self) -> usize {
+        self.transmit.outstanding()
+    }
+
+    /// The pool, for frames of one's own.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// Slots in the pool, and how many are free now.
+    pub fn pool_level(&self) -> (usize, usize) {
+        (self.pool.capacity(), self.pool.available())
+    }
+
+    /// Requests an interrupt for the next received frame and, if `transmit` is set, for the
+    /// next sent one. Returns false if something is there already: then no interrupt may come,
+    /// and the caller polls on.
+    pub fn arm(&mut self, transmit: bool) -> bool {
+        self.receive.request_interrupt();
+        if transmit {
+            self.transmit.request_interrupt();
+        }
+        !(self.receive.has_work() || transmit && self.transmit.has_work())
+    }
+
+    /// Asks the device not to interrupt while we poll, and forgets interrupts that came.
+    pub fn disarm(&mut self) {
+        self.receive.suppress_interrupts();
+        self.transmit.suppress_interrupts();
+        let mut count = [0; 8];
+        for interrupt in [&self.receive_interrupt, &self.transmit_interrupt] {
+            // A non-blocking eventfd: reading resets it, or it was not signalled.
+            let _ = nix::unistd::read(interrupt, &mut count);
+        }
+    }
+
+    /// The eventfds that become readable on an interrupt: receive and transmit.
+    pub fn interrupts(&self) -> [BorrowedFd<'_>; 2] {
+        [
+            self.receive_interrupt.as_fd(),
+            self.transmit_interrupt.as_fd(),
+        ]
+    }
+
+    /// Counters of the receive side.
+    pub fn receive_counters(&self) -> &ReceiveCounters {
+        &self.receive.counters
+    }
+
+    /// Counters of the transmit side.
+    pub fn transmit_counters(&self) -> &TransmitCounters {
+        &self.transmit.counters
+    }
+
+    /// Takes back all memory that the device held. Returns how many frames were not sent, or
+    /// not known to be.
+    ///
+    /// Only after the device was reset or lost: before, it may still write into that memory.
+    pub fn reclaim_after_reset(&mut self) -> usize {
+        self.receive.reclaim_all(&mut self.pool);
+        self.transmit.reclaim_all()
+    }
+}

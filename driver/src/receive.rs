@@ -1,0 +1,203 @@
+//! The receive queue: empty slots go out, frames come in.
+
+use std::sync::Arc;
+
+use virtroupe_wire::Buffer;
+
+use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
+use crate::memory::DmaMemory;
+use crate::pool::{Pool, SLOT_STRIDE};
+use crate::ring::Violation;
+use crate::ring::split::{DESC_F_WRITE, FreeDescriptors, SplitRing};
+use crate::transport::RingLayout;
+
+/// Where the buffer of a slot starts for the device: at the virtio-net header.
+const BUFFER_START: usize = SLOT_DATA as usize - NET_HEADER;
+/// Bytes of a slot that the device may fill.
+const BUFFER_LENGTH: u32 = (SLOT_STRIDE - BUFFER_START) as u32;
+/// The longest frame that fits into one slot.
+pub(crate) const LONGEST_FRAME: usize = BUFFER_LENGTH as usize - NET_HEADER;
+/// No slot is posted under this descriptor.
+const VACANT: u32 = u32::MAX;
+/// Descriptors are posted in groups: one index write, and for DPDK's backend one fetch, each.
+const REFILL: u16 = 32;
+
+/// Counters of a receive queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReceiveCounters {
+    /// Frames received, also those dropped since.
+    pub frames: u64,
+    /// Their bytes, from the Ethernet header on, without the frame check sequence.
+    pub bytes: u64,
+    /// Frames copied to the heap because the pool was low.
+    pub copied: u64,
+}
+
+/// One receive ring and the slots posted in it.
+pub(crate) struct ReceiveQueue {
+    ring: SplitRing,
+    free: FreeDescriptors,
+    /// The slot under each outstanding descriptor.
+    posted: Box<[u32]>,
+    /// Added to an address of ours to get the device's.
+    iova_offset: u64,
+    /// What this queue did so far.
+    pub(crate) counters: ReceiveCounters,
+}
+
+impl ReceiveQueue {
+    pub(crate) fn new(
+        memory: Arc<DmaMemory>,
+        layout: &RingLayout,
+        iova_offset: u64,
+        event_idx: bool,
+        in_order: bool,
+    ) -> Option<Self> {
+        let ring = SplitRing::new(memory, layout, event_idx, in_order)?;
+        Some(ReceiveQueue {
+            free: FreeDescriptors::new(layout.size),
+            posted: vec![VACANT; usize::from(layout.size)].into(),
+            ring,
+            iova_offset,
+            counters: ReceiveCounters::default(),
+        })
+    }
+
+    fn outstanding(&self) -> u16 {
+        self.ring.size() - self.free.len()
+    }
+
+    /// Posts slots until the ring is full or the pool keeps no more than `reserve`. Returns
+    /// whether the device wants to be notified.
+    pub(crate) fn refill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
+        let wanted = self.free.len();
+        if wanted < REFILL.min(self.ring.size()) {
+            return false;
+        }
+        let available = pool
+            .ensure(usize::from(wanted) + reserve)
+            .saturating_sub(reserve);
+        for _ in 0..available.min(usize::from(wanted)) {
+            let (Some(slot), Some(id)) = (pool.take(), self.free.take()) else {
+                break;
+            };
+            self.post(id, slot, pool);
+        }
+        self.ring.publish()
+    }
+
+    fn post(&mut self, id: u16, slot: u32, pool: &Pool) {
+        // SAFETY: `BUFFER_START` is inside the slot.
+        let buffer = unsafe { pool.slot_address(slot).add(BUFFER_START) };
+        let address = (buffer.as_ptr() as u64).wrapping_add(self.iova_offset);
+        self.ring
+            .write_descriptor(id, address, BUFFER_LENGTH, DESC_F_WRITE, 0);
+        if let Some(posted) = self.posted.get_mut(usize::from(id)) {
+            *posted = slot;
+        }
+        self.ring.push_avail(id);
+    }
+
+    /// Takes up to `limit` received frames into `burst`. When the pool has fewer than `reserve`
+    /// slots, frames are copied to the heap and their slots posted again.
+    ///
+    /// # Errors
+    /// The device broke the ring's rules. What came before the violation is in `burst`.
+    pub(crate) fn harvest(
+        &mut self,
+        pool: &mut Pool,
+        burst: &mut Vec<Frame>,
+        limit: usize,
+        reserve: usize,
+    ) -> Result<usize, Violation> {
+        let pending = self.ring.used_pending(self.outstanding())?;
+        let take = usize::from(pending).min(limit);
+        if take == 0 {
+            return Ok(0);
+        }
+        let copy = pool.available() < reserve && pool.ensure(reserve) < reserve;
+        let mut result = Ok(take);
+        for _ in 0..take {
+            let (slot, length) = match self.take_used() {
+                Ok(used) => used,
+                Err(violation) => {
+                    result = Err(violation);
+                    break;
+                }
+            };
+            let length = length - NET_HEADER as u16;
+            self.counters.frames += 1;
+            self.counters.bytes += u64::from(length);
+            let mut frame = pool.frame_of(slot, SLOT_DATA, length);
+            if copy {
+                frame = Frame::on_heap(frame.head());
+                self.counters.copied += 1;
+            } else {
+                prefetch(&frame);
+            }
+            burst.push(frame);
+        }
+        result
+    }
+
+    /// The slot and the length, header included, of the next used buffer.
+    fn take_used(&mut self) -> Result<(u32, u16), Violation> {
+        let used = self.ring.peek_used();
+        let unknown = Violation::UsedId(used.id);
+        let id = u16::try_from(used.id).map_err(|_| unknown)?;
+        let posted = self
+            .posted
+            .get_mut(usize::from(id))
+            .filter(|slot| **slot != VACANT)
+            .ok_or(unknown)?;
+        let (shortest, longest) = (NET_HEADER as u32, BUFFER_LENGTH);
+        if used.length < shortest || used.length > longest {
+            return Err(Violation::UsedLength {
+                length: used.length,
+                shortest,
+                longest,
+            });
+        }
+        let slot = std::mem::replace(posted, VACANT);
+        self.free.give(id);
+        self.ring.advance_used(1);
+        Ok((slot, used.length as u16))
+    }
+
+    /// Whether used buffers wait; also true after a violation, which `harvest` will report.
+    pub(crate) fn has_work(&self) -> bool {
+        self.ring.used_pending(self.outstanding()) != Ok(0)
+    }
+
+    pub(crate) fn suppress_interrupts(&mut self) {
+        self.ring.suppress_interrupts();
+    }
+
+    pub(crate) fn request_interrupt(&mut self) {
+        self.ring.request_interrupt();
+    }
+
+    /// Gives every posted slot back to the pool. The device must have been reset.
+    pub(crate) fn reclaim_all(&mut self, pool: &mut Pool) {
+        for posted in &mut self.posted {
+            let slot = std::mem::replace(posted, VACANT);
+            if slot != VACANT {
+                pool.give(slot);
+            }
+        }
+    }
+}
+
+/// Starts fetching the lines that the engines will read: the device's core has just written
+/// them, so the first access would wait for that core.
+fn prefetch(frame: &Frame) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let data = frame.data().as_ptr();
+        // SAFETY: a prefetch has no effect but on the cache, at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = frame;
+}
