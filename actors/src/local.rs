@@ -1,0 +1,204 @@
+//! What an application sees of the stack on its own cpu: [`LocalStack`] and the sockets.
+//!
+//! These handles are not `Send`: they work on the shard of their arbiter directly, without a
+//! message and without a lock. How an application gets there is told at [`crate`].
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use virtroupe_driver::{Features, Frame};
+use virtroupe_wire::filter::Filter;
+use virtroupe_wire::host::{BindError, ConnectError, UdpDatagram, UdpSend, UdpSocketId};
+
+use crate::messages::{PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived};
+use crate::outlet::IntoRecipient;
+use crate::shard::{Capture, ShardCell, ShardCounters, Waiter};
+
+/// The stack of the current cpu.
+#[derive(Clone)]
+pub struct LocalStack {
+    shard: ShardCell,
+}
+
+impl LocalStack {
+    pub(crate) fn new(shard: ShardCell) -> Self {
+        LocalStack { shard }
+    }
+
+    /// The logical number of this cpu.
+    pub fn cpu(&self) -> u16 {
+        self.shard.borrow().cpu()
+    }
+
+    /// What was negotiated with the device.
+    pub fn features(&self) -> Features {
+        self.shard.borrow().features().clone()
+    }
+
+    /// Everything that this cpu counted.
+    pub fn counters(&self) -> ShardCounters {
+        self.shard.borrow().counters()
+    }
+
+    /// Binds a UDP socket to `local`: an address of ours, or the unspecified address for any;
+    /// port 0 asks for an ephemeral one.
+    ///
+    /// Datagrams that arrive before [`UdpSocket::deliver_to`] wait, up to 256 of them.
+    ///
+    /// # Errors
+    /// When the address is taken, is not ours, or no port is left.
+    pub async fn bind_udp(&self, local: SocketAddr) -> Result<UdpSocket, BindError> {
+        let id = self.shard.borrow().bind_udp(local)?;
+        Ok(UdpSocket {
+            shard: self.shard.clone(),
+            id,
+        })
+    }
+
+    /// Subscribes to the frames that match `filter`: the packet API.
+    pub fn subscribe(
+        &self,
+        filter: Filter,
+        capture: Capture,
+        recipient: impl IntoRecipient<PacketsReceived>,
+    ) -> PacketSocket {
+        let id = self
+            .shard
+            .borrow()
+            .subscribe(filter, capture, recipient.into_recipient());
+        PacketSocket {
+            shard: self.shard.clone(),
+            id,
+        }
+    }
+}
+
+/// A UDP socket on its own cpu. Dropping it closes it.
+pub struct UdpSocket {
+    shard: ShardCell,
+    id: UdpSocketId,
+}
+
+impl UdpSocket {
+    /// The name of the socket in [`UdpReceived`].
+    pub fn id(&self) -> UdpSocketId {
+        self.id
+    }
+
+    /// The address that it is bound to; `None` when the stack has closed it.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.shard.borrow().host().udp_local(self.id)
+    }
+
+    /// Sets the actor that gets the datagrams, in bursts.
+    ///
+    /// Its mailbox should hold 16 messages (actix's default) or more. When it is full, the
+    /// stack stops taking packets from the device for a while, then drops what it has for this
+    /// socket, counted as `mailbox_full`.
+    pub fn deliver_to(&self, recipient: impl IntoRecipient<UdpReceived>) {
+        self.shard
+            .borrow()
+            .deliver_udp(self.id, recipient.into_recipient());
+    }
+
+    /// Sets the actor that gets errors, room notices, and the end of the socket.
+    pub fn events_to(&self, recipient: impl IntoRecipient<SocketEvent>) {
+        self.shard
+            .borrow()
+            .events_udp(self.id, recipient.into_recipient());
+    }
+
+    /// Accepts only datagrams from `peer` from now on.
+    ///
+    /// # Errors
+    /// When no route leads there.
+    pub fn connect(&self, peer: SocketAddr) -> Result<(), ConnectError> {
+        self.shard.borrow().host().connect_udp(self.id, peer)
+    }
+
+    /// Sends a burst. What is accepted leaves `burst`; what is refused stays, each with its
+    /// reason in [`UdpSend::refused`].
+    pub fn send(&self, burst: &mut Vec<UdpSend<Frame>>) -> SendOutcome {
+        self.shard.borrow().send_udp(self.id, burst)
+    }
+
+    /// Sends each datagram back to where it came from, from the address that it was sent to,
+    /// without a copy. What is refused is dropped; the outcome says how many.
+    pub fn reply(&self, datagrams: impl IntoIterator<Item = UdpDatagram<Frame>>) -> SendOutcome {
+        self.shard
+            .borrow()
+            .reply_udp(self.id, datagrams.into_iter())
+    }
+
+    /// Asks for one [`SocketEvent::TxReady`] when there is room again.
+    pub fn notify_when_ready(&self) {
+        self.shard.borrow().wait_for_room(Waiter::Socket(self.id));
+    }
+
+    /// An empty frame to write a payload into, which is then sent without a copy; `None` when
+    /// the pool is empty.
+    pub fn frame(&self) -> Option<Frame> {
+        self.shard.borrow().frame()
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.shard.try_with(|shard| shard.close_udp(self.id));
+    }
+}
+
+impl fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("UdpSocket").field(&self.id).finish()
+    }
+}
+
+/// A subscription of the packet API on its own cpu. Dropping it ends the subscription.
+pub struct PacketSocket {
+    shard: ShardCell,
+    id: SubscriptionId,
+}
+
+impl PacketSocket {
+    /// The name of the subscription in [`PacketsReceived`].
+    pub fn id(&self) -> SubscriptionId {
+        self.id
+    }
+
+    /// Sends whole Ethernet frames. What is accepted leaves `frames`; what is refused stays.
+    pub fn transmit(&self, frames: &mut Vec<Frame>) -> SendOutcome {
+        self.shard.borrow().transmit_frames(frames)
+    }
+
+    /// Sets the actor that gets room notices, and the end of the subscription.
+    pub fn events_to(&self, recipient: impl IntoRecipient<SocketEvent>) {
+        self.shard
+            .borrow()
+            .events_subscription(self.id, recipient.into_recipient());
+    }
+
+    /// Asks for one [`SocketEvent::TxReady`] when there is room again.
+    pub fn notify_when_ready(&self) {
+        self.shard
+            .borrow()
+            .wait_for_room(Waiter::Subscription(self.id));
+    }
+
+    /// An empty frame to write a packet into; `None` when the pool is empty.
+    pub fn frame(&self) -> Option<Frame> {
+        self.shard.borrow().frame()
+    }
+}
+
+impl Drop for PacketSocket {
+    fn drop(&mut self) {
+        self.shard.try_with(|shard| shard.unsubscribe(self.id));
+    }
+}
+
+impl fmt::Debug for PacketSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PacketSocket").field(&self.id).finish()
+    }
+}

@@ -1,0 +1,92 @@
+//! The messages that applications exchange with the stack.
+//!
+//! Delivered by the stack: [`UdpReceived`], [`PacketsReceived`], [`SocketEvent`]. Order: packets
+//! of one flow arrive in the order in which the device delivered them. A `SocketEvent` and an
+//! `UdpReceived` that are on their way at the same time may arrive in either order.
+
+use actix::Message;
+use virtroupe_driver::Frame;
+use virtroupe_wire::DropReason;
+use virtroupe_wire::host::{UdpDatagram, UdpError, UdpSocketId};
+
+use crate::burst::Burst;
+use crate::outlet::Packets;
+
+/// Datagrams for one socket, in order of arrival.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct UdpReceived {
+    /// The socket that they arrived for.
+    pub socket: UdpSocketId,
+    /// The datagrams; never empty.
+    pub datagrams: Burst<UdpDatagram<Frame>>,
+}
+
+/// Frames that matched the filter of a subscription, from the Ethernet header on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct PacketsReceived {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The frames; never empty.
+    pub frames: Burst<Frame>,
+}
+
+/// Something happened to a socket or a subscription, other than received packets.
+#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub enum SocketEvent {
+    /// There is room again: the notice that a refused sender asked for. One-shot.
+    TxReady,
+    /// The network reported an error about a datagram that this socket sent.
+    Failed(UdpError),
+    /// The stack closed the socket; nothing will arrive any more.
+    Closed(CloseReason),
+}
+
+/// Why the stack closed a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The stack shuts down.
+    Shutdown,
+    /// The device is lost or broken. Says what was seen.
+    DeviceLost(String),
+}
+
+/// Names a subscription of the packet API on its cpu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriptionId(pub(crate) u64);
+
+impl Packets for UdpReceived {
+    fn packets(&self) -> u64 {
+        self.datagrams.len() as u64
+    }
+}
+
+impl Packets for PacketsReceived {
+    fn packets(&self) -> u64 {
+        self.frames.len() as u64
+    }
+}
+
+/// What became of a burst that was offered for sending: `offered = accepted + refused`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SendOutcome {
+    /// Packets that the stack took. They left the caller's vector.
+    pub accepted: usize,
+    /// Packets that stayed in the caller's vector. Each was counted as dropped once; offering
+    /// it again is a new offer.
+    pub refused: usize,
+    /// Why the first of them was refused.
+    pub reason: Option<DropReason>,
+}
+
+impl SendOutcome {
+    /// Whether waiting for [`SocketEvent::TxReady`] can help.
+    pub fn would_block(&self) -> bool {
+        matches!(
+            self.reason,
+            Some(DropReason::RingFull | DropReason::NoCredit | DropReason::PoolEmpty)
+        )
+    }
+}
