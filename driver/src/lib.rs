@@ -5,3 +5,4 @@
 pub mod features;
 pub mod memory;
 pub mod transport;
+pub mod vhost_user;
