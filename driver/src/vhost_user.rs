@@ -55,7 +55,8 @@ pub struct VhostUserConfig {
     /// The socket on which the backend listens. At most 107 bytes.
     pub path: PathBuf,
     /// The limit for connecting and for each request with its answer. A backend that takes
-    /// longer counts as dead. Default: 1 s.
+    /// longer counts as dead. Default: 3 s. A shorter one may give up on a healthy backend:
+    /// DPDK looks for its first connection once a second only.
     pub timeout: Duration,
     /// How long to try again while the socket does not exist or nobody listens on it, for when
     /// both sides are started at once. Default: 0, one attempt.
@@ -74,7 +75,7 @@ impl VhostUserConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         VhostUserConfig {
             path: path.into(),
-            timeout: Duration::from_secs(1),
+            timeout: Duration::from_secs(3),
             wait_for_socket: Duration::ZERO,
             mac: None,
             mtu: None,
@@ -123,7 +124,7 @@ impl VhostUser {
         if !offered.contains(FeatureBits::MQ) {
             return None;
         }
-        // Net backends count pairs in GET_QUEUE_NUM. Zero is none of the legal values: ignored.
+        // Net backends count pairs in GET_QUEUE_NUM. Zero is not a legal number: ignored.
         let backend = backend.map(|pairs| u16::try_from(pairs).unwrap_or(u16::MAX));
         let told = [backend, space.map(|space| space.max_queue_pairs)];
         let told = told.into_iter().flatten().filter(|pairs| *pairs > 0);

@@ -99,11 +99,33 @@ fn advice(path: &Path, errno: Errno) -> &'static str {
             "this user needs write permission on the socket and search permission on its directory"
         }
         Errno::ECONNREFUSED if is_socket() => {
-            "nobody listens on it: start the backend again; a backend in client mode cannot be used"
+            "nobody listens on it: start the backend again, as the server of the socket"
         }
         Errno::ECONNREFUSED => "it is not a socket: check the path",
         Errno::EPROTOTYPE => "it is a socket of another kind: check the path",
         Errno::ENAMETOOLONG => "use a path of at most 107 bytes",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Root, under whom tests may run, is never refused: so only the words are tested.
+    #[test]
+    fn a_missing_permission_is_explained() {
+        let message = failure(Path::new("/run/x.sock"), Errno::EACCES).to_string();
+        assert!(message.starts_with("cannot connect to vhost-user socket /run/x.sock: "));
+        assert!(
+            message.contains("needs write permission on the socket"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_socket_timeout_is_never_zero_which_would_mean_for_ever() {
+        assert_eq!(time_value(Duration::ZERO), TimeVal::new(0, 1));
+        assert_eq!(time_value(Duration::MAX), TimeVal::new(3600, 0));
     }
 }
