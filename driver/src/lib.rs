@@ -29,6 +29,7 @@ pub mod receive;
 pub mod ring;
 pub mod transmit;
 pub mod transport;
+pub mod vhost_user;
 
 pub use chunk::Chunk;
 pub use device::{Device, DeviceError, DeviceOptions, Features};
