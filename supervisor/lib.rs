@@ -1,1 +1,71 @@
-//! Virtroupe.
+//! Virtroupe: an actor-system network stack.
+//!
+//! A [`Supervisor`] starts a device and a stack on it. Applications are actix actors: they get
+//! packets and datagrams as messages, on the cpu of their flow, and send by calling a socket
+//! that lives there too.
+//!
+//! ```no_run
+//! use actix::prelude::*;
+//! use virtroupe::{Config, Supervisor, UdpReceived, UdpSocket};
+//!
+//! struct Echo(UdpSocket);
+//!
+//! impl Actor for Echo {
+//!     type Context = Context<Self>;
+//!
+//!     fn started(&mut self, ctx: &mut Self::Context) {
+//!         self.0.deliver_to(ctx.address());
+//!     }
+//! }
+//!
+//! impl Handler<UdpReceived> for Echo {
+//!     type Result = ();
+//!
+//!     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
+//!         self.0.reply(received.datagrams.drain(..));
+//!     }
+//! }
+//!
+//! #[actix::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = Config::new("tap:vt0".parse()?).address("10.0.0.2/24".parse()?);
+//!     let stack = Supervisor::start(config).await?;
+//!     let echo = stack.run_on(0, |local| async move {
+//!         let socket = local.bind_udp("0.0.0.0:7".parse().unwrap()).await?;
+//!         Ok::<_, virtroupe::BindError>(Echo(socket).start())
+//!     });
+//!     let _echo = echo.await??;
+//!     tokio::signal::ctrl_c().await?;
+//!     stack.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The parts, from the top: this crate configures, starts and supervises;
+//! [`virtroupe_actors`] has the actors and their messages; [`virtroupe_driver`] drives the
+//! device; [`virtroupe_wire`] has the protocol engines.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod error;
+pub mod stats;
+mod supervisor;
+mod transport;
+
+pub use config::{Config, ConfigError, DeviceUrl, TimeLimits};
+pub use error::{Stage, StartError, StartFailure};
+pub use stats::Stats;
+pub use supervisor::{Lifecycle, NotRunning, Stack, Supervisor};
+pub use virtroupe_actors as actors;
+pub use virtroupe_actors::{
+    Burst, Capture, CloseReason, LocalStack, PacketSocket, PacketsReceived, SendOutcome,
+    SocketEvent, UdpReceived, UdpSocket,
+};
+pub use virtroupe_driver as driver;
+pub use virtroupe_driver::{Chunk, DeviceOptions, FeatureBits, Features, Frame};
+pub use virtroupe_wire as wire;
+pub use virtroupe_wire::filter::Filter;
+pub use virtroupe_wire::host::{BindError, HostConfig, UdpDatagram, UdpSend};
+pub use virtroupe_wire::{Buffer, DropReason, Drops, MacAddr, Payload};

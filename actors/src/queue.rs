@@ -34,6 +34,7 @@ pub struct QueueActor {
     clock: Clock,
     settings: PollSettings,
     ended: Option<QueueEnd>,
+    stop_reason: Option<CloseReason>,
     /// Told when the loop ends by itself.
     watcher: Recipient<QueueEnded>,
     /// Answer when the loop has ended.
@@ -65,6 +66,7 @@ impl QueueActor {
             clock,
             settings,
             ended: None,
+            stop_reason: None,
             watcher,
             stopping: Vec::new(),
         }
@@ -78,7 +80,7 @@ impl QueueActor {
     fn loop_ended(&mut self, end: QueueEnd) {
         let cpu = self.shard.borrow().cpu();
         let reason = match &end {
-            QueueEnd::Stopped => CloseReason::Shutdown,
+            QueueEnd::Stopped => self.stop_reason.take().unwrap_or(CloseReason::Shutdown),
             QueueEnd::Broken(violation) => {
                 tracing::error!(cpu, %violation, "the device broke the rules of its ring");
                 CloseReason::DeviceLost(violation.to_string())
@@ -139,6 +141,8 @@ impl Handler<StartReceiving> for QueueActor {
 pub struct StopQueue {
     /// How long the device may take to send what waits.
     pub drain: Duration,
+    /// What the owners of sockets are told.
+    pub reason: CloseReason,
 }
 
 impl Handler<StopQueue> for QueueActor {
@@ -150,6 +154,7 @@ impl Handler<StopQueue> for QueueActor {
         }
         let (sender, ended) = tokio::sync::oneshot::channel();
         self.stopping.push(sender);
+        self.stop_reason = Some(stop.reason);
         self.control.stop(self.clock.now() + stop.drain);
         Box::pin(async move {
             let _ = ended.await;

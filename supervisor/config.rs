@@ -1,0 +1,281 @@
+//! The configuration: a builder in code, or a TOML file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use virtroupe_actors::poll::PollSettings;
+use virtroupe_driver::DeviceOptions;
+use virtroupe_wire::MacAddr;
+use virtroupe_wire::host::HostConfig;
+
+/// Everything that can be set. See each part for units, defaults and consequences.
+///
+/// ```
+/// use virtroupe::Config;
+///
+/// let config = Config::new("vhost-user:/tmp/vhost.sock".parse()?)
+///     .address("10.0.0.1/24".parse()?)
+///     .mac("02:00:00:00:00:01".parse()?);
+/// assert!(config.validate().is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The same from a file:
+///
+/// ```
+/// # use virtroupe::Config;
+/// let config = Config::from_toml(r#"
+///     device = "vhost-user:/tmp/vhost.sock"
+///     [options]
+///     mac = "02:00:00:00:00:01"
+///     [host]
+///     addresses = ["10.0.0.1/24"]
+/// "#)?;
+/// # Ok::<(), virtroupe::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The device, by URL.
+    pub device: DeviceUrl,
+    /// Rings, pool, MTU and Ethernet address.
+    #[serde(default)]
+    pub options: DeviceOptions,
+    /// Addresses, routes, neighbours and limits. `mac` and `mtu` in here are not used: the
+    /// device's are, or those in `options`.
+    #[serde(default)]
+    pub host: HostConfig,
+    /// How the queue is polled.
+    #[serde(default)]
+    pub poll: PollSettings,
+    /// The core to which the cpu's thread is pinned; not pinned by default.
+    #[serde(default)]
+    pub core: Option<usize>,
+    /// Time limits of start-up and shutdown.
+    #[serde(default)]
+    pub limits: TimeLimits,
+}
+
+/// How long each stage may take, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeLimits {
+    /// Connecting to the device, negotiation and memory; 15 000 by default. Each request to the
+    /// device has a limit of its own below this.
+    pub device_ms: u64,
+    /// Starting the cpu's thread and handing it its queue; 5 000 by default.
+    pub queue_ms: u64,
+    /// Waiting for the link to come up; 10 000 by default.
+    pub link_ms: u64,
+    /// Building the stack; 5 000 by default.
+    pub stack_ms: u64,
+    /// Starting to receive; 5 000 by default.
+    pub receive_ms: u64,
+    /// Sending what waits at shutdown; 1 000 by default. What is not sent then is counted as
+    /// dropped.
+    pub drain_ms: u64,
+}
+
+impl Default for TimeLimits {
+    fn default() -> Self {
+        TimeLimits {
+            device_ms: 15_000,
+            queue_ms: 5_000,
+            link_ms: 10_000,
+            stack_ms: 5_000,
+            receive_ms: 5_000,
+            drain_ms: 1_000,
+        }
+    }
+}
+
+impl TimeLimits {
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
+
+/// Where the device is: `tap:NAME` or `vhost-user:PATH`.
+///
+/// Any other transport is handed to [`Supervisor::start_on`](crate::Supervisor::start_on).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceUrl {
+    /// A TAP interface of the kernel, behind the embedded device. Created if it does not exist,
+    /// which needs `CAP_NET_ADMIN`.
+    Tap(String),
+    /// The socket of a vhost-user backend.
+    VhostUser(PathBuf),
+    /// A transport that the program hands over itself; the text is for messages.
+    Own(String),
+}
+
+impl FromStr for DeviceUrl {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        match text.split_once(':') {
+            Some(("tap", name)) if (1..16).contains(&name.len()) => Ok(DeviceUrl::Tap(name.into())),
+            Some(("vhost-user", path)) if !path.is_empty() => Ok(DeviceUrl::VhostUser(path.into())),
+            Some(("own", name)) => Ok(DeviceUrl::Own(name.into())),
+            _ => Err(ConfigError::Device(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceUrl::Tap(name) => write!(f, "tap:{name}"),
+            DeviceUrl::VhostUser(path) => write!(f, "vhost-user:{}", path.display()),
+            DeviceUrl::Own(name) => write!(f, "own:{name}"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceUrl {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<DeviceUrl> for String {
+    fn from(url: DeviceUrl) -> String {
+        url.to_string()
+    }
+}
+
+/// The configuration is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can not be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, or has an unknown or ill-typed field. Says where.
+    #[error("the configuration is not valid: {0}")]
+    Syntax(String),
+    /// The device's URL is not understood.
+    #[error(
+        "cannot understand the device '{0}'; use tap:NAME (1 to 15 characters) or vhost-user:PATH"
+    )]
+    Device(String),
+    /// No address was given.
+    #[error("no address: set host.addresses (--ip 10.0.0.1/24) or host.owned")]
+    NoAddress,
+    /// A number is out of its range.
+    #[error("{field} is {value}, but must be {expected}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// Its range.
+        expected: &'static str,
+    },
+}
+
+impl Config {
+    /// The default configuration for a device.
+    pub fn new(device: DeviceUrl) -> Self {
+        Config {
+            device,
+            options: DeviceOptions::default(),
+            host: HostConfig::default(),
+            poll: PollSettings::default(),
+            core: None,
+            limits: TimeLimits::default(),
+        }
+    }
+
+    /// Reads a TOML text.
+    ///
+    /// # Errors
+    /// When it is not valid; says the line and what was expected.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))
+    }
+
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// When it can not be read or is not valid.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::from_toml(&text)
+    }
+
+    /// Adds an address of ours with the length of its subnet's prefix.
+    pub fn address(mut self, address: IpNet) -> Self {
+        self.host.addresses.push(address);
+        self
+    }
+
+    /// Adds a prefix of which every address is a host of ours.
+    pub fn owned(mut self, prefix: IpNet) -> Self {
+        self.host.owned.push(prefix);
+        self
+    }
+
+    /// Sets the Ethernet address.
+    pub fn mac(mut self, mac: MacAddr) -> Self {
+        self.options.mac = Some(mac);
+        self
+    }
+
+    /// Sets the core that the cpu's thread is pinned to.
+    pub fn core(mut self, core: usize) -> Self {
+        self.core = Some(core);
+        self
+    }
+
+    /// Checks what can be checked without the device.
+    ///
+    /// # Errors
+    /// Says which field must be what.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.host.addresses.is_empty() && self.host.owned.is_empty() {
+            return Err(ConfigError::NoAddress);
+        }
+        let range = |field, value: usize, range: std::ops::RangeInclusive<usize>, expected| {
+            let inside = range.contains(&value);
+            if inside {
+                Ok(())
+            } else {
+                Err(ConfigError::Range {
+                    field,
+                    value: value as u64,
+                    expected,
+                })
+            }
+        };
+        range("poll.burst", self.poll.burst, 1..=256, "1 to 256")?;
+        range(
+            "poll.bursts_per_poll",
+            self.poll.bursts_per_poll,
+            1..=16,
+            "1 to 16",
+        )?;
+        range(
+            "options.queue_pairs",
+            self.options.queue_pairs.into(),
+            1..=1,
+            "1",
+        )?;
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! A snapshot of every counter.
+
+use std::fmt;
+
+use virtroupe_actors::queue::CpuStats;
+use virtroupe_wire::Drops;
+
+/// Every counter of the stack, at one moment.
+///
+/// For each cpu: `received = delivered + consumed by the engines + dropped`, and
+/// `offered = accepted + refused` for each sender, with refused ones among the drops.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// One entry for each cpu.
+    pub cpus: Vec<CpuStats>,
+}
+
+impl Stats {
+    /// Frames received from the device.
+    pub fn received_frames(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.received_frames).sum()
+    }
+
+    /// Frames handed to the device.
+    pub fn sent_frames(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.sent_frames).sum()
+    }
+
+    /// Drops over all cpus, by reason.
+    pub fn drops(&self) -> Drops {
+        let mut all = Drops::default();
+        for cpu in &self.cpus {
+            all += &cpu.shard.drops;
+        }
+        all
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for cpu in &self.cpus {
+            writeln!(
+                f,
+                "cpu {}: received {} frames ({} copied), sent {}, pool {} of {} free, {} polls, {} sleeps",
+                cpu.cpu,
+                cpu.received_frames,
+                cpu.copied_frames,
+                cpu.sent_frames,
+                cpu.pool_free,
+                cpu.pool_size,
+                cpu.poll.polls,
+                cpu.poll.sleeps,
+            )?;
+        }
+        for (reason, count) in self.drops().nonzero() {
+            writeln!(f, "dropped {}: {count}", reason.name())?;
+        }
+        Ok(())
+    }
+}
