@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod embedded;
 pub mod features;
 pub mod memory;
 pub mod transport;
