@@ -37,7 +37,7 @@ use virtroupe_wire::host::HostConfig;
 /// "#)?;
 /// # Ok::<(), virtroupe::ConfigError>(())
 /// ```
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The device, by URL.

@@ -62,13 +62,8 @@ pub enum StartFailure {
     #[error(transparent)]
     Cpu(#[from] CpuError),
     /// The operating system.
-    #[error("{context}: {source}")]
-    System {
-        /// What was tried.
-        context: &'static str,
-        /// What it said.
-        source: std::io::Error,
-    },
+    #[error("the system refused a thread, a file or the core in `core`: {0}")]
+    System(#[from] std::io::Error),
     /// The stage did not end in time.
     #[error("not done within {milliseconds} ms; {advice}")]
     TimedOut {

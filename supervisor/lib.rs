@@ -60,12 +60,13 @@ pub use stats::Stats;
 pub use supervisor::{Lifecycle, NotRunning, Stack, Supervisor};
 pub use virtroupe_actors as actors;
 pub use virtroupe_actors::{
-    Burst, Capture, CloseReason, LocalStack, PacketSocket, PacketsReceived, SendOutcome,
+    BindError, Burst, Capture, CloseReason, LocalStack, PacketSocket, PacketsReceived, SendOutcome,
     SocketEvent, UdpReceived, UdpSocket,
 };
 pub use virtroupe_driver as driver;
 pub use virtroupe_driver::{Chunk, DeviceOptions, FeatureBits, Features, Frame};
 pub use virtroupe_wire as wire;
 pub use virtroupe_wire::filter::Filter;
-pub use virtroupe_wire::host::{BindError, HostConfig, UdpDatagram, UdpSend};
+pub use virtroupe_wire::host::HostConfig;
+pub use virtroupe_wire::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSend, UdpSocketId};
 pub use virtroupe_wire::{Buffer, DropReason, Drops, MacAddr, Payload};

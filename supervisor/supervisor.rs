@@ -185,7 +185,7 @@ impl StartUp {
         let queues = self.cpus.iter().map(|cpu| cpu.queue.clone()).collect();
         let adopt = Adopt {
             cpus: self.cpus,
-            features: features.clone(),
+            features: Some(features.clone()),
         };
         let adopted = self.supervisor.send(adopt).await;
         adopted.map_err(|_| StartError {
@@ -203,7 +203,7 @@ impl StartUp {
     async fn abandon(self) {
         let adopt = Adopt {
             cpus: self.cpus,
-            features: Features::default(),
+            features: None,
         };
         let _ = self.supervisor.send(adopt).await;
         let _ = self.supervisor.send(Shutdown).await;
@@ -309,7 +309,8 @@ impl Supervisor {
 #[rtype(result = "()")]
 struct Adopt {
     cpus: Vec<Cpu>,
-    features: Features,
+    /// `None` if start-up failed.
+    features: Option<Features>,
 }
 
 impl Handler<Adopt> for Supervisor {
@@ -317,7 +318,9 @@ impl Handler<Adopt> for Supervisor {
 
     fn handle(&mut self, adopt: Adopt, _: &mut Self::Context) {
         self.cpus = adopt.cpus;
-        self.tell(Lifecycle::Ready(adopt.features));
+        if let Some(features) = adopt.features {
+            self.tell(Lifecycle::Ready(features));
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! From a device's URL to its transport.
 
 use virtroupe_driver::Transport;
-use virtroupe_driver::embedded::{EmbeddedConfig, EmbeddedTransport, Tap, TapConfig};
 use virtroupe_driver::transport::TransportError;
 use virtroupe_driver::vhost_user::{VhostUser, VhostUserConfig};
 
@@ -17,7 +16,10 @@ pub(crate) fn open(config: &Config) -> Result<Box<dyn Transport>, TransportError
             vhost.queue_pairs = config.options.queue_pairs;
             Ok(Box::new(VhostUser::new(vhost)))
         }
-        DeviceUrl::Tap(name) => tap(name, config),
+        DeviceUrl::Tap(name) => Err(TransportError::Device {
+            device: name.clone(),
+            problem: String::new(),
+        }),
         DeviceUrl::Own(name) => Err(TransportError::Device {
             device: name.clone(),
             problem: "the program must hand over this transport with Supervisor::start_on".into(),

@@ -11,7 +11,7 @@ use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
 use virtroupe_driver::Frame;
-use virtroupe_wire::host::UdpDatagram;
+use virtroupe_wire::udp::UdpDatagram;
 
 /// Vectors kept for each type and thread.
 const KEPT: usize = 32;

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::poll::watch;
 use actix::prelude::*;
 use tokio::io::unix::AsyncFd;
 use virtroupe_driver::transport::{DeviceConfig, DeviceEvent, TransportError};
@@ -127,7 +128,7 @@ impl DeviceActor {
 fn event_file(device: &Mutex<Device>) -> Option<AsyncFd<OwnedFd>> {
     let device = lock(device);
     let file = device.event_fd()?.try_clone_to_owned().ok()?;
-    AsyncFd::new(file).ok()
+    watch(file).ok()
 }
 
 /// The device, also after a panic of another holder: every call checks its own state.

@@ -43,7 +43,7 @@ pub mod shard;
 pub use burst::Burst;
 pub use local::{LocalStack, PacketSocket, UdpSocket};
 pub use messages::{
-    CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
+    BindError, CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
 };
 pub use outlet::IntoRecipient;
 pub use shard::Capture;

@@ -8,9 +8,12 @@ use std::net::SocketAddr;
 
 use virtroupe_driver::{Features, Frame};
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::{BindError, ConnectError, UdpDatagram, UdpSend, UdpSocketId};
+use virtroupe_wire::host::ConnectError;
+use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 
-use crate::messages::{PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived};
+use crate::messages::{
+    BindError, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
+};
 use crate::outlet::IntoRecipient;
 use crate::shard::{Capture, ShardCell, ShardCounters, Waiter};
 

@@ -4,10 +4,13 @@
 //! of one flow arrive in the order in which the device delivered them. A `SocketEvent` and an
 //! `UdpReceived` that are on their way at the same time may arrive in either order.
 
+use std::net::SocketAddr;
+
 use actix::Message;
 use virtroupe_driver::Frame;
 use virtroupe_wire::DropReason;
-use virtroupe_wire::host::{UdpDatagram, UdpError, UdpSocketId};
+use virtroupe_wire::host;
+use virtroupe_wire::udp::{UdpDatagram, UdpError, UdpSocketId};
 
 use crate::burst::Burst;
 use crate::outlet::Packets;
@@ -51,6 +54,25 @@ pub enum CloseReason {
     Shutdown,
     /// The device is lost or broken. Says what was seen.
     DeviceLost(String),
+}
+
+/// Why a socket can not be bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// This cpu's engine refuses.
+    #[error(transparent)]
+    Host(#[from] host::BindError),
+    /// A socket on another cpu is bound to the address.
+    #[error("{local} is in use on cpu {cpu}; close that socket or choose another port (0: any)")]
+    InUseOnOtherCpu {
+        /// The address.
+        local: SocketAddr,
+        /// Who has it.
+        cpu: u16,
+    },
+    /// The stack was shut down or has lost its device.
+    #[error("the stack is stopped; start it again")]
+    Stopped,
 }
 
 /// Names a subscription of the packet API on its cpu.

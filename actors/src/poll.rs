@@ -131,7 +131,7 @@ impl PollLoop {
     ) -> std::io::Result<Self> {
         let mut interrupts = Vec::new();
         for interrupt in pair.borrow().interrupts() {
-            interrupts.push(AsyncFd::new(interrupt.try_clone_to_owned()?)?);
+            interrupts.push(watch(interrupt.try_clone_to_owned()?)?);
         }
         pair.borrow_mut().disarm();
         Ok(PollLoop {
@@ -249,6 +249,15 @@ impl PollLoop {
         self.shard.try_with(|shard| shard.count_drop(reason, lost));
         Poll::Ready(end)
     }
+}
+
+/// Lets tokio watch an eventfd of the device.
+pub(crate) fn watch(file: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    #[expect(
+        deprecated,
+        reason = "the new form is unsafe; an OwnedFd upholds what it demands"
+    )]
+    AsyncFd::new(file)
 }
 
 impl Future for PollLoop {

@@ -12,12 +12,12 @@ use actix::fut::wrap_future;
 use actix::prelude::*;
 use virtroupe_driver::{Frame, QueuePair};
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::{BindError, UdpSend, UdpSocketId};
+use virtroupe_wire::udp::{UdpSend, UdpSocketId};
 
 use crate::clock::Clock;
 use crate::local::LocalStack;
 use crate::messages::{
-    CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
+    BindError, CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
 };
 use crate::poll::{Control, PollCounters, PollLoop, PollSettings, QueueEnd};
 use crate::shard::{Capture, ShardCell, ShardCounters};

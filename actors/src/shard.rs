@@ -15,13 +15,14 @@ use std::time::Duration;
 use actix::Recipient;
 use virtroupe_driver::{Features, Frame, Pool, QueuePair, Violation};
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::{BindError, Host, HostCounters, UdpDatagram, UdpSend, UdpSocketId};
+use virtroupe_wire::host::{Host, HostCounters};
+use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
 use crate::messages::{
-    CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
+    BindError, CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
 };
 use crate::outlet::{Offer, Outlet, Packets};
 use crate::registry::{PortRegistry, Reservation};
@@ -248,9 +249,11 @@ impl Shard {
         let Some(socket) = self.sockets.get_mut(&id) else {
             return;
         };
-        while let Some(error) = self.host.take_udp_error(id) {
-            if let Some(events) = &socket.events {
-                events.do_send(SocketEvent::Failed(error));
+        if let Some(errors) = self.host.udp_errors(id) {
+            for error in errors.drain(..) {
+                if let Some(events) = &socket.events {
+                    events.do_send(SocketEvent::Failed(error));
+                }
             }
         }
         let Some(received) = self.host.udp_received(id) else {
@@ -310,48 +313,31 @@ impl Shard {
         let give_up = self
             .parked_since
             .is_some_and(|since| now.since(since) >= self.patience);
-        let mut parked = 0;
-        let mut settle = |offer: Offer, packets: u64, lost: u64| {
-            match offer {
-                Offer::Delivered => self.delivered += packets,
-                Offer::Dropped(reason, packets) => self.drops.add(reason, packets),
-                Offer::Parked if give_up => self.drops.add(DropReason::MailboxFull, lost),
-                Offer::Parked => parked += 1,
-            };
-        };
         let sockets = self
             .sockets
             .values_mut()
             .filter_map(|socket| socket.outlet.as_mut());
+        let mut tally = Tally::default();
         for outlet in sockets.filter(|outlet| outlet.is_parked()) {
-            let packets = outlet.parked_packets();
-            let offer = outlet.retry();
-            let lost = if offer == Offer::Parked && give_up {
-                outlet.give_up()
-            } else {
-                0
-            };
-            settle(offer, packets, lost);
+            tally.retry(outlet, give_up);
         }
-        for outlet in self
+        for subscription in self
             .subscriptions
             .iter_mut()
-            .map(|subscription| &mut subscription.outlet)
+            .filter(|open| open.outlet.is_parked())
         {
-            if !outlet.is_parked() {
-                continue;
-            }
-            let packets = outlet.parked_packets();
-            let offer = outlet.retry();
-            let lost = if offer == Offer::Parked && give_up {
-                outlet.give_up()
-            } else {
-                0
-            };
-            settle(offer, packets, lost);
+            tally.retry(&mut subscription.outlet, give_up);
         }
-        self.parked = parked;
-        self.parked_since = if parked > 0 { self.parked_since } else { None };
+        self.delivered += tally.delivered;
+        self.drops += &tally.drops;
+        self.parked = tally.parked;
+        if self.parked == 0 {
+            self.parked_since = None;
+            // What looped back to ourselves meanwhile.
+            for id in self.sockets.keys().copied().collect::<Vec<_>>() {
+                self.dispatch_socket(id);
+            }
+        }
     }
 
     /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
@@ -452,7 +438,7 @@ impl Shard {
 
     pub(crate) fn bind_udp(&mut self, local: SocketAddr) -> Result<UdpSocketId, BindError> {
         if self.closed.is_some() {
-            return Err(BindError::Closed);
+            return Err(BindError::Stopped);
         }
         let id = self.host.bind_udp(local)?;
         let bound = self.host.udp_local(id).unwrap_or(local);
@@ -466,9 +452,9 @@ impl Shard {
                 self.sockets.insert(id, socket);
                 Ok(id)
             }
-            Err(_) => {
+            Err(cpu) => {
                 self.host.close_udp(id);
-                Err(BindError::AddressInUse(bound))
+                Err(BindError::InUseOnOtherCpu { local: bound, cpu })
             }
         }
     }
@@ -485,8 +471,8 @@ impl Shard {
                 self.parked -= 1;
                 self.drops.add(DropReason::ReceiverGone, old.give_up());
             }
-            self.host.mark_ready_udp(id);
-            self.wake();
+            // What came before there was a recipient.
+            self.dispatch_socket(id);
         }
     }
 
@@ -615,6 +601,26 @@ impl Shard {
     fn wake(&mut self) {
         if let Some(waker) = self.sleeper.take() {
             waker.wake();
+        }
+    }
+}
+
+/// What became of parked messages.
+#[derive(Default)]
+struct Tally {
+    delivered: u64,
+    parked: usize,
+    drops: Drops,
+}
+
+impl Tally {
+    fn retry<M: Packets>(&mut self, outlet: &mut Outlet<M>, give_up: bool) {
+        let packets = outlet.parked_packets();
+        match outlet.retry() {
+            Offer::Delivered => self.delivered += packets,
+            Offer::Dropped(reason, packets) => self.drops.add(reason, packets),
+            Offer::Parked if give_up => self.drops.add(DropReason::MailboxFull, outlet.give_up()),
+            Offer::Parked => self.parked += 1,
         }
     }
 }

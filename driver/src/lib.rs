@@ -20,6 +20,7 @@
 
 pub mod chunk;
 pub mod device;
+pub mod embedded;
 pub mod features;
 pub mod frame;
 pub mod memory;

@@ -1,0 +1,35 @@
+//! The embedded transport: a software virtio-net device in this process.
+//!
+//! The device has its own code for the device's side of the rings and treats what its driver
+//! writes as untrusted, as a device made by others would. Behind it stands a [`Backend`]: an
+//! in-memory [`Link`] to a second device, a packet source and sink, or a TAP interface.
+//!
+//! ```text
+//! driver -> EmbeddedTransport      (control path)
+//!        -> rings in DmaMemory <-> Pair <-> Port (link, source, TAP)
+//!                                   ^ stepped by a thread of the device, or inline
+//! ```
+
+pub mod backend;
+pub mod config;
+mod device;
+pub mod header;
+pub mod link;
+mod memory;
+mod pair;
+pub mod ring;
+mod runner;
+pub mod source;
+pub mod stats;
+mod steering;
+mod transport;
+
+pub use backend::{Attachment, Backend, Deliver, Delivery, Packet, Port};
+pub use config::{DeviceThread, EmbeddedConfig};
+pub use header::NetHeader;
+pub use link::{Link, LinkConfig, LinkEnd, LinkMonitor, LinkStats};
+pub use ring::RingFault;
+pub use runner::monotonic_now;
+pub use source::{PacketSource, SourceConfig, SourceMonitor, SourceStats};
+pub use stats::{Count, EmbeddedStats};
+pub use transport::{EmbeddedHandle, EmbeddedStepper, EmbeddedTransport};

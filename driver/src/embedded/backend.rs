@@ -1,0 +1,89 @@
+//! What stands behind the embedded device: the other side of its wire.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use virtroupe_wire::Instant;
+
+use super::header::NetHeader;
+use super::runner::Waker;
+use super::stats::Count;
+use super::steering::Steering;
+use crate::transport::TransportError;
+
+/// A frame in memory of the device, with the header that the driver gave it.
+#[derive(Debug, Clone, Default)]
+pub struct Packet {
+    /// The offloads that the frame asks for.
+    pub header: NetHeader,
+    /// The Ethernet frame, without header and check sequence.
+    pub bytes: Vec<u8>,
+}
+
+/// What became of a frame that a backend offered to the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The device is done with it: delivered, or dropped and counted by the device.
+    Taken,
+    /// The driver has posted no buffer for it. The backend keeps it and offers it again.
+    NoBuffer,
+}
+
+/// Hands one frame to the driver.
+pub type Deliver<'a> = dyn FnMut(&NetHeader, &[u8]) -> Delivery + 'a;
+
+/// What a backend needs to know of the device that it serves.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// Number of queue pairs; the backend returns as many ports.
+    pub pairs: u16,
+    /// Wakes the device's thread.
+    pub(super) waker: Arc<Waker>,
+    /// Chooses the queue on which the driver receives a frame.
+    pub(super) steering: Arc<Steering>,
+}
+
+/// The other side of the device's wire, before the device is made.
+pub trait Backend: Send {
+    /// What the backend is, for the name of the device: `tap:virtroupe0`.
+    fn name(&self) -> String;
+
+    /// Opens one [`Port`] for each queue pair.
+    ///
+    /// # Errors
+    /// When the operating system refuses, with what to do about it.
+    fn open(self: Box<Self>, device: &Attachment) -> Result<Vec<Box<dyn Port>>, TransportError>;
+}
+
+/// The part of a backend that serves one queue pair. The device calls it once per burst.
+pub trait Port: Send {
+    /// Takes a burst that the driver sent. The backend may swap the buffers of the packets for
+    /// others. Returns how much of it was refused by the operating system, and so dropped.
+    fn transmit(&mut self, now: Instant, burst: &mut [Packet]) -> Count;
+
+    /// Offers at most `limit` frames to `deliver`, until it says [`Delivery::NoBuffer`]. Returns
+    /// how much was done; zero means that it is of no use to call again at once.
+    ///
+    /// # Errors
+    /// When the backend is gone; the device then reports itself lost.
+    fn receive(
+        &mut self,
+        now: Instant,
+        limit: usize,
+        deliver: &mut Deliver<'_>,
+    ) -> io::Result<usize>;
+
+    /// When [`receive`](Self::receive) will have something that it does not have now.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// A file that is readable when [`receive`](Self::receive) has something.
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The driver reset the device: forget what waits to be received.
+    fn reset(&mut self) {}
+}

@@ -1,0 +1,181 @@
+//! The driver's memory as the device sees it: every access of the device goes through here.
+//!
+//! The driver may write any byte of the mapping at any time, so there is never a reference
+//! into it. Ring fields are read and written as atomics or volatile, payload is copied to and
+//! from buffers that belong to the device alone, and only the copy is judged.
+
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::memory::DmaMemory;
+
+/// A mapped [`DmaMemory`] and the address at which the driver was told that it starts.
+#[derive(Debug, Clone)]
+pub(super) struct GuestMemory {
+    memory: Arc<DmaMemory>,
+    iova: u64,
+}
+
+impl GuestMemory {
+    /// `memory`, as the driver addresses it from `iova` on.
+    pub(super) fn new(memory: Arc<DmaMemory>, iova: u64) -> Self {
+        GuestMemory { memory, iova }
+    }
+
+    /// The offset of the `length` bytes at `address`, or `None` if they are not all mapped.
+    pub(super) fn translate(&self, address: u64, length: usize) -> Option<usize> {
+        let offset = usize::try_from(address.checked_sub(self.iova)?).ok()?;
+        self.memory.range(offset, length)?;
+        Some(offset)
+    }
+
+    /// Appends the `length` bytes at `offset` to `to`. False, and nothing appended, if they are
+    /// not all mapped.
+    #[must_use]
+    pub(super) fn read(&self, offset: usize, length: usize, to: &mut Vec<u8>) -> bool {
+        let Some(source) = self.memory.range(offset, length) else {
+            return false;
+        };
+        to.reserve(length);
+        let free = to.spare_capacity_mut();
+        // SAFETY: `source` is `length` mapped bytes and `free` is at least `length` bytes after
+        // `reserve`. They do not overlap: `free` is in an allocation of ours, not in the
+        // mapping. The driver may write the source meanwhile; the bytes copied are then any mix
+        // of old and new, all of them initialised, and are judged only after the copy.
+        unsafe {
+            ptr::copy_nonoverlapping(source.as_ptr(), free.as_mut_ptr().cast(), length);
+            to.set_len(to.len() + length);
+        }
+        true
+    }
+
+    /// Fills `to` from `offset`. False, and nothing read, if the bytes are not all mapped.
+    #[must_use]
+    pub(super) fn read_exact(&self, offset: usize, to: &mut [u8]) -> bool {
+        let Some(source) = self.memory.range(offset, to.len()) else {
+            return false;
+        };
+        // SAFETY: as in `read`; `to` is an exclusive slice outside the mapping.
+        unsafe { ptr::copy_nonoverlapping(source.as_ptr(), to.as_mut_ptr(), to.len()) };
+        true
+    }
+
+    /// Copies `from` to `offset`. False, and nothing written, if the bytes are not all mapped.
+    #[must_use]
+    pub(super) fn write(&self, offset: usize, from: &[u8]) -> bool {
+        let Some(target) = self.memory.range(offset, from.len()) else {
+            return false;
+        };
+        // SAFETY: `target` is `from.len()` mapped bytes; `from` is outside the mapping. By the
+        // protocol of the ring the driver does not touch them until the buffer is used; if it
+        // does, it sees a mix, which is its own fault and no memory error, because it has no
+        // reference either.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), target.as_ptr(), from.len()) };
+        true
+    }
+
+    /// The `length` bytes at `offset` as a part of a ring, or `None` if they are not all mapped
+    /// or not aligned to `alignment`.
+    pub(super) fn area(&self, offset: usize, length: usize, alignment: usize) -> Option<Area> {
+        let base = self.memory.range(offset, length)?;
+        (base.as_ptr().addr() % alignment == 0).then(|| Area {
+            memory: Arc::clone(&self.memory),
+            offset,
+            length,
+        })
+    }
+}
+
+/// One descriptor, read once (virtio 1.3, section 2.7.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Descriptor {
+    pub(super) address: u64,
+    pub(super) length: u32,
+    pub(super) flags: u16,
+    pub(super) next: u16,
+}
+
+impl Descriptor {
+    /// Size in memory.
+    pub(super) const BYTES: usize = 16;
+
+    /// A descriptor from its little-endian bytes.
+    pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let value = u128::from_le_bytes(bytes);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "each field is cut out of the 128 bits on purpose"
+        )]
+        Descriptor {
+            address: value as u64,
+            length: (value >> 64) as u32,
+            flags: (value >> 96) as u16,
+            next: (value >> 112) as u16,
+        }
+    }
+}
+
+/// A part of a ring: mapped, aligned, and accessed field by field.
+#[derive(Debug)]
+pub(super) struct Area {
+    memory: Arc<DmaMemory>,
+    offset: usize,
+    length: usize,
+}
+
+impl Area {
+    fn pointer(&self, at: usize, size: usize) -> Option<*mut u8> {
+        if at.checked_add(size)? > self.length {
+            return None;
+        }
+        let base = self.memory.range(self.offset + at, size)?;
+        Some(base.as_ptr())
+    }
+
+    /// The 16-bit little-endian field at byte `at`; zero if there is none.
+    pub(super) fn load_u16(&self, at: usize, ordering: Ordering) -> u16 {
+        let Some(pointer) = self.pointer(at, 2).filter(|p| p.addr() % 2 == 0) else {
+            debug_assert!(false, "ring offset {at} is outside its area");
+            return 0;
+        };
+        // SAFETY: the pointer is aligned and to two mapped bytes, which live as long as
+        // `self.memory`. Driver and device access the field only as an atomic or volatile.
+        let cell = unsafe { AtomicU16::from_ptr(pointer.cast()) };
+        u16::from_le(cell.load(ordering))
+    }
+
+    /// Stores to the 16-bit little-endian field at byte `at`.
+    pub(super) fn store_u16(&self, at: usize, value: u16, ordering: Ordering) {
+        let Some(pointer) = self.pointer(at, 2).filter(|p| p.addr() % 2 == 0) else {
+            debug_assert!(false, "ring offset {at} is outside its area");
+            return;
+        };
+        // SAFETY: as in `load_u16`.
+        let cell = unsafe { AtomicU16::from_ptr(pointer.cast()) };
+        cell.store(value.to_le(), ordering);
+    }
+
+    /// Descriptor number `index` of the table in this area, read once.
+    pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
+        let pointer = self.pointer(usize::from(index) * Descriptor::BYTES, Descriptor::BYTES)?;
+        // SAFETY: sixteen mapped bytes; `[u8; 16]` needs no alignment and any bytes are one.
+        // Volatile, because the driver may write them: they are read once and then judged.
+        let bytes = unsafe { ptr::read_volatile(pointer.cast::<[u8; Descriptor::BYTES]>()) };
+        Some(Descriptor::from_bytes(bytes))
+    }
+
+    /// Writes two 32-bit little-endian fields at byte `at`: an element of a used ring.
+    pub(super) fn write_pair(&self, at: usize, first: u32, second: u32) {
+        let Some(pointer) = self.pointer(at, 8).filter(|p| p.addr() % 4 == 0) else {
+            debug_assert!(false, "ring offset {at} is outside its area");
+            return;
+        };
+        // SAFETY: eight mapped bytes, aligned to four. The driver reads them only after it saw
+        // the used index pass them, which is stored later with release ordering.
+        unsafe {
+            ptr::write_volatile(pointer.cast::<u32>(), first.to_le());
+            ptr::write_volatile(pointer.cast::<u32>().add(1), second.to_le());
+        }
+    }
+}

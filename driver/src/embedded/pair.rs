@@ -1,0 +1,422 @@
+//! One queue pair of the device: moves bursts between two rings and a port.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::sys::eventfd::EventFd;
+use virtroupe_wire::Instant;
+
+use super::backend::{Deliver, Delivery, Packet, Port};
+use super::header::NetHeader;
+use super::memory::GuestMemory;
+use super::ring::{Chain, Ring, RingFault, Segment};
+use super::stats::{Count, EmbeddedStats};
+use super::steering::Steering;
+use crate::features::FeatureBits;
+
+/// Frames in each direction per step.
+const BURST: usize = 64;
+
+/// Ethernet header, and one VLAN tag that the MTU does not count.
+const ETHERNET_HEADER: usize = 14;
+const VLAN_TAG: usize = 4;
+
+/// Why a pair stopped working.
+#[derive(Debug)]
+pub(super) enum PairFault {
+    /// The driver broke the rules of ring number `queue`.
+    Ring { queue: u16, fault: RingFault },
+    /// The backend is gone.
+    Backend(io::Error),
+}
+
+/// A ring with the notification of its driver.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) ring: Ring,
+    pub(super) interrupt: EventFd,
+}
+
+impl Queue {
+    /// Shows the driver what was used. Returns whether it had to be notified.
+    fn publish(&mut self) -> bool {
+        let notify = self.ring.publish();
+        if notify {
+            // A full counter is the only failure, and then it is readable anyway.
+            let _ = nix::unistd::write(self.interrupt.as_fd(), &1u64.to_ne_bytes());
+        }
+        notify
+    }
+}
+
+/// A queue pair. Without rings, before the driver has set them up and after a reset, it does
+/// nothing.
+pub(super) struct Pair {
+    pub(super) index: u16,
+    pub(super) receive: Option<Queue>,
+    pub(super) transmit: Option<Queue>,
+    /// Whether the driver has started this pair.
+    pub(super) running: bool,
+    pub(super) features: FeatureBits,
+    pub(super) stats: EmbeddedStats,
+    port: Box<dyn Port>,
+    steering: Arc<Steering>,
+    longest_frame: usize,
+    /// The driver posts too few buffers for what waits to be received.
+    starved: bool,
+    burst: Vec<Packet>,
+    chains: Vec<Chain>,
+}
+
+impl Pair {
+    pub(super) fn new(index: u16, port: Box<dyn Port>, steering: Arc<Steering>, mtu: u16) -> Self {
+        Pair {
+            index,
+            receive: None,
+            transmit: None,
+            running: false,
+            features: FeatureBits::NONE,
+            stats: EmbeddedStats::default(),
+            port,
+            steering,
+            longest_frame: usize::from(mtu) + ETHERNET_HEADER + VLAN_TAG,
+            starved: false,
+            burst: vec![Packet::default(); BURST],
+            chains: vec![Chain::default()],
+        }
+    }
+
+    pub(super) fn port(&self) -> &dyn Port {
+        self.port.as_ref()
+    }
+
+    /// Forgets the rings and everything that waited for them.
+    pub(super) fn reset(&mut self) {
+        if self.running {
+            self.port.reset();
+        }
+        self.running = false;
+        self.receive = None;
+        self.transmit = None;
+        self.starved = false;
+    }
+
+    /// Moves at most one burst each way. Returns how much was done.
+    pub(super) fn step(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {
+        if !self.running {
+            return Ok(0);
+        }
+        let sent = self.step_transmit(now, link_up).map_err(|fault| {
+            self.transmit = None;
+            self.stats.ring_faults += 1;
+            PairFault::Ring {
+                queue: self.index * 2 + 1,
+                fault,
+            }
+        })?;
+        Ok(sent + self.step_receive(now, link_up)?)
+    }
+
+    fn step_transmit(&mut self, now: Instant, link_up: bool) -> Result<usize, RingFault> {
+        let Some(queue) = &mut self.transmit else {
+            return Ok(0);
+        };
+        let Some(chain) = self.chains.first_mut() else {
+            return Ok(0);
+        };
+        queue.ring.disable_notifications();
+        let mut taken = 0;
+        let mut filled = 0;
+        let mut outcome = Ok(());
+        while taken < BURST {
+            let Some(packet) = self.burst.get_mut(filled) else {
+                break;
+            };
+            match queue.ring.take(chain) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(fault) => {
+                    outcome = Err(fault);
+                    break;
+                }
+            }
+            match gather(queue.ring.memory(), chain, self.longest_frame, packet) {
+                Ok(gathered) => {
+                    taken += 1;
+                    if judge(gathered, packet, link_up, &mut self.stats) {
+                        self.steering.sent(&packet.bytes, self.index);
+                        filled += 1;
+                    }
+                    queue.ring.complete(chain, 0);
+                }
+                Err(fault) => {
+                    outcome = Err(fault);
+                    break;
+                }
+            }
+        }
+        // What was taken before a fault goes its way: every frame counted has a fate.
+        if queue.publish() {
+            self.stats.interrupts += 1;
+        }
+        self.pass_on(now, filled);
+        outcome.map(|()| taken)
+    }
+
+    fn pass_on(&mut self, now: Instant, filled: usize) {
+        let burst = self.burst.get_mut(..filled).unwrap_or_default();
+        if burst.is_empty() {
+            return;
+        }
+        let mut total = Count::default();
+        for packet in burst.iter() {
+            total.add(packet.bytes.len());
+        }
+        let refused = self.port.transmit(now, burst);
+        self.stats.backend_refused += refused;
+        self.stats.to_backend += Count {
+            frames: total.frames.saturating_sub(refused.frames),
+            bytes: total.bytes.saturating_sub(refused.bytes),
+        };
+    }
+
+    fn step_receive(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {
+        let Some(queue) = &mut self.receive else {
+            return Ok(0);
+        };
+        queue.ring.disable_notifications();
+        let (chains, stats) = (&mut self.chains, &mut self.stats);
+        let merge = self.features.contains(FeatureBits::MRG_RXBUF);
+        let mut fault = None;
+        self.starved = false;
+        let work = match queue.ring.has_available() {
+            Ok(true) => {
+                let (starved, ring) = (&mut self.starved, &mut queue.ring);
+                let deliver: &mut Deliver<'_> = &mut |_header, frame| {
+                    let written = if link_up {
+                        scatter(ring, chains, frame, merge)
+                    } else {
+                        Ok(Scattered::LinkDown)
+                    };
+                    account(written, frame.len(), stats, starved, &mut fault)
+                };
+                self.port.receive(now, BURST, deliver)
+            }
+            Ok(false) => {
+                self.starved = true;
+                Ok(0)
+            }
+            Err(error) => {
+                fault = Some(error);
+                Ok(0)
+            }
+        };
+        if queue.publish() {
+            self.stats.interrupts += 1;
+        }
+        if let Some(fault) = fault {
+            self.receive = None;
+            self.stats.ring_faults += 1;
+            return Err(PairFault::Ring {
+                queue: self.index * 2,
+                fault,
+            });
+        }
+        work.map_err(|error| {
+            self.running = false;
+            PairFault::Backend(error)
+        })
+    }
+
+    /// Asks the driver for the notifications without which the device could sleep through work.
+    /// True if there is work already.
+    pub(super) fn prepare_sleep(&mut self) -> bool {
+        if !self.running {
+            return false;
+        }
+        // A broken index is found, and reported, by the next step.
+        let more = |queue: &mut Queue| queue.ring.enable_notifications().unwrap_or(true);
+        let transmit = self.transmit.as_mut().is_some_and(more);
+        let receive = self.starved && self.receive.as_mut().is_some_and(more);
+        transmit || receive
+    }
+
+    /// Whether a frame that arrives now could be delivered.
+    pub(super) fn can_receive(&self) -> bool {
+        self.running && self.receive.is_some() && !self.starved
+    }
+}
+
+/// A transmitted chain, copied.
+enum Gathered {
+    /// Into the packet.
+    Frame,
+    /// Not copied: this many bytes are too many.
+    TooLong(usize),
+}
+
+/// Copies a transmitted buffer into `packet`: the header, however the driver split it (section
+/// 2.7.4), and the frame.
+fn gather(
+    memory: &GuestMemory,
+    chain: &Chain,
+    longest: usize,
+    packet: &mut Packet,
+) -> Result<Gathered, RingFault> {
+    let frame_length = chain.readable_bytes().checked_sub(NetHeader::LENGTH);
+    let Some(frame_length) = frame_length.filter(|_| chain.writable.is_empty()) else {
+        return Err(RingFault::Buffer);
+    };
+    if frame_length > longest {
+        return Ok(Gathered::TooLong(frame_length));
+    }
+    let mut header = [0; NetHeader::LENGTH];
+    let mut rest = &mut header[..];
+    packet.bytes.clear();
+    for segment in &chain.readable {
+        let Segment { offset, length } = *segment;
+        let head = length.min(rest.len());
+        let (part, later) = rest.split_at_mut(head);
+        rest = later;
+        let copied = memory.read_exact(offset, part)
+            && memory.read(offset + head, length - head, &mut packet.bytes);
+        if !copied {
+            return Err(RingFault::Address);
+        }
+    }
+    packet.header = NetHeader::from_bytes(header);
+    Ok(Gathered::Frame)
+}
+
+/// Counts a transmitted frame and says whether it goes to the backend.
+fn judge(gathered: Gathered, packet: &Packet, link_up: bool, stats: &mut EmbeddedStats) -> bool {
+    let length = match gathered {
+        Gathered::Frame => packet.bytes.len(),
+        Gathered::TooLong(length) => {
+            stats.from_driver.add(length);
+            stats.oversized.add(length);
+            return false;
+        }
+    };
+    stats.from_driver.add(length);
+    let dropped = if !packet.header.is_plain_transmit() {
+        &mut stats.violations
+    } else if length < ETHERNET_HEADER {
+        &mut stats.runts
+    } else if !link_up {
+        &mut stats.link_down_from_driver
+    } else {
+        return true;
+    };
+    dropped.add(length);
+    false
+}
+
+/// What became of a frame for the driver.
+enum Scattered {
+    Delivered,
+    NoBuffer,
+    TooLong,
+    LinkDown,
+}
+
+fn account(
+    written: Result<Scattered, RingFault>,
+    length: usize,
+    stats: &mut EmbeddedStats,
+    starved: &mut bool,
+    fault: &mut Option<RingFault>,
+) -> Delivery {
+    let counter = match written {
+        Ok(Scattered::Delivered) => &mut stats.to_driver,
+        Ok(Scattered::TooLong) => &mut stats.no_room,
+        Ok(Scattered::LinkDown) => &mut stats.link_down_to_driver,
+        Ok(Scattered::NoBuffer) => {
+            stats.no_buffer += 1;
+            *starved = true;
+            return Delivery::NoBuffer;
+        }
+        Err(error) => {
+            *fault = Some(error);
+            return Delivery::NoBuffer;
+        }
+    };
+    counter.add(length);
+    stats.from_backend.add(length);
+    Delivery::Taken
+}
+
+/// Writes `frame` into the next receive buffer, or with `merge` (MRG_RXBUF, section 5.1.6.4)
+/// into as many as it needs.
+fn scatter(
+    ring: &mut Ring,
+    chains: &mut Vec<Chain>,
+    frame: &[u8],
+    merge: bool,
+) -> Result<Scattered, RingFault> {
+    let needed = NetHeader::LENGTH + frame.len();
+    let mut capacity = 0;
+    let mut count = 0;
+    while capacity < needed {
+        if chains.len() == count {
+            chains.push(Chain::default());
+        }
+        let Some(chain) = chains.get_mut(count) else {
+            break;
+        };
+        let whole_ring = count == usize::from(ring.size());
+        if whole_ring || (count == 1 && !merge) || !ring.take(chain)? {
+            for chain in chains.iter().take(count).rev() {
+                ring.give_back(chain);
+            }
+            // A frame that the buffers can never hold must not block those behind it.
+            let never = whole_ring || (count == 1 && !merge);
+            return Ok(if never {
+                Scattered::TooLong
+            } else {
+                Scattered::NoBuffer
+            });
+        }
+        let room = chain.writable_bytes();
+        if !chain.readable.is_empty() || room < NetHeader::LENGTH {
+            return Err(RingFault::Buffer);
+        }
+        capacity += room;
+        count += 1;
+    }
+    write_merged(ring, chains.get(..count).unwrap_or_default(), frame)?;
+    Ok(Scattered::Delivered)
+}
+
+/// Fills `chains` one after the other with the header and `frame`, and marks them used.
+fn write_merged(ring: &mut Ring, chains: &[Chain], frame: &[u8]) -> Result<(), RingFault> {
+    let header = NetHeader {
+        // Without MRG_RXBUF it is 1 as well (section 5.1.6.4.1).
+        num_buffers: u16::try_from(chains.len()).map_err(|_| RingFault::Buffer)?,
+        ..NetHeader::default()
+    }
+    .to_bytes();
+    let mut parts: [&[u8]; 2] = [&header, frame];
+    for chain in chains {
+        let mut written = 0;
+        for segment in &chain.writable {
+            let Segment {
+                mut offset,
+                mut length,
+            } = *segment;
+            for part in &mut parts {
+                let (now, later) = part.split_at(part.len().min(length));
+                if !ring.memory().write(offset, now) {
+                    return Err(RingFault::Address);
+                }
+                *part = later;
+                offset += now.len();
+                length -= now.len();
+                written += now.len();
+            }
+        }
+        ring.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! The device's side of a virtqueue.
+//!
+//! This is written apart from the driver's ring code on purpose: the two share nothing but the
+//! standard, so each can find the other's faults. Everything that the driver wrote is checked
+//! before it is used; the first lie breaks the queue until the next reset.
+
+mod split;
+
+use super::memory::GuestMemory;
+use crate::features::FeatureBits;
+use crate::transport::RingLayout;
+
+use split::SplitRing;
+
+/// What the driver did wrong with a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RingFault {
+    /// A part of the ring is outside the mapped memory or not aligned.
+    #[error("the ring is not inside the mapped memory, or not aligned (virtio 1.3, 2.7)")]
+    Layout,
+    /// The size is zero, above the limit, or not a power of two.
+    #[error("the queue size is not a power of two within the device's limit")]
+    Size,
+    /// The available index moved further than the ring is long.
+    #[error("the available index jumped by more than the queue size")]
+    AvailableIndex,
+    /// A descriptor number is not below the queue size.
+    #[error("a descriptor index is outside its table")]
+    DescriptorIndex,
+    /// A chain is longer than the queue: it loops.
+    #[error("a descriptor chain is longer than the queue; it may be a loop")]
+    ChainTooLong,
+    /// A buffer lies outside the mapped memory.
+    #[error("a descriptor points outside the mapped memory")]
+    Address,
+    /// A readable buffer follows a writable one (section 2.7.4.2).
+    #[error("a device-readable buffer follows a device-writable one")]
+    Order,
+    /// An indirect table that was not negotiated, is nested, has a bad length, or is combined
+    /// with NEXT (section 2.7.5.3).
+    #[error("an indirect descriptor breaks virtio 1.3, 2.7.5.3")]
+    Indirect,
+    /// With IN_ORDER, descriptors must be used in ring order (section 2.7.9).
+    #[error("descriptors are not in ring order although IN_ORDER was negotiated")]
+    InOrder,
+    /// The chain cannot serve its queue: a writable buffer on transmit, a readable one on
+    /// receive, or no room for the packet header.
+    #[error("a buffer does not fit its queue: wrong direction, or shorter than the packet header")]
+    Buffer,
+}
+
+/// A buffer inside the mapped memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Offset into the mapping.
+    pub(super) offset: usize,
+    /// Length in bytes.
+    pub(super) length: usize,
+}
+
+/// One buffer that the driver made available, checked and translated.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    /// What the driver gets back when the buffer is used.
+    pub(super) id: u16,
+    /// Ring slots that the chain takes.
+    pub(super) descriptors: u16,
+    /// The parts that the device may read.
+    pub(super) readable: Vec<Segment>,
+    /// The parts that the device may write.
+    pub(super) writable: Vec<Segment>,
+}
+
+impl Chain {
+    fn clear(&mut self) {
+        self.id = 0;
+        self.descriptors = 0;
+        self.readable.clear();
+        self.writable.clear();
+    }
+
+    /// Bytes that the device may read.
+    pub(super) fn readable_bytes(&self) -> usize {
+        bytes(&self.readable)
+    }
+
+    /// Bytes that the device may write.
+    pub(super) fn writable_bytes(&self) -> usize {
+        bytes(&self.writable)
+    }
+}
+
+fn bytes(segments: &[Segment]) -> usize {
+    segments
+        .iter()
+        .fold(0usize, |sum, segment| sum.saturating_add(segment.length))
+}
+
+/// How the device reports buffers that it used in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UsedReports {
+    /// One used element for each buffer.
+    Each,
+    /// With IN_ORDER, one used element for each burst (section 2.7.9). Only where the driver
+    /// does not need the length of each buffer, that is, on transmit.
+    Burst,
+}
+
+/// The device's side of one virtqueue, of whichever layout was negotiated.
+#[derive(Debug)]
+pub(super) enum Ring {
+    /// Section 2.7.
+    Split(SplitRing),
+}
+
+impl Ring {
+    /// The ring at `layout`.
+    ///
+    /// # Errors
+    /// When the layout is not inside `memory` or its size is not allowed.
+    pub(super) fn new(
+        memory: GuestMemory,
+        layout: &RingLayout,
+        features: FeatureBits,
+        reports: UsedReports,
+    ) -> Result<Self, RingFault> {
+        SplitRing::new(memory, layout, features, reports).map(Ring::Split)
+    }
+
+    /// The memory that the buffers lie in.
+    pub(super) fn memory(&self) -> &GuestMemory {
+        match self {
+            Ring::Split(ring) => ring.memory(),
+        }
+    }
+
+    /// Number of descriptors.
+    pub(super) fn size(&self) -> u16 {
+        match self {
+            Ring::Split(ring) => ring.size(),
+        }
+    }
+
+    /// Whether a buffer is available. Reads the driver's index only if none was known.
+    pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
+        match self {
+            Ring::Split(ring) => ring.has_available(),
+        }
+    }
+
+    /// Takes the next available buffer into `chain`. False if there is none.
+    pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
+        match self {
+            Ring::Split(ring) => ring.take(chain),
+        }
+    }
+
+    /// Gives back the chain that was taken last and not used; the next [`take`](Self::take)
+    /// returns it again. Several are given back last first.
+    pub(super) fn give_back(&mut self, chain: &Chain) {
+        match self {
+            Ring::Split(ring) => ring.give_back(chain),
+        }
+    }
+
+    /// Marks `chain` used, with `written` bytes of it written. The driver sees it after
+    /// [`publish`](Self::publish).
+    pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
+        match self {
+            Ring::Split(ring) => ring.complete(chain, written),
+        }
+    }
+
+    /// Shows the driver everything that was completed. True if the driver asked to be notified.
+    #[must_use]
+    pub(super) fn publish(&mut self) -> bool {
+        match self {
+            Ring::Split(ring) => ring.publish(),
+        }
+    }
+
+    /// Tells the driver that notifications are not needed (a hint, section 2.7.10).
+    pub(super) fn disable_notifications(&mut self) {
+        match self {
+            Ring::Split(ring) => ring.disable_notifications(),
+        }
+    }
+
+    /// Asks for a notification when more becomes available than the device has seen. True if
+    /// more has become available already, in which case none may come.
+    pub(super) fn enable_notifications(&mut self) -> Result<bool, RingFault> {
+        match self {
+            Ring::Split(ring) => ring.enable_notifications(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! The split virtqueue, from the device's side (virtio 1.3, section 2.7).
+
+use std::sync::atomic::{Ordering, fence};
+
+use super::super::memory::{Area, Descriptor, GuestMemory};
+use super::{Chain, RingFault, Segment, UsedReports};
+use crate::features::FeatureBits;
+use crate::transport::RingLayout;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` and `VIRTQ_USED_F_NO_NOTIFY`.
+const SUPPRESS: u16 = 1;
+
+/// Offset of `idx` in both rings; `flags` is at 0, the elements follow at 4.
+const INDEX: usize = 2;
+const ELEMENTS: usize = 4;
+const USED_ELEMENT: usize = 8;
+
+/// The largest queue (section 2.7).
+const MAX_SIZE: u16 = 1 << 15;
+
+/// Split ring state. The indices are private copies; what the driver may write is read once.
+#[derive(Debug)]
+pub(in super::super) struct SplitRing {
+    memory: GuestMemory,
+    size: u16,
+    descriptors: Area,
+    available: Area,
+    used: Area,
+    event_index: bool,
+    indirect: bool,
+    in_order: bool,
+    reports: UsedReports,
+    /// The driver's available index as last read.
+    seen: u16,
+    /// The next available element to take.
+    next: u16,
+    /// Where the next used element goes.
+    used_next: u16,
+    /// The used index that the driver has been shown.
+    published: u16,
+    /// With IN_ORDER, the descriptor at which the next chain must start.
+    expected_head: u16,
+    /// The last chain of a burst that is reported as a whole.
+    burst_last: Option<(u16, u32)>,
+    notifications: bool,
+}
+
+impl SplitRing {
+    pub(super) fn new(
+        memory: GuestMemory,
+        layout: &RingLayout,
+        features: FeatureBits,
+        reports: UsedReports,
+    ) -> Result<Self, RingFault> {
+        let size = layout.size;
+        if !size.is_power_of_two() || size > MAX_SIZE {
+            return Err(RingFault::Size);
+        }
+        let entries = usize::from(size);
+        // Alignments and sizes of section 2.7; the last two bytes of each ring are the event
+        // index of the other side.
+        let area = |offset, length, alignment| {
+            memory
+                .area(offset, length, alignment)
+                .ok_or(RingFault::Layout)
+        };
+        let descriptors = area(layout.descriptors, entries * Descriptor::BYTES, 16)?;
+        let available = area(layout.driver, ELEMENTS + entries * 2 + 2, 2)?;
+        let used = area(layout.device, ELEMENTS + entries * USED_ELEMENT + 2, 4)?;
+        let in_order = features.contains(FeatureBits::IN_ORDER);
+        Ok(SplitRing {
+            memory,
+            size,
+            descriptors,
+            available,
+            used,
+            event_index: features.contains(FeatureBits::EVENT_IDX),
+            indirect: features.contains(FeatureBits::INDIRECT_DESC),
+            in_order,
+            reports: if in_order { reports } else { UsedReports::Each },
+            seen: 0,
+            next: 0,
+            used_next: 0,
+            published: 0,
+            expected_head: 0,
+            burst_last: None,
+            notifications: true,
+        })
+    }
+
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
+        if self.next == self.seen {
+            self.read_available_index()?;
+        }
+        Ok(self.next != self.seen)
+    }
+
+    /// Acquire pairs with the driver's release of the index: what it wrote before, descriptors
+    /// and payload, is visible after.
+    fn read_available_index(&mut self) -> Result<(), RingFault> {
+        let index = self.available.load_u16(INDEX, Ordering::Acquire);
+        if index.wrapping_sub(self.next) > self.size {
+            return Err(RingFault::AvailableIndex);
+        }
+        self.seen = index;
+        Ok(())
+    }
+
+    pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
+        chain.clear();
+        if !self.has_available()? {
+            return Ok(false);
+        }
+        let slot = usize::from(self.next & (self.size - 1));
+        let head = self
+            .available
+            .load_u16(ELEMENTS + slot * 2, Ordering::Relaxed);
+        if head >= self.size {
+            return Err(RingFault::DescriptorIndex);
+        }
+        if self.in_order && head != self.expected_head {
+            return Err(RingFault::InOrder);
+        }
+        chain.id = head;
+        self.walk(head, chain)?;
+        self.expected_head = head.wrapping_add(chain.descriptors) & (self.size - 1);
+        self.next = self.next.wrapping_add(1);
+        Ok(true)
+    }
+
+    /// Follows the chain from `head` through the table. A chain has no more descriptors than
+    /// the queue (section 2.7.5.2), which also ends a loop.
+    fn walk(&self, head: u16, chain: &mut Chain) -> Result<(), RingFault> {
+        let mut index = head;
+        for _ in 0..self.size {
+            let descriptor = self
+                .descriptors
+                .descriptor(index)
+                .filter(|_| index < self.size)
+                .ok_or(RingFault::DescriptorIndex)?;
+            chain.descriptors += 1;
+            if descriptor.flags & INDIRECT != 0 {
+                return self.walk_indirect(descriptor, chain);
+            }
+            self.add(descriptor, chain)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            // Section 2.7.9: with IN_ORDER a chain occupies consecutive descriptors.
+            if self.in_order && descriptor.next != (index.wrapping_add(1) & (self.size - 1)) {
+                return Err(RingFault::InOrder);
+            }
+            index = descriptor.next;
+        }
+        Err(RingFault::ChainTooLong)
+    }
+
+    /// Section 2.7.5.3: the table has at least one descriptor and no more than the queue, its
+    /// descriptors are not indirect themselves, and NEXT is not set beside INDIRECT.
+    fn walk_indirect(&self, table: Descriptor, chain: &mut Chain) -> Result<(), RingFault> {
+        let length = usize::try_from(table.length).map_err(|_| RingFault::Indirect)?;
+        let entries = length / Descriptor::BYTES;
+        if !self.indirect
+            || table.flags & NEXT != 0
+            || length % Descriptor::BYTES != 0
+            || entries == 0
+            || entries > usize::from(self.size)
+        {
+            return Err(RingFault::Indirect);
+        }
+        let base = self
+            .memory
+            .translate(table.address, length)
+            .ok_or(RingFault::Address)?;
+        let mut index = 0;
+        for _ in 0..entries {
+            if index >= entries {
+                return Err(RingFault::DescriptorIndex);
+            }
+            let mut bytes = [0; Descriptor::BYTES];
+            if !self
+                .memory
+                .read_exact(base + index * Descriptor::BYTES, &mut bytes)
+            {
+                return Err(RingFault::Address);
+            }
+            let descriptor = Descriptor::from_bytes(bytes);
+            if descriptor.flags & INDIRECT != 0 {
+                return Err(RingFault::Indirect);
+            }
+            self.add(descriptor, chain)?;
+            if descriptor.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = usize::from(descriptor.next);
+        }
+        Err(RingFault::ChainTooLong)
+    }
+
+    fn add(&self, descriptor: Descriptor, chain: &mut Chain) -> Result<(), RingFault> {
+        let length = usize::try_from(descriptor.length).map_err(|_| RingFault::Address)?;
+        let offset = self
+            .memory
+            .translate(descriptor.address, length)
+            .ok_or(RingFault::Address)?;
+        let segment = Segment { offset, length };
+        if descriptor.flags & WRITE != 0 {
+            chain.writable.push(segment);
+        } else if chain.writable.is_empty() {
+            chain.readable.push(segment);
+        } else {
+            return Err(RingFault::Order);
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_back(&mut self, chain: &Chain) {
+        self.next = self.next.wrapping_sub(1);
+        self.expected_head = chain.id;
+    }
+
+    pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
+        match self.reports {
+            UsedReports::Each => self.write_used(self.used_next, chain.id, written),
+            UsedReports::Burst => self.burst_last = Some((chain.id, written)),
+        }
+        self.used_next = self.used_next.wrapping_add(1);
+    }
+
+    fn write_used(&self, index: u16, id: u16, written: u32) {
+        let slot = usize::from(index & (self.size - 1));
+        self.used
+            .write_pair(ELEMENTS + slot * USED_ELEMENT, u32::from(id), written);
+    }
+
+    pub(super) fn publish(&mut self) -> bool {
+        if self.used_next == self.published {
+            return false;
+        }
+        // Section 2.7.9: one element for the batch, where its first element would be, naming
+        // the last buffer; then the index skips the batch.
+        if let Some((id, written)) = self.burst_last.take() {
+            self.write_used(self.published, id, written);
+        }
+        let old = std::mem::replace(&mut self.published, self.used_next);
+        self.used
+            .store_u16(INDEX, self.published, Ordering::Release);
+        // Section 2.7.7.2: the index must be visible before the driver's wish is read, and the
+        // driver orders the other way round; otherwise both could miss each other.
+        fence(Ordering::SeqCst);
+        if self.event_index {
+            let event = self
+                .available
+                .load_u16(ELEMENTS + usize::from(self.size) * 2, Ordering::Relaxed);
+            passed(event, old, self.published)
+        } else {
+            self.available.load_u16(0, Ordering::Relaxed) & SUPPRESS == 0
+        }
+    }
+
+    pub(super) fn disable_notifications(&mut self) {
+        if !self.notifications {
+            return;
+        }
+        self.notifications = false;
+        // With EVENT_IDX the flag stays zero (section 2.7.10), and an event index that is left
+        // behind asks for one notification in 65536 buffers.
+        if !self.event_index {
+            self.used.store_u16(0, SUPPRESS, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn enable_notifications(&mut self) -> Result<bool, RingFault> {
+        self.notifications = true;
+        if self.event_index {
+            let at = ELEMENTS + usize::from(self.size) * USED_ELEMENT;
+            self.used.store_u16(at, self.seen, Ordering::Relaxed);
+        } else {
+            self.used.store_u16(0, 0, Ordering::Relaxed);
+        }
+        // Section 2.7.10: the wish must be visible before the index is read again.
+        fence(Ordering::SeqCst);
+        let before = self.seen;
+        self.read_available_index()?;
+        Ok(self.seen != before)
+    }
+}
+
+/// Whether the index passed `event` on its way from `old` to `new` (section 2.7.7.2,
+/// `vring_need_event`).
+pub(super) fn passed(event: u16, old: u16, new: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
