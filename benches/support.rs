@@ -5,9 +5,11 @@
 pub mod backend;
 pub mod cores;
 pub mod driver;
+pub mod kernel_echo;
 pub mod require;
 pub mod stats;
 pub mod testpmd;
+pub mod veth;
 pub mod virtroupe;
 
 use std::process::ExitCode;

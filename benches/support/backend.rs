@@ -66,7 +66,10 @@ impl Backend {
         let end = self.testpmd.port_stats()?;
         Ok(Measurement {
             rate: rate(self.task, before, after) * delivered_share(&report, start, end),
-            busy_cycles: report.busy_cycles_per_packet,
+            busy_cycles: report.busy_cycles_per_packet.ok_or_else(|| {
+                let name = driver.name();
+                format!("{name} printed no line `busy_cycles_per_packet X` at its end")
+            })?,
         })
     }
 
