@@ -50,7 +50,8 @@ fn cores(count: usize) -> Outcome<()> {
     Err(format!("{count} cores are needed, one for each side; here are {available}").into())
 }
 
-fn program(name: &str, package: &str) -> Outcome<()> {
+/// A program in `PATH`; `package` is what brings it on Debian.
+pub fn program(name: &str, package: &str) -> Outcome<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
     if found {
