@@ -1,7 +1,9 @@
 //! What the tests against the real world share.
 
+pub mod clients;
 pub mod namespace;
 pub mod privileges;
+pub mod process;
 pub mod requirement;
 
 // The process of the benchmarks' peer serves the tests too. These modules take `Outcome` and

@@ -1,13 +1,17 @@
 //! The means of the other tests, each shown to work without the stack: when one of these
 //! fails, it is the machine that is to blame.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
+use crate::support::clients::{LONGEST, flood_ping, is_refused, udp_echo};
 use crate::support::namespace::Namespace;
-use crate::support::requirement::{IP, Requirement};
+use crate::support::process::Process;
+use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::testpmd::{Options, Testpmd};
 use crate::support::{Outcome, Suite};
 
@@ -24,6 +28,26 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             "environment::sockets_of_two_namespaces_do_not_meet",
             &[Namespaces, IP],
             sockets_of_two_namespaces_do_not_meet,
+        ),
+        suite.test(
+            "environment::the_kernel_answers_ping_of_all_sizes",
+            &[Namespaces, IP, PING],
+            the_kernel_answers_ping_of_all_sizes,
+        ),
+        suite.test(
+            "environment::the_udp_client_accepts_an_echo_and_nothing_else",
+            &[Namespaces, IP],
+            the_udp_client_accepts_an_echo_and_nothing_else,
+        ),
+        suite.test(
+            "environment::the_kernel_refuses_closed_ports",
+            &[Namespaces, IP],
+            the_kernel_refuses_closed_ports,
+        ),
+        suite.test(
+            "environment::a_program_is_read_and_interrupted",
+            &[],
+            a_program_is_read_and_interrupted,
         ),
         suite.test(
             "environment::dpdk_answers_its_own_backend",
@@ -63,6 +87,73 @@ fn sockets_of_two_namespaces_do_not_meet() -> Outcome<()> {
     Ok(())
 }
 
+fn the_kernel_answers_ping_of_all_sizes() -> Outcome<()> {
+    let namespace = Namespace::new()?;
+    for size in [0, 1, 56, 1472, 1473, 8972, LONGEST] {
+        let pings = flood_ping(&namespace, Ipv4Addr::LOCALHOST.into(), 10, size)?;
+        assert_eq!((pings.sent, pings.received), (10, 10), "{size} bytes");
+    }
+    // TEST-NET-1 (RFC 5737), which has no route here.
+    assert!(flood_ping(&namespace, Ipv4Addr::new(192, 0, 2, 1).into(), 1, 56).is_err());
+    Ok(())
+}
+
+fn the_udp_client_accepts_an_echo_and_nothing_else() -> Outcome<()> {
+    let namespace = Namespace::new()?;
+    let server = namespace.enter(|| UdpSocket::bind("127.0.0.1:7"))??;
+    let address = server.local_addr()?;
+    let echo = thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = vec![0; LONGEST];
+        loop {
+            let (length, source) = server.recv_from(&mut buffer)?;
+            match length {
+                666 => buffer[333] ^= 1,
+                13 => return Ok(()),
+                _ => (),
+            }
+            server.send_to(&buffer[..length], source)?;
+        }
+    });
+    udp_echo(&namespace, address, 0..=9)?;
+    udp_echo(&namespace, address, LONGEST - 3..=LONGEST)?;
+    let spoilt = udp_echo(&namespace, address, 665..=667).expect_err("a bit was turned");
+    assert!(
+        spoilt.to_string().contains("first difference at Some(333)"),
+        "{spoilt}"
+    );
+    assert!(
+        udp_echo(&namespace, address, 13..=13).is_err(),
+        "the server has gone"
+    );
+    echo.join().expect("the server does not panic")?;
+    Ok(())
+}
+
+fn the_kernel_refuses_closed_ports() -> Outcome<()> {
+    let namespace = Namespace::new()?;
+    assert!(is_refused(&namespace, (Ipv4Addr::LOCALHOST, 9).into())?);
+    Ok(())
+}
+
+fn a_program_is_read_and_interrupted() -> Outcome<()> {
+    let script = "trap 'echo bye; exit 3' INT; echo ready; read line; echo \"got $line\"; \
+                  while :; do sleep 0.02; done";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    let limit = Duration::from_secs(10);
+    let mut program = Process::start(command, None)?;
+    program.expect_line("ready", limit)?;
+    program.write_line("a word")?;
+    assert_eq!(program.expect_line("got", limit)?, "got a word");
+    program.interrupt()?;
+    let (status, printed) = program.wait(limit)?;
+    assert_eq!(
+        (status.code(), printed.lines().last()),
+        (Some(3), Some("bye"))
+    );
+    Ok(())
+}
+
 fn dpdk_answers_its_own_backend() -> Outcome<()> {
     let folder = std::env::temp_dir();
     let socket = folder.join(format!("virtroupe-environment-{}.sock", std::process::id()));
@@ -97,7 +188,7 @@ fn dpdk_answers_its_own_backend() -> Outcome<()> {
             "no packet came back: {:?}",
             driver.port_stats()
         );
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     driver.quit()?;
     backend.quit()

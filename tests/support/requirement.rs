@@ -27,6 +27,12 @@ pub const IP: Requirement = Requirement::Program {
     package: "iproute2",
 };
 
+/// `ping`.
+pub const PING: Requirement = Requirement::Program {
+    name: "ping",
+    package: "iputils-ping",
+};
+
 impl Requirement {
     /// What is missing and what to do about it, in one line; `None` if nothing is.
     pub fn missing(&self, privileges: &Privileges) -> Option<String> {
