@@ -1,0 +1,84 @@
+//! The options that say which device an example runs on.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use virtroupe::wire::host::{Neighbor, Route};
+use virtroupe::{Config, ConfigError, DeviceUrl, MacAddr};
+
+/// Which device, and who we are on it.
+#[derive(Debug, Clone, Args)]
+pub struct DeviceArgs {
+    /// Use the TAP interface NAME; it is created if it does not exist
+    #[arg(long, value_name = "NAME", group = "device")]
+    tap: Option<String>,
+    /// Connect to the vhost-user backend at PATH
+    #[arg(long, value_name = "PATH", group = "device")]
+    vhost_user: Option<PathBuf>,
+    /// Read the configuration from a TOML file; the other options change it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Our address and its subnet; with no host bits set, a prefix that we own wholly
+    #[arg(long, value_name = "IP/LEN")]
+    ip: Vec<ipnet::IpNet>,
+    /// Our Ethernet address
+    #[arg(long)]
+    mac: Option<MacAddr>,
+    /// A neighbour whose Ethernet address is not asked for
+    #[arg(long, value_name = "IP=MAC", value_parser = neighbor)]
+    neighbor: Vec<Neighbor>,
+    /// Pin the cpu to this core
+    #[arg(long)]
+    core: Option<usize>,
+}
+
+impl DeviceArgs {
+    /// Whether a device is named at all.
+    pub fn names_device(&self) -> bool {
+        self.tap.is_some() || self.vhost_user.is_some() || self.config.is_some()
+    }
+
+    /// The configuration that the options describe; `device` where they name none.
+    pub fn to_config(&self, device: DeviceUrl) -> Result<Config, ConfigError> {
+        let mut config = match &self.config {
+            Some(file) => Config::from_file(file)?,
+            None => Config::new(device),
+        };
+        if let Some(name) = &self.tap {
+            config.device = DeviceUrl::Tap(name.clone());
+        }
+        if let Some(path) = &self.vhost_user {
+            config.device = DeviceUrl::VhostUser(path.clone());
+        }
+        for ip in &self.ip {
+            let whole = ip.addr() == ip.network() && ip.prefix_len() < ip.max_prefix_len();
+            config = if whole {
+                config.owned(*ip)
+            } else {
+                config.address(*ip)
+            };
+        }
+        config.options.mac = self.mac.or(config.options.mac);
+        config.core = self.core.or(config.core);
+        for neighbor in &self.neighbor {
+            config.host.neighbors.push(*neighbor);
+            // It may be outside of our subnets, and yet it is on the link.
+            let route = Route {
+                destination: neighbor.address.into(),
+                gateway: None,
+            };
+            config.host.routes.push(route);
+        }
+        Ok(config)
+    }
+}
+
+fn neighbor(text: &str) -> Result<Neighbor, String> {
+    let (ip, mac) = text
+        .split_once('=')
+        .ok_or("write it as 10.0.0.1=02:00:00:00:00:01")?;
+    let address: IpAddr = ip.parse().map_err(|error| format!("{ip}: {error}"))?;
+    let mac = mac.parse().map_err(|error| format!("{mac}: {error}"))?;
+    Ok(Neighbor { address, mac })
+}

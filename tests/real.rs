@@ -1,0 +1,26 @@
+//! The stack against the real world: the Linux kernel over TAP, and DPDK over vhost-user.
+//!
+//! What a test needs of the machine is checked first. If something is missing, the test is
+//! shown as ignored, with the reason and what to do; with `VIRTROUPE_REQUIRE=all` in the
+//! environment it fails instead. Without root, the program enters a user namespace where the
+//! system allows it. Each test has network namespaces of its own.
+//!
+//! Time budget of this suite: 120 s.
+
+mod real {
+    pub mod environment;
+}
+mod support;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    // First of all: a user namespace can only be entered while there is one thread.
+    let privileges = support::privileges::acquire();
+    let arguments = Arguments::from_args();
+    let suite = support::Suite::new(&arguments, privileges);
+    let tests = real::environment::tests(&suite);
+    libtest_mimic::run(&arguments, tests).exit_code()
+}

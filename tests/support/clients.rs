@@ -1,0 +1,117 @@
+//! The clients of the Linux kernel that a stack has to answer.
+//!
+//! They are shown to be right against the kernel's own stack in `real::environment`.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::Outcome;
+use super::namespace::Namespace;
+
+/// The longest UDP payload over IPv4: 65 535 less 20 of IP (RFC 791) and 8 of UDP (RFC 768).
+/// It is the longest payload of an echo request too.
+pub const LONGEST: usize = 65_507;
+
+/// How long a client waits for one answer. Far more than it takes: only a lost packet waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `ping` counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pings {
+    pub sent: u64,
+    pub received: u64,
+}
+
+/// Sends `count` echo requests with `size` bytes of payload, the next as soon as the last one
+/// was answered, and has `ping` verify the content of what comes back.
+pub fn flood_ping(
+    namespace: &Namespace,
+    target: IpAddr,
+    count: u64,
+    size: usize,
+) -> Outcome<Pings> {
+    let (target, count, size) = (target.to_string(), count.to_string(), size.to_string());
+    let arguments = [
+        "-f", "-q", "-n", "-c", &count, "-s", &size, "-W", "10", &target,
+    ];
+    let printed = namespace.run("ping", &arguments)?;
+    if printed.contains("wrong data byte") {
+        return Err(format!("ping got back other content than it sent:\n{printed}").into());
+    }
+    let number_before = |label: &str| -> Option<u64> {
+        let (before, _) = printed.split_once(label)?;
+        before.rsplit([' ', '\n']).next()?.parse().ok()
+    };
+    let sent = number_before(" packets transmitted");
+    let received = number_before(" received");
+    match (sent, received) {
+        (Some(sent), Some(received)) => Ok(Pings { sent, received }),
+        _ => Err(format!("ping printed no summary:\n{printed}").into()),
+    }
+}
+
+/// Sends one datagram of each length to an echo server and compares every answer.
+pub fn udp_echo(
+    namespace: &Namespace,
+    server: SocketAddr,
+    lengths: RangeInclusive<usize>,
+) -> Outcome<()> {
+    namespace.enter(|| {
+        let socket = connected(server)?;
+        let mut answer = vec![0; LONGEST + 1];
+        for length in lengths {
+            let sent = content(length);
+            socket.send(&sent)?;
+            let received = socket
+                .recv(&mut answer)
+                .map_err(|error| format!("no echo of {length} bytes from {server}: {error}"))?;
+            if answer[..received] != sent {
+                let at = answer[..received]
+                    .iter()
+                    .zip(&sent)
+                    .position(|(a, b)| a != b);
+                return Err(format!(
+                    "the echo of {length} bytes has {received}, first difference at {at:?}"
+                )
+                .into());
+            }
+        }
+        Ok(())
+    })?
+}
+
+/// Whether a datagram to a closed port is answered by an ICMP port unreachable, which a
+/// connected socket sees as ECONNREFUSED (RFC 1122, 4.1.3.3).
+pub fn is_refused(namespace: &Namespace, closed: SocketAddr) -> Outcome<bool> {
+    namespace.enter(|| {
+        let socket = connected(closed)?;
+        socket.send(b"anybody there?")?;
+        match socket.recv(&mut [0; 64]) {
+            Ok(_) => Err(format!("something answers on {closed}").into()),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    })?
+}
+
+fn connected(server: SocketAddr) -> Outcome<UdpSocket> {
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0; 16], 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// `length` bytes that differ between lengths, and between the places of one datagram: the
+/// period is prime, so no fragment repeats another.
+fn content(length: usize) -> Vec<u8> {
+    (0..length)
+        .map(|place| ((place + length) % 251) as u8)
+        .collect()
+}
