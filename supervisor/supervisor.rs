@@ -151,10 +151,8 @@ impl StartUp {
     }
 
     async fn arbiter(&self, limit: u64) -> Result<Arbiter, StartError> {
-        let core = self.config.core;
-        let started = tokio::task::spawn_blocking(move || start_arbiter(0, core));
-        let started = async move { started.await.map_err(|_| MailboxError::Closed) };
-        stage(Stage::Queue, limit, started).await
+        let started = start_arbiter(0, self.config.core);
+        stage(Stage::Queue, limit, async { Ok(started.await) }).await
     }
 
     async fn stack(&self, arbiter: &Arbiter, limit: u64) -> Result<Addr<QueueActor>, StartError> {

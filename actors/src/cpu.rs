@@ -17,23 +17,25 @@ use crate::queue::{QueueActor, QueueEnded};
 use crate::registry::PortRegistry;
 use crate::shard::{Shard, ShardCell, ShardParts};
 
-/// Starts the arbiter of a cpu, on a thread of its own, pinned to `core` if that is given.
+/// Starts the arbiter of a cpu, on a thread of its own, pinned to `core` if that is given. Must
+/// be called inside an actix system.
 ///
 /// # Errors
-/// When the thread's runtime can not be built, or the core does not exist or is not ours.
-pub fn start_arbiter(cpu: u16, core: Option<usize>) -> std::io::Result<Arbiter> {
-    let (report, pinned) = std::sync::mpsc::sync_channel(1);
+/// When the core does not exist or is not ours, or the thread did not start.
+///
+/// # Panics
+/// When the system gives no thread, or no files for its runtime: actix offers no other way.
+pub async fn start_arbiter(cpu: u16, core: Option<usize>) -> std::io::Result<Arbiter> {
+    let (report, pinned) = tokio::sync::oneshot::channel();
     let arbiter = Arbiter::with_tokio_rt(move || {
         let _ = report.send(core.map_or(Ok(()), pin));
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name(format!("virtroupe-{cpu}"))
             .build()
-            // Fails only without file descriptors, of which `pin` has needed none; actix has
-            // no way to hand the error on.
             .unwrap_or_else(|error| panic!("cannot build the runtime of cpu {cpu}: {error}"))
     });
-    match pinned.recv_timeout(Duration::from_secs(5)) {
+    match pinned.await {
         Ok(Ok(())) => Ok(arbiter),
         Ok(Err(error)) => {
             arbiter.stop();

@@ -345,11 +345,7 @@ impl Shard {
     pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
         let queue = self.host.transmit();
         let before = queue.len();
-        if before > 0 {
-            pair.transmit(queue)?;
-        } else if !self.waiters.is_empty() {
-            pair.reclaim()?;
-        }
+        pair.transmit(queue)?;
         let left = self.host.transmit().len();
         let room = pair.transmit_room();
         self.host.set_transmit_room(room.saturating_sub(left));

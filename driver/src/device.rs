@@ -142,7 +142,10 @@ impl Device {
         transport.accept_features(bits)?;
         let config = transport.config()?;
         let (memory, features) = plan(&mut *transport, &config, bits, options)?;
-        let iova_offset = transport.map_memory(&memory)?;
+        // From here on: what to add to an address of ours, not to an offset.
+        let iova_offset = transport
+            .map_memory(&memory)?
+            .wrapping_sub(memory.base().as_ptr() as u64);
         let mut pairs = Vec::new();
         for index in 0..features.queue_pairs {
             pairs.push(set_up_pair(

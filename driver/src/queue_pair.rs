@@ -80,13 +80,13 @@ impl QueuePair {
     }
 
     /// Hands frames from the front of `burst` to the device; those that find no room stay, in
-    /// order. Takes back what was sent when room is low.
+    /// order. Takes back what was sent when less than half of the ring would be free.
     ///
     /// # Errors
     /// When the device broke the rules of the ring.
     #[inline]
     pub fn transmit(&mut self, burst: &mut Vec<Frame>) -> Result<(), Violation> {
-        if self.transmit.room() < burst.len().saturating_mul(2) {
+        if self.transmit.room() < burst.len().saturating_add(self.transmit.size() / 2) {
             self.transmit.reclaim(&mut self.pool)?;
         }
         if !burst.is_empty() && self.transmit.submit(&mut self.pool, burst) {

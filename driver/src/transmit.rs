@@ -72,6 +72,11 @@ impl TransmitQueue {
         })
     }
 
+    /// Descriptors in the ring.
+    pub(crate) fn size(&self) -> usize {
+        usize::from(self.ring.size())
+    }
+
     /// Descriptors that are free now.
     pub(crate) fn room(&self) -> usize {
         usize::from(self.free.len())
