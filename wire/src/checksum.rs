@@ -53,7 +53,7 @@ impl Checksum {
         let part = if self.odd { part.swap_bytes() } else { part };
         // Cannot overflow: each call adds less than 2^16.
         self.sum += u64::from(part);
-        self.odd ^= bytes.len() % 2 != 0;
+        self.odd ^= !bytes.len().is_multiple_of(2);
     }
 
     /// The checksum as a header carries it (the number, to be written big-endian).
@@ -102,7 +102,7 @@ fn sum(bytes: &[u8]) -> u64 {
             *lane += (word & 0xffff_ffff) + (word >> 32);
         }
     }
-    let mut total = lanes.iter().fold(0_u64, |total, lane| total + lane);
+    let mut total = lanes.iter().sum::<u64>();
     let (words, rest) = rest.as_chunks::<4>();
     for word in words {
         total += u64::from(u32::from_ne_bytes(*word));

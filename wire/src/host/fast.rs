@@ -94,3 +94,6 @@ impl FastUdp {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
