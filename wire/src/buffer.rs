@@ -50,6 +50,13 @@ pub trait Buffer: Sized {
     /// Whether the packet has more than one segment.
     fn is_chain(&self) -> bool;
 
+    /// Bytes of memory that the packet holds on to, over all segments: what a limit on memory
+    /// must count, since a short packet may occupy a long slot. The default guesses a slot of
+    /// 2 KiB, or what is visible if that is more.
+    fn memory(&self) -> usize {
+        (self.headroom() + self.len()).max(2048)
+    }
+
     /// Calls `visit` with the bytes of each segment, front to back.
     fn for_each_segment(&self, visit: impl FnMut(&[u8]));
 
@@ -93,6 +100,14 @@ impl<B: Buffer> Payload<B> {
         match self {
             Payload::Buffer(buffer) => buffer.len(),
             Payload::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Calls `visit` with the bytes of each segment, front to back.
+    pub fn for_each_segment(&self, mut visit: impl FnMut(&[u8])) {
+        match self {
+            Payload::Buffer(buffer) => buffer.for_each_segment(visit),
+            Payload::Bytes(bytes) => visit(bytes),
         }
     }
 

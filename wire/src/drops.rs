@@ -40,6 +40,8 @@ drop_reasons! {
     NotForOurAddress => "not_for_our_address",
     /// The source address can not be one: broadcast, multicast, loopback, or our own.
     BadSource => "bad_source",
+    /// An IPv4 option asks for a source route, which a host must not follow blindly.
+    SourceRoute => "source_route",
     /// No engine handles this EtherType.
     UnknownEtherType => "unknown_ethertype",
     /// No engine handles this IP protocol.

@@ -1,0 +1,385 @@
+//! A host on an Ethernet link: neighbours, IPv4, ICMP and UDP in one sans-IO engine.
+//!
+//! ```text
+//! receive()  frame -> fast   (whole UDP, the common case) ---------------------> sockets
+//!                  -> receive (Ethernet, IPv4, fragments) -> arp, icmp, UDP ---> sockets
+//! send_udp() datagram -> send (header) -> output (route, neighbour, fragments) -> transmit()
+//!                                                                 `-> looped (to ourselves)
+//! ```
+//!
+//! The caller owns time, memory and the link: it passes `now` and an allocator in, says with
+//! [`Host::set_transmit_room`] how many frames it will take, drains [`Host::transmit`] and the
+//! sockets that [`Host::take_ready_udp`] names, and calls [`Host::handle_timeout`] when
+//! [`Host::next_deadline`] has passed.
+
+mod addresses;
+mod arp;
+mod bucket;
+mod config;
+mod counters;
+mod fast;
+mod icmp;
+mod neighbors;
+mod output;
+mod paths;
+mod random;
+mod reassembly;
+mod receive;
+mod routes;
+mod send;
+mod sockets;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+pub use config::{HostConfig, HostError, Limits, Neighbor, Route};
+pub use counters::HostCounters;
+pub use neighbors::{NeighborEntry, NeighborState};
+pub use sockets::{BindError, ConnectError};
+
+use crate::buffer::{Allocator, Buffer};
+use crate::drops::{DropReason, Drops};
+use crate::icmp as messages;
+use crate::ipv4::{self, Ipv4Header};
+use crate::mac::MacAddr;
+use crate::time::Instant;
+use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSend, UdpSocketId};
+use addresses::{Addresses, Kind};
+use bucket::TokenBucket;
+use neighbors::{Due, Neighbors, Waiting};
+use paths::{PathCache, PathMtus};
+use random::Random;
+use reassembly::Reassembly;
+use receive::{Arrival, Link};
+use routes::Routes;
+use sockets::Sockets;
+
+/// A host on an Ethernet link. See the [module](self) for how it is driven.
+#[derive(Debug)]
+pub struct Host<B: Buffer> {
+    mac: MacAddr,
+    /// Bytes in an IP packet.
+    mtu: usize,
+    ttl: u8,
+    addresses: Addresses,
+    routes: Routes,
+    neighbors: Neighbors<B>,
+    paths: PathCache,
+    path_mtus: PathMtus,
+    reassembly: Reassembly<B>,
+    sockets: Sockets<B>,
+    /// Bounds the ICMP errors that we send.
+    errors: TokenBucket,
+    random: Random,
+    /// Frames for the caller.
+    transmit: Vec<B>,
+    /// How many more frames the caller takes.
+    room: usize,
+    /// Frames whose neighbour answered when there was no room. Not empty only if `room` is 0;
+    /// never more than the neighbours' queues held.
+    backlog: VecDeque<B>,
+    /// Packets to ourselves.
+    looped: VecDeque<B>,
+    most_looped: usize,
+    /// Reused by `copy`: the pieces of one datagram.
+    pieces: Vec<B>,
+    /// Reused by `send_udp`.
+    refused: Vec<UdpSend<B>>,
+    drops: Drops,
+    counters: HostCounters,
+}
+
+impl<B: Buffer> Host<B> {
+    /// A host with the settings `config`. All its randomness (IP identifications, ephemeral
+    /// ports, hash keys, timer jitter) comes from `seed`: take it from the operating system,
+    /// except to repeat a simulation.
+    ///
+    /// # Errors
+    /// The first setting that can not be, and what to do about it.
+    pub fn new(config: HostConfig, seed: u64) -> Result<Self, HostError> {
+        if !config.mac.is_unicast() {
+            return Err(HostError::Mac(config.mac));
+        }
+        if usize::from(config.mtu) < ipv4::MIN_MTU {
+            return Err(HostError::Mtu(config.mtu));
+        }
+        if config.ttl == 0 {
+            return Err(HostError::Ttl);
+        }
+        if let Some(name) = config.limits.zero() {
+            return Err(HostError::ZeroLimit(name));
+        }
+        let mut random = Random::new(seed);
+        let addresses = Addresses::new(&config.addresses, &config.owned)?;
+        let routes = Routes::new(&config, &addresses)?;
+        let limits = &config.limits;
+        let mut neighbors = Neighbors::new(limits, &mut random);
+        for Neighbor { address, mac } in &config.neighbors {
+            let ip = addresses::ipv4(*address)?;
+            if !mac.is_unicast() || !addresses.is_foreign_source(ip) {
+                return Err(HostError::Neighbor {
+                    address: *address,
+                    mac: *mac,
+                });
+            }
+            neighbors.insert_static(ip, *mac);
+        }
+        let mtu = usize::from(config.mtu);
+        Ok(Host {
+            mac: config.mac,
+            mtu,
+            ttl: config.ttl,
+            addresses,
+            routes,
+            neighbors,
+            paths: PathCache::new(),
+            path_mtus: PathMtus::new(limits.path_mtus, mtu, &mut random),
+            reassembly: Reassembly::new(limits, &mut random),
+            sockets: Sockets::new(limits, &mut random),
+            errors: TokenBucket::new(limits.icmp_errors_per_second, limits.icmp_errors_burst),
+            random,
+            transmit: Vec::new(),
+            room: 0,
+            backlog: VecDeque::new(),
+            looped: VecDeque::new(),
+            most_looped: limits.loopback,
+            pieces: Vec::new(),
+            refused: Vec::new(),
+            drops: Drops::default(),
+            counters: HostCounters::default(),
+        })
+    }
+
+    /// Handles a burst of complete Ethernet frames (without frame check sequence), which leave
+    /// `burst`. The headers of a frame must lie in its first segment.
+    pub fn receive<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        burst: &mut Vec<B>,
+        pool: &mut A,
+    ) {
+        self.counters.rx_frames += burst.len() as u64;
+        for frame in burst.drain(..) {
+            self.receive_frame(now, frame, pool);
+        }
+        self.receive_looped(now, pool);
+    }
+
+    /// Makes a UDP socket bound to `local`. The unspecified address means any address of ours
+    /// and broadcasts; port 0 means an ephemeral port, chosen at random (RFC 6056).
+    ///
+    /// A socket bound to one address and one bound to any may share a port: the one bound to
+    /// the address gets what is sent to it.
+    ///
+    /// # Errors
+    /// Why the socket can not be bound there.
+    pub fn bind_udp(&mut self, local: SocketAddr) -> Result<UdpSocketId, BindError> {
+        let SocketAddr::V4(address) = local else {
+            return Err(BindError::Unsupported(local));
+        };
+        let ip = match *address.ip() {
+            Ipv4Addr::UNSPECIFIED => None,
+            ip if self.addresses.is_own(ip) => Some(ip),
+            _ => return Err(BindError::AddressNotOurs(local)),
+        };
+        self.sockets.bind(ip, address.port(), &mut self.random)
+    }
+
+    /// Connects a socket: from now on it receives only from `peer`. It still sends wherever
+    /// each datagram says.
+    ///
+    /// # Errors
+    /// The socket is closed, or `peer` is not the address and port of one host.
+    pub fn connect_udp(&mut self, id: UdpSocketId, peer: SocketAddr) -> Result<(), ConnectError> {
+        let SocketAddr::V4(address) = peer else {
+            return Err(ConnectError::Unsupported(peer));
+        };
+        let kind = self.addresses.kind(*address.ip());
+        if address.port() == 0 || !matches!(kind, Kind::Own | Kind::Other) {
+            return Err(ConnectError::BadPeer(peer));
+        }
+        let socket = self.sockets.get_mut(id).ok_or(ConnectError::Closed)?;
+        socket.peer = Some(address);
+        Ok(())
+    }
+
+    /// The address and port that a socket is bound to; `None` if it is closed.
+    pub fn udp_local(&self, id: UdpSocketId) -> Option<SocketAddr> {
+        let socket = self.sockets.get(id)?;
+        let ip = socket.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Some(SocketAddrV4::new(ip, socket.port).into())
+    }
+
+    /// The peer that a socket is connected to.
+    pub fn udp_peer(&self, id: UdpSocketId) -> Option<SocketAddr> {
+        self.sockets.get(id)?.peer.map(SocketAddr::from)
+    }
+
+    /// Closes a socket. Datagrams that wait in it are dropped as `SocketClosed`.
+    pub fn close_udp(&mut self, id: UdpSocketId) {
+        let pending = self.sockets.close(id) as u64;
+        self.counters.closed += pending;
+        self.drops.add(DropReason::SocketClosed, pending);
+    }
+
+    /// The next socket in which datagrams or errors wait. Each is named once; it is named again
+    /// when more arrives.
+    #[inline]
+    pub fn take_ready_udp(&mut self) -> Option<UdpSocketId> {
+        self.sockets.take_ready()
+    }
+
+    /// The datagrams that wait in a socket, oldest first; the caller drains them. `None` if the
+    /// socket is closed.
+    #[inline]
+    pub fn udp_received(&mut self, id: UdpSocketId) -> Option<&mut Vec<UdpDatagram<B>>> {
+        self.sockets.get_mut(id).map(|socket| &mut socket.received)
+    }
+
+    /// The errors that wait in a socket, oldest first; the caller drains them. `None` if the
+    /// socket is closed.
+    #[inline]
+    pub fn udp_errors(&mut self, id: UdpSocketId) -> Option<&mut Vec<UdpError>> {
+        self.sockets.get_mut(id).map(|socket| &mut socket.errors)
+    }
+
+    /// Sets how many more frames may be put into the transmit queue; each uses one up. At the
+    /// start there is no room. Frames that waited for room move into the queue at once.
+    #[inline]
+    pub fn set_transmit_room(&mut self, frames: usize) {
+        self.room = frames;
+        while self.room > 0
+            && let Some(frame) = self.backlog.pop_front()
+        {
+            self.push_frame(frame);
+        }
+    }
+
+    /// How many more frames may be put into the transmit queue.
+    pub fn transmit_room(&self) -> usize {
+        self.room
+    }
+
+    /// The transmit queue: finished Ethernet frames in order, for the caller to drain.
+    #[inline]
+    pub fn transmit(&mut self) -> &mut Vec<B> {
+        &mut self.transmit
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let neighbors = self.neighbors.next_deadline();
+        let reassembly = self.reassembly.next_deadline();
+        match (neighbors, reassembly) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Does what is due at `now`: asks neighbours again or gives them up, and gives up datagrams
+    /// whose fragments did not all come.
+    pub fn handle_timeout<A: Allocator<Buffer = B>>(&mut self, now: Instant, pool: &mut A) {
+        while let Some(due) = self.neighbors.due(now) {
+            match due {
+                Due::Ask(address, known) => self.ask(address, known, pool),
+                Due::Failed(waiting) => self.fail_neighbor(waiting),
+            }
+        }
+        while let Some(expired) = self.reassembly.expire(now) {
+            self.drop_held(DropReason::FragmentTimeout, expired.fragments);
+            if let Some(first) = expired.first {
+                self.report_timeout(now, &first, pool);
+            }
+        }
+        self.receive_looped(now, pool);
+    }
+
+    /// Every packet that was neither delivered nor sent, by reason.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// What the host did.
+    pub fn counters(&self) -> &HostCounters {
+        &self.counters
+    }
+
+    /// The neighbour table, in no particular order. Allocates; meant for statistics.
+    pub fn neighbors(&self) -> Vec<NeighborEntry> {
+        self.neighbors.snapshot()
+    }
+
+    /// Bytes of packet memory that fragments hold.
+    pub fn reassembly_memory(&self) -> usize {
+        self.reassembly.memory()
+    }
+
+    /// Our Ethernet address.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Whether `address` is ours: configured, or in an owned prefix.
+    pub fn is_own_address(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.addresses.is_own(address),
+            IpAddr::V6(_) => false,
+        }
+    }
+
+    /// Drops what waited for a neighbour that does not answer, and tells the sockets.
+    fn fail_neighbor(&mut self, waiting: Vec<Waiting<B>>) {
+        self.counters.neighbors_failed += 1;
+        let mut told = None;
+        for Waiting { socket, .. } in waiting {
+            self.drop_sent(DropReason::NeighborUnreachable);
+            // Fragments of one datagram are behind each other: one error is enough.
+            if let Some(sender) = socket
+                && told.replace(sender) != Some(sender)
+            {
+                let error = UdpError {
+                    peer: sender.peer.into(),
+                    local: sender.local.into(),
+                    kind: UdpErrorKind::HostUnreachable,
+                };
+                if self.sockets.deliver_error(sender.id, error) {
+                    self.counters.udp_errors += 1;
+                }
+            }
+        }
+    }
+
+    /// Tells the sender of a first fragment that the others did not come (RFC 792; RFC 1122,
+    /// section 3.3.2).
+    fn report_timeout<A: Allocator<Buffer = B>>(&mut self, now: Instant, first: &B, pool: &mut A) {
+        let Ok(header) = Ipv4Header::parse(first.head(), first.len()) else {
+            return;
+        };
+        let arrival = Arrival {
+            header,
+            link: Link::Unicast,
+            is_broadcast: self.addresses.kind(header.destination) != Kind::Own,
+        };
+        let code = messages::REASSEMBLY_TIME_EXCEEDED;
+        self.send_error(now, first, &arrival, messages::TIME_EXCEEDED, code, pool);
+    }
+
+    /// Counts one received frame or looped packet as dropped.
+    fn drop_received(&mut self, reason: DropReason) {
+        self.counters.rx_dropped += 1;
+        self.drops.add(reason, 1);
+    }
+
+    /// Counts fragments that were held as dropped.
+    fn drop_held(&mut self, reason: DropReason, fragments: u64) {
+        self.counters.held = self.counters.held.saturating_sub(fragments);
+        self.counters.rx_dropped += fragments;
+        self.drops.add(reason, fragments);
+    }
+
+    /// Counts one packet that was to be sent as dropped.
+    fn drop_sent(&mut self, reason: DropReason) {
+        self.counters.tx_dropped += 1;
+        self.drops.add(reason, 1);
+    }
+}

@@ -1,0 +1,154 @@
+//! Which addresses are ours, which are broadcast, and which can be a source.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::config::HostError;
+
+/// Our addresses, subnets and owned prefixes.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    /// Our addresses, each with its subnet.
+    own: Vec<Ipv4Net>,
+    /// Prefixes of which every address is ours.
+    owned: Vec<Ipv4Net>,
+}
+
+/// What a destination is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An address of ours.
+    Own,
+    /// Limited broadcast, or directed broadcast of a subnet of ours.
+    Broadcast,
+    /// A host that may be elsewhere.
+    Other,
+    /// No host: "this network", loopback, multicast or reserved.
+    Invalid,
+}
+
+impl Addresses {
+    /// Checks the addresses of the settings.
+    pub(super) fn new(addresses: &[IpNet], owned: &[IpNet]) -> Result<Self, HostError> {
+        let own = addresses
+            .iter()
+            .map(own_address)
+            .collect::<Result<_, _>>()?;
+        let owned = owned.iter().map(owned_prefix).collect::<Result<_, _>>()?;
+        let addresses = Addresses { own, owned };
+        if addresses.own.is_empty() && addresses.owned.is_empty() {
+            return Err(HostError::NoAddress);
+        }
+        Ok(addresses)
+    }
+
+    /// Whether `address` is ours.
+    #[inline]
+    pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
+        self.own.iter().any(|own| own.addr() == address)
+            || self.owned.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    /// What `address` is. An owned prefix wins over the broadcast address of a subnet.
+    #[inline]
+    pub(super) fn kind(&self, address: Ipv4Addr) -> Kind {
+        if self.is_own(address) {
+            Kind::Own
+        } else if self.is_broadcast(address) {
+            Kind::Broadcast
+        } else if is_unicast(address) {
+            Kind::Other
+        } else {
+            Kind::Invalid
+        }
+    }
+
+    /// Whether `address` is the limited broadcast address, or that of a subnet of ours
+    /// (RFC 1122, section 3.2.1.3). Subnets of /31 (RFC 3021) and /32 have none.
+    pub(super) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        address == Ipv4Addr::BROADCAST
+            || self
+                .own
+                .iter()
+                .any(|own| own.prefix_len() <= 30 && own.broadcast() == address)
+    }
+
+    /// Whether another host can have sent a packet from `address` (RFC 1122, section 3.2.1.3):
+    /// unicast, not ours, not a subnet's first or last address.
+    #[inline]
+    pub(super) fn is_foreign_source(&self, address: Ipv4Addr) -> bool {
+        is_unicast(address) && !self.is_own(address) && !self.is_subnet_edge(address)
+    }
+
+    /// Whether `address` is reached on the link by a subnet of ours.
+    pub(super) fn is_on_link(&self, address: Ipv4Addr) -> bool {
+        self.own.iter().any(|own| own.contains(&address)) && !self.is_subnet_edge(address)
+    }
+
+    /// The address that we send from towards `next_hop`: ours in its subnet, else our first.
+    pub(super) fn source_for(&self, next_hop: Ipv4Addr) -> Option<Ipv4Addr> {
+        self.own
+            .iter()
+            .filter(|own| own.contains(&next_hop))
+            .max_by_key(|own| own.prefix_len())
+            .or(self.own.first())
+            .map(Ipv4Net::addr)
+            .or_else(|| self.owned.first().map(Ipv4Net::network))
+    }
+
+    /// Our subnets.
+    pub(super) fn subnets(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.own.iter().map(Ipv4Net::trunc)
+    }
+
+    fn is_subnet_edge(&self, address: Ipv4Addr) -> bool {
+        self.own.iter().any(|own| {
+            own.prefix_len() <= 30 && (own.network() == address || own.broadcast() == address)
+        })
+    }
+}
+
+/// Whether a host can have `address`: not 0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/4 or 240.0.0.0/4.
+#[inline]
+pub(super) fn is_unicast(address: Ipv4Addr) -> bool {
+    let [first, ..] = address.octets();
+    first != 0 && first != 127 && first < 224
+}
+
+/// The IPv4 address in `address`.
+pub(super) fn ipv4(address: IpAddr) -> Result<Ipv4Addr, HostError> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(HostError::Ipv6(address)),
+    }
+}
+
+fn ipv4_net(net: &IpNet) -> Result<Ipv4Net, HostError> {
+    match net {
+        IpNet::V4(net) => Ok(*net),
+        IpNet::V6(_) => Err(HostError::Ipv6(net.addr())),
+    }
+}
+
+fn own_address(net: &IpNet) -> Result<Ipv4Net, HostError> {
+    let own = ipv4_net(net)?;
+    let is_edge =
+        own.prefix_len() <= 30 && (own.addr() == own.network() || own.addr() == own.broadcast());
+    if is_edge || !is_unicast(own.addr()) {
+        return Err(HostError::Address(*net));
+    }
+    Ok(own)
+}
+
+fn owned_prefix(net: &IpNet) -> Result<Ipv4Net, HostError> {
+    let owned = ipv4_net(net)?.trunc();
+    if !is_unicast(owned.network()) || !is_unicast(owned.broadcast()) {
+        return Err(HostError::Address(*net));
+    }
+    // 100.0.0.0/2 and the like begin and end well but contain 127.0.0.0/8.
+    if owned.contains(&Ipv4Addr::LOCALHOST) {
+        return Err(HostError::Address(*net));
+    }
+    Ok(owned)
+}

@@ -1,0 +1,422 @@
+//! From a transport packet to frames: route, neighbour, IPv4 header, fragments.
+
+use std::net::Ipv4Addr;
+
+use super::Host;
+use super::addresses::Kind;
+use super::neighbors::{Resolution, Sender, Waiting};
+use super::paths::{Path, PathMtu};
+use crate::buffer::{Allocator, Buffer, Payload};
+use crate::drops::DropReason;
+use crate::ethernet::{self, EthernetHeader};
+use crate::ipv4::{self, Ipv4Header};
+use crate::mac::MacAddr;
+use crate::time::Instant;
+
+/// Bytes in front of a transport header.
+const HEADERS: usize = ethernet::HEADER + ipv4::HEADER;
+
+/// The least that is asked for when memory for a longer piece is refused.
+const LEAST_SEGMENT: usize = 256;
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    /// To ourselves.
+    Loopback,
+    /// Into the transmit queue, to this station.
+    Station(MacAddr),
+    /// Into the queue of this neighbour, in which so many packets have room.
+    Neighbor(Ipv4Addr, usize),
+}
+
+/// How a packet gets to its destination.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    target: Target,
+    /// Our address on the route.
+    pub(super) source: Ipv4Addr,
+    pub(super) mtu: PathMtu,
+}
+
+/// The IPv4 fields that the caller of [`Host::output`] chooses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outgoing {
+    pub(super) source: Ipv4Addr,
+    pub(super) destination: Ipv4Addr,
+    pub(super) protocol: u8,
+    pub(super) ttl: u8,
+    pub(super) dscp_ecn: u8,
+    /// Whom to tell if a neighbour does not answer.
+    pub(super) sender: Option<Sender>,
+}
+
+impl Plan {
+    /// Bytes of transport packet that one IP packet carries.
+    #[inline]
+    fn room(&self) -> usize {
+        self.mtu.mtu - ipv4::HEADER
+    }
+
+    /// Whether `length` bytes of transport packet must be fragmented.
+    #[inline]
+    pub(super) fn must_fragment(&self, length: usize) -> bool {
+        length > self.room()
+    }
+
+    /// Bytes in each fragment but the last: a multiple of 8 (RFC 791, section 3.2).
+    fn per_fragment(&self) -> usize {
+        self.room() / 8 * 8
+    }
+
+    fn frames(&self, length: usize) -> usize {
+        match self.must_fragment(length) {
+            true => length.div_ceil(self.per_fragment()),
+            false => 1,
+        }
+    }
+}
+
+impl<B: Buffer> Host<B> {
+    /// How a packet gets to `destination`. Begins to resolve the neighbour if it must.
+    ///
+    /// # Errors
+    /// Why no packet can go there now.
+    #[inline]
+    pub(super) fn plan<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        destination: Ipv4Addr,
+        pool: &mut A,
+    ) -> Result<Plan, DropReason> {
+        match self
+            .paths
+            .get(now, destination, self.neighbors.generation())
+        {
+            Some(path) => Ok(Plan {
+                target: Target::Station(path.mac),
+                source: path.source,
+                mtu: path.mtu,
+            }),
+            None => self.plan_anew(now, destination, pool),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn plan_anew<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        destination: Ipv4Addr,
+        pool: &mut A,
+    ) -> Result<Plan, DropReason> {
+        match self.addresses.kind(destination) {
+            Kind::Own => Ok(Plan {
+                target: Target::Loopback,
+                source: destination,
+                mtu: PathMtu {
+                    mtu: ipv4::MAX_PACKET,
+                    dont_fragment: true,
+                },
+            }),
+            Kind::Broadcast => Ok(Plan {
+                target: Target::Station(MacAddr::BROADCAST),
+                source: self
+                    .addresses
+                    .source_for(destination)
+                    .ok_or(DropReason::NoRoute)?,
+                mtu: PathMtu {
+                    mtu: self.mtu,
+                    dont_fragment: false,
+                },
+            }),
+            Kind::Invalid => Err(DropReason::NoRoute),
+            Kind::Other => self.plan_route(now, destination, pool),
+        }
+    }
+
+    fn plan_route<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        destination: Ipv4Addr,
+        pool: &mut A,
+    ) -> Result<Plan, DropReason> {
+        let next_hop = self
+            .routes
+            .next_hop(destination)
+            .ok_or(DropReason::NoRoute)?;
+        // The first and last address of a subnet of ours are no host's.
+        if !self.addresses.is_foreign_source(next_hop) {
+            return Err(DropReason::NoRoute);
+        }
+        let source = self
+            .addresses
+            .source_for(next_hop)
+            .ok_or(DropReason::NoRoute)?;
+        if self.room == 0 {
+            return Err(DropReason::RingFull);
+        }
+        let (mtu, mtu_until) = self.path_mtus.get(now, destination);
+        let target = match self.neighbors.resolve(now, next_hop)? {
+            Resolution::Wait { room, ask } => {
+                if ask {
+                    self.ask(next_hop, None, pool);
+                }
+                Target::Neighbor(next_hop, room)
+            }
+            Resolution::Known { mac, until, ask } => {
+                if ask {
+                    self.ask(next_hop, Some(mac), pool);
+                }
+                self.paths.insert(Path {
+                    destination,
+                    source,
+                    mac,
+                    mtu,
+                    until: until.min(mtu_until),
+                    generation: self.neighbors.generation(),
+                });
+                Target::Station(mac)
+            }
+        };
+        Ok(Plan {
+            target,
+            source,
+            mtu,
+        })
+    }
+
+    /// Whether there is room for a transport packet of `length` bytes, fragments and all.
+    #[inline]
+    pub(super) fn check_room(&self, plan: &Plan, length: usize) -> Result<(), DropReason> {
+        let frames = plan.frames(length);
+        match plan.target {
+            Target::Station(_) if frames > self.room => Err(DropReason::RingFull),
+            Target::Neighbor(_, room) if frames > room => Err(DropReason::NeighborQueueFull),
+            Target::Loopback if self.looped.len() >= self.most_looped => Err(DropReason::RingFull),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a transport packet in one IP packet. `packet` has room for the headers in front,
+    /// and [`check_room`](Self::check_room) was right.
+    #[inline]
+    pub(super) fn output(&mut self, plan: &Plan, outgoing: &Outgoing, packet: B) {
+        let header = Ipv4Header {
+            source: outgoing.source,
+            destination: outgoing.destination,
+            protocol: outgoing.protocol,
+            ttl: outgoing.ttl,
+            dscp_ecn: outgoing.dscp_ecn,
+            id: self.random.id(),
+            dont_fragment: plan.mtu.dont_fragment,
+            more_fragments: false,
+            fragment_offset: 0,
+            header_length: ipv4::HEADER,
+            total_length: ipv4::HEADER + packet.len(),
+        };
+        self.finish(plan, outgoing, &header, packet);
+    }
+
+    /// Sends the pieces of a transport packet that [`copy`](Self::copy) made, in order, as
+    /// fragments of one datagram if they are several. Each piece has room for the headers.
+    pub(super) fn output_pieces(&mut self, plan: &Plan, outgoing: &Outgoing) {
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let is_fragmented = pieces.len() > 1;
+        let id = self.random.id();
+        let mut left = pieces.len();
+        let mut fragment_offset = 0;
+        if is_fragmented {
+            self.counters.fragmented += 1;
+        }
+        for piece in pieces.drain(..) {
+            left -= 1;
+            let length = piece.len();
+            let header = Ipv4Header {
+                source: outgoing.source,
+                destination: outgoing.destination,
+                protocol: outgoing.protocol,
+                ttl: outgoing.ttl,
+                dscp_ecn: outgoing.dscp_ecn,
+                id,
+                dont_fragment: plan.mtu.dont_fragment && !is_fragmented,
+                more_fragments: left > 0,
+                fragment_offset,
+                header_length: ipv4::HEADER,
+                total_length: ipv4::HEADER + length,
+            };
+            fragment_offset += length;
+            self.finish(plan, outgoing, &header, piece);
+        }
+        self.pieces = pieces;
+    }
+
+    /// Copies `prefix` and `payload` into new memory: one piece per fragment that `plan` asks
+    /// for. All or nothing: false, and no piece, if memory is short.
+    pub(super) fn copy<A: Allocator<Buffer = B>>(
+        &mut self,
+        plan: &Plan,
+        prefix: &[u8],
+        payload: &Payload<B>,
+        pool: &mut A,
+    ) -> bool {
+        self.pieces.clear();
+        let length = prefix.len() + payload.len();
+        let mut pieces = Pieces {
+            made: &mut self.pieces,
+            pool,
+            each: if plan.must_fragment(length) {
+                plan.per_fragment()
+            } else {
+                length
+            },
+            left: length,
+            room: 0,
+            is_short: false,
+        };
+        pieces.write(prefix);
+        payload.for_each_segment(|segment| pieces.write(segment));
+        let is_short = pieces.is_short;
+        if is_short || self.pieces.iter().any(|piece| piece.headroom() < HEADERS) {
+            self.pieces.clear();
+            return false;
+        }
+        true
+    }
+
+    /// Puts the headers in front of `packet` and sends it where `plan` says.
+    #[inline]
+    fn finish(&mut self, plan: &Plan, outgoing: &Outgoing, header: &Ipv4Header, mut packet: B) {
+        let ethernet = EthernetHeader {
+            destination: match plan.target {
+                Target::Station(mac) => mac,
+                Target::Loopback | Target::Neighbor(..) => MacAddr::default(),
+            },
+            source: self.mac,
+            ethertype: ethernet::IPV4,
+        };
+        let Some(room) = packet
+            .prepend(HEADERS)
+            .and_then(|room| room.first_chunk_mut::<HEADERS>())
+        else {
+            return self.drop_sent(DropReason::PoolEmpty);
+        };
+        let (link, network) = room.split_at_mut(ethernet::HEADER);
+        link.copy_from_slice(&ethernet.to_bytes());
+        network.copy_from_slice(&header.to_bytes());
+        match plan.target {
+            Target::Station(_) => self.push_frame(packet),
+            Target::Loopback => {
+                packet.trim_front(ethernet::HEADER);
+                self.looped.push_back(packet);
+            }
+            Target::Neighbor(next_hop, _) => {
+                let waiting = Waiting {
+                    frame: packet,
+                    socket: outgoing.sender,
+                };
+                if self.neighbors.enqueue(next_hop, waiting).is_some() {
+                    self.drop_sent(DropReason::NeighborUnreachable);
+                }
+            }
+        }
+    }
+
+    /// Sends frames that waited for a neighbour which is at `mac`. What the transmit queue has
+    /// no room for goes first when it has.
+    pub(super) fn release(&mut self, mac: MacAddr, waiting: Vec<Waiting<B>>) {
+        for Waiting { mut frame, .. } in waiting {
+            if let Some(destination) = frame.head_mut().first_chunk_mut::<6>() {
+                *destination = mac.0;
+            }
+            if self.room > 0 {
+                self.push_frame(frame);
+            } else {
+                self.backlog.push_back(frame);
+            }
+        }
+    }
+
+    /// Puts a frame into the transmit queue, which has room.
+    #[inline]
+    pub(super) fn push_frame(&mut self, frame: B) {
+        self.room = self.room.saturating_sub(1);
+        self.counters.tx_frames += 1;
+        self.counters.tx_bytes += frame.len() as u64;
+        self.transmit.push(frame);
+    }
+}
+
+/// Writes bytes into pieces of equal length, the last one shorter.
+struct Pieces<'a, A: Allocator> {
+    made: &'a mut Vec<A::Buffer>,
+    pool: &'a mut A,
+    /// Bytes in each piece but the last.
+    each: usize,
+    /// Bytes for which no piece has been made yet.
+    left: usize,
+    /// Bytes that the last piece still takes.
+    room: usize,
+    /// Whether memory ran out.
+    is_short: bool,
+}
+
+impl<A: Allocator> Pieces<'_, A> {
+    fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.is_short {
+            if self.room == 0 {
+                self.begin();
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.room));
+            bytes = later;
+            self.room -= now.len();
+            let is_written = match self.made.last_mut() {
+                Some(piece) => extend(piece, now, self.pool),
+                None => false,
+            };
+            self.is_short |= !is_written;
+        }
+    }
+
+    fn begin(&mut self) {
+        self.room = self.each.min(self.left);
+        self.left -= self.room;
+        match allocate_up_to(self.pool, self.room) {
+            Some((piece, _)) => self.made.push(piece),
+            None => self.is_short = true,
+        }
+    }
+}
+
+/// Copies `bytes` behind `buffer`, chaining more memory where a segment is full.
+fn extend<A: Allocator>(buffer: &mut A::Buffer, mut bytes: &[u8], pool: &mut A) -> bool {
+    if buffer.extend_from_slice(bytes) {
+        return true;
+    }
+    while !bytes.is_empty() {
+        let Some((mut segment, room)) = allocate_up_to(pool, bytes.len()) else {
+            return false;
+        };
+        let (now, later) = bytes.split_at(bytes.len().min(room));
+        if !segment.extend_from_slice(now) {
+            return false;
+        }
+        bytes = later;
+        buffer.append(segment);
+    }
+    true
+}
+
+/// A buffer for `capacity` bytes, or for less if no segment is that long; and its capacity.
+fn allocate_up_to<A: Allocator>(pool: &mut A, capacity: usize) -> Option<(A::Buffer, usize)> {
+    let mut capacity = capacity;
+    loop {
+        if let Some(buffer) = pool.allocate(capacity) {
+            return Some((buffer, capacity));
+        }
+        if capacity <= LEAST_SEGMENT {
+            return None;
+        }
+        capacity = (capacity / 2).max(LEAST_SEGMENT);
+    }
+}

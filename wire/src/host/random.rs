@@ -1,0 +1,74 @@
+//! Randomness of one host, all from one seed, and the keyed hashing of its tables.
+
+use std::hash::{BuildHasher, Hasher};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+/// A stream of numbers that nobody outside can predict without the seed.
+#[derive(Debug)]
+pub(super) struct Random {
+    stream: ChaCha8Rng,
+    /// Halves of a word that was drawn and not used yet.
+    word: u64,
+    halves: u32,
+}
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Random {
+            stream: ChaCha8Rng::seed_from_u64(seed),
+            word: 0,
+            halves: 0,
+        }
+    }
+
+    /// A number of 16 bits, as for IP identifications. Never zero, which some receivers take
+    /// for "not set".
+    #[inline]
+    pub(super) fn id(&mut self) -> u16 {
+        loop {
+            if self.halves == 0 {
+                self.word = self.stream.next_u64();
+                self.halves = 4;
+            }
+            let id = self.word as u16;
+            self.word >>= 16;
+            self.halves -= 1;
+            if id != 0 {
+                return id;
+            }
+        }
+    }
+
+    /// A number from 0 to `bound` - 1, or 0 if `bound` is 0. The bias is below 2^-32.
+    pub(super) fn below(&mut self, bound: u32) -> u32 {
+        (self.stream.next_u64() % u64::from(bound.max(1))) as u32
+    }
+
+    /// A hasher with a key of its own.
+    pub(super) fn hasher(&mut self) -> KeyedHash {
+        KeyedHash {
+            key: [self.stream.next_u64(), self.stream.next_u64()],
+        }
+    }
+}
+
+/// SipHash over a secret in front of each key: who does not know the secret can not choose
+/// addresses that collide.
+#[derive(Debug, Clone)]
+pub(super) struct KeyedHash {
+    key: [u64; 2],
+}
+
+impl BuildHasher for KeyedHash {
+    type Hasher = std::hash::DefaultHasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        let mut hasher = std::hash::DefaultHasher::new();
+        let [first, second] = self.key;
+        hasher.write_u64(first);
+        hasher.write_u64(second);
+        hasher
+    }
+}

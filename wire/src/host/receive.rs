@@ -1,0 +1,287 @@
+//! From a frame to a socket.
+
+use std::net::{SocketAddr, SocketAddrV4};
+
+use super::Host;
+use super::addresses::Kind;
+use super::fast::{self, FastUdp};
+use super::reassembly::Outcome;
+use crate::buffer::{Allocator, Buffer};
+use crate::checksum::Checksum;
+use crate::drops::DropReason;
+use crate::ethernet::{self, EthernetHeader};
+use crate::icmp;
+use crate::ipv4::{self, Ipv4Header};
+use crate::time::Instant;
+use crate::udp::{self, UdpDatagram};
+
+/// How a packet came to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    /// In a frame to our Ethernet address.
+    Unicast,
+    /// In a broadcast frame.
+    Broadcast,
+    /// From ourselves, without a frame.
+    Loopback,
+}
+
+/// A packet that has been validated, and how it came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) header: Ipv4Header,
+    pub(super) link: Link,
+    /// Whether the IP destination is a broadcast address.
+    pub(super) is_broadcast: bool,
+}
+
+impl<B: Buffer> Host<B> {
+    /// Handles one complete Ethernet frame.
+    #[inline]
+    pub(super) fn receive_frame<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        frame: B,
+        pool: &mut A,
+    ) {
+        match FastUdp::parse(frame.head(), self.mac) {
+            Some(fast) => self.receive_fast(now, fast, frame, pool),
+            None => self.receive_slow(now, frame, pool),
+        }
+    }
+
+    /// The common case; everything out of the ordinary goes the slow way.
+    #[inline]
+    fn receive_fast<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        fast: FastUdp,
+        mut frame: B,
+        pool: &mut A,
+    ) {
+        let source = SocketAddrV4::new(fast.source, fast.source_port);
+        let destination = SocketAddrV4::new(fast.destination, fast.destination_port);
+        let is_ordinary = self.addresses.is_own(fast.destination)
+            && self.addresses.is_foreign_source(fast.source);
+        let socket = match is_ordinary {
+            true => self.sockets.find(source, destination, false),
+            false => None,
+        };
+        let Some(socket) = socket else {
+            return self.receive_slow(now, frame, pool);
+        };
+        self.counters.rx_bytes += frame.len() as u64;
+        frame.trim_front(fast::HEADERS);
+        if frame.head().len() != fast.payload || frame.is_chain() {
+            frame.truncate(fast.payload);
+        }
+        let datagram = UdpDatagram {
+            source: SocketAddr::V4(source),
+            destination: SocketAddr::V4(destination),
+            ttl: fast.ttl,
+            dscp_ecn: fast.dscp_ecn,
+            payload: frame,
+        };
+        match self.sockets.deliver(socket, datagram) {
+            Ok(()) => self.counters.delivered += 1,
+            Err(_) => self.drop_received(DropReason::MailboxFull),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn receive_slow<A: Allocator<Buffer = B>>(&mut self, now: Instant, frame: B, pool: &mut A) {
+        self.counters.rx_bytes += frame.len() as u64;
+        let Some(ethernet) = EthernetHeader::parse(frame.head()) else {
+            return self.drop_received(DropReason::Malformed);
+        };
+        let link = if ethernet.destination == self.mac {
+            Link::Unicast
+        } else if ethernet.destination.is_broadcast() {
+            Link::Broadcast
+        } else {
+            return self.drop_received(DropReason::NotForOurMac);
+        };
+        match ethernet.ethertype {
+            ethernet::IPV4 => {
+                let mut packet = frame;
+                packet.trim_front(ethernet::HEADER);
+                self.receive_ipv4(now, packet, link, pool);
+            }
+            ethernet::ARP => self.receive_arp(now, frame, pool),
+            _ => self.drop_received(DropReason::UnknownEtherType),
+        }
+    }
+
+    /// Handles an IPv4 packet (RFC 1122, section 3.2.1), whole or a fragment.
+    pub(super) fn receive_ipv4<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        mut packet: B,
+        link: Link,
+        pool: &mut A,
+    ) {
+        let header = match Ipv4Header::parse(packet.head(), packet.len()) {
+            Ok(header) => header,
+            Err(reason) => return self.drop_received(reason),
+        };
+        packet.truncate(header.total_length);
+        let is_broadcast = match self.addresses.kind(header.destination) {
+            // RFC 1122, section 3.3.6: no unicast address in a link-layer broadcast.
+            Kind::Own if link != Link::Broadcast => false,
+            Kind::Broadcast => true,
+            _ => return self.drop_received(DropReason::NotForOurAddress),
+        };
+        let is_good_source = match link {
+            Link::Loopback => self.addresses.is_own(header.source),
+            _ => self.addresses.is_foreign_source(header.source),
+        };
+        if !is_good_source {
+            return self.drop_received(DropReason::BadSource);
+        }
+        let arrival = Arrival {
+            header,
+            link,
+            is_broadcast,
+        };
+        if header.is_fragment() {
+            self.receive_fragment(now, packet, arrival, pool);
+        } else {
+            self.receive_whole(now, packet, &arrival, pool);
+        }
+    }
+
+    fn receive_fragment<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        packet: B,
+        arrival: Arrival,
+        pool: &mut A,
+    ) {
+        self.counters.held += 1;
+        let (outcome, given_up) = self.reassembly.add(now, &arrival.header, packet);
+        self.drop_held(DropReason::FragmentLimit, given_up);
+        match outcome {
+            Outcome::Held => {}
+            Outcome::Duplicate => {
+                self.counters.held -= 1;
+                self.counters.consumed += 1;
+            }
+            Outcome::Dropped { reason, fragments } => self.drop_held(reason, fragments),
+            Outcome::Whole(packet, fragments) => {
+                self.counters.held -= fragments;
+                self.counters.consumed += fragments - 1;
+                self.counters.reassembled += 1;
+                match Ipv4Header::parse(packet.head(), packet.len()) {
+                    Ok(header) => {
+                        let arrival = Arrival { header, ..arrival };
+                        self.receive_whole(now, packet, &arrival, pool);
+                    }
+                    Err(reason) => self.drop_received(reason),
+                }
+            }
+        }
+    }
+
+    fn receive_whole<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        packet: B,
+        arrival: &Arrival,
+        pool: &mut A,
+    ) {
+        match arrival.header.protocol {
+            ipv4::UDP => self.receive_udp(now, packet, arrival, pool),
+            ipv4::ICMP => self.receive_icmp(now, packet, arrival, pool),
+            _ => {
+                self.drop_received(DropReason::UnknownProtocol);
+                let code = icmp::PROTOCOL_UNREACHABLE;
+                self.send_error(now, &packet, arrival, icmp::UNREACHABLE, code, pool);
+            }
+        }
+    }
+
+    fn receive_udp<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        mut packet: B,
+        arrival: &Arrival,
+        pool: &mut A,
+    ) {
+        let header = &arrival.header;
+        let Some((source_port, destination_port, length)) = udp_fields(&packet, header) else {
+            return self.drop_received(DropReason::Malformed);
+        };
+        if !is_udp_intact(&packet, header, length) {
+            return self.drop_received(DropReason::Checksum);
+        }
+        let source = SocketAddrV4::new(header.source, source_port);
+        let destination = SocketAddrV4::new(header.destination, destination_port);
+        let Some(socket) = self.sockets.find(source, destination, arrival.is_broadcast) else {
+            self.drop_received(DropReason::NoSocket);
+            let code = icmp::PORT_UNREACHABLE;
+            return self.send_error(now, &packet, arrival, icmp::UNREACHABLE, code, pool);
+        };
+        packet.trim_front(header.header_length + udp::HEADER);
+        packet.truncate(length - udp::HEADER);
+        let datagram = UdpDatagram {
+            source: SocketAddr::V4(source),
+            destination: SocketAddr::V4(destination),
+            ttl: header.ttl,
+            dscp_ecn: header.dscp_ecn,
+            payload: packet,
+        };
+        match self.sockets.deliver(socket, datagram) {
+            Ok(()) => self.counters.delivered += 1,
+            Err(_) => self.drop_received(DropReason::MailboxFull),
+        }
+    }
+
+    /// Handles what the host sent to itself. An error answers no error, and nothing else is
+    /// answered but by a socket, so this ends.
+    pub(super) fn receive_looped<A: Allocator<Buffer = B>>(&mut self, now: Instant, pool: &mut A) {
+        while let Some(packet) = self.looped.pop_front() {
+            self.counters.looped += 1;
+            self.receive_ipv4(now, packet, Link::Loopback, pool);
+        }
+    }
+}
+
+/// Source port, destination port and length of the UDP datagram in `packet`; `None` if its
+/// length is less than a header or more than the packet (RFC 768).
+fn udp_fields<B: Buffer>(packet: &B, header: &Ipv4Header) -> Option<(u16, u16, usize)> {
+    let segment = packet.head().get(header.header_length..)?;
+    let [s0, s1, d0, d1, l0, l1, _, _] = *segment.first_chunk::<{ udp::HEADER }>()?;
+    let length = usize::from(u16::from_be_bytes([l0, l1]));
+    let is_plausible = (udp::HEADER..=header.payload_length()).contains(&length);
+    is_plausible.then_some((
+        u16::from_be_bytes([s0, s1]),
+        u16::from_be_bytes([d0, d1]),
+        length,
+    ))
+}
+
+/// Whether the UDP checksum over `length` bytes is right or absent.
+fn is_udp_intact<B: Buffer>(packet: &B, header: &Ipv4Header, length: usize) -> bool {
+    let field = packet.head().get(header.header_length + 6..);
+    if field.and_then(|field| field.first_chunk::<2>()) == Some(&[0, 0]) {
+        return true;
+    }
+    let mut sum =
+        Checksum::pseudo_header(header.source, header.destination, ipv4::UDP, length as u16);
+    add_range(&mut sum, packet, header.header_length, length);
+    sum.is_valid()
+}
+
+/// Adds `length` bytes from `start` on, over all segments.
+pub(super) fn add_range<B: Buffer>(sum: &mut Checksum, packet: &B, start: usize, length: usize) {
+    let (mut skip, mut left) = (start, length);
+    packet.for_each_segment(|segment| {
+        let skipped = skip.min(segment.len());
+        skip -= skipped;
+        let rest = segment.get(skipped..).unwrap_or_default();
+        let taken = rest.get(..left.min(rest.len())).unwrap_or_default();
+        left -= taken.len();
+        sum.add(taken);
+    });
+}

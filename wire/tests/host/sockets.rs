@@ -1,0 +1,211 @@
+//! Binding, connecting and closing sockets, and the settings of a host.
+
+use std::net::SocketAddr;
+
+use virtroupe_wire::{
+    BindError, ConnectError, DropReason, HeapBuffer, Host, HostConfig, HostError, Limits, MacAddr,
+};
+
+use crate::support::*;
+
+fn bind(bed: &mut Bed, local: &str) -> Result<virtroupe_wire::UdpSocketId, BindError> {
+    bed.host.bind_udp(local.parse().unwrap())
+}
+
+#[test]
+fn an_address_is_bound_once_and_is_ours() {
+    let mut bed = Bed::new(config());
+    let any = bed.bind("0.0.0.0:7");
+    let in_use: SocketAddr = "0.0.0.0:7".parse().unwrap();
+    assert_eq!(
+        bind(&mut bed, "0.0.0.0:7"),
+        Err(BindError::AddressInUse(in_use))
+    );
+    bed.bind("10.0.0.1:7");
+    assert!(matches!(
+        bind(&mut bed, "10.0.0.1:7"),
+        Err(BindError::AddressInUse(_))
+    ));
+    assert!(matches!(
+        bind(&mut bed, "10.0.0.2:7"),
+        Err(BindError::AddressNotOurs(_))
+    ));
+    assert!(matches!(
+        bind(&mut bed, "10.0.0.255:7"),
+        Err(BindError::AddressNotOurs(_))
+    ));
+    assert!(matches!(
+        bind(&mut bed, "[::]:7"),
+        Err(BindError::Unsupported(_))
+    ));
+    bed.host.close_udp(any);
+    let again = bed.bind("0.0.0.0:7");
+    assert_ne!(any, again, "a name is not used again");
+    assert_eq!(bed.host.udp_local(any), None);
+    assert_eq!(bed.host.udp_local(again), Some(in_use));
+}
+
+#[test]
+fn ephemeral_ports_are_spread_and_run_out() {
+    let mut bed = Bed::new(config());
+    let mut ports = Vec::new();
+    for _ in 0..16_384 {
+        let socket = bed.bind("0.0.0.0:0");
+        ports.push(bed.host.udp_local(socket).unwrap().port());
+    }
+    assert!(
+        ports
+            .windows(2)
+            .take(100)
+            .filter(|pair| pair[0].abs_diff(pair[1]) == 1)
+            .count()
+            < 10
+    );
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!((ports.len(), ports[0]), (16_384, 49_152));
+    assert_eq!(bind(&mut bed, "0.0.0.0:0"), Err(BindError::NoPorts));
+}
+
+#[test]
+fn the_number_of_sockets_is_bounded() {
+    let limits = Limits {
+        sockets: 2,
+        ..Limits::default()
+    };
+    let mut bed = Bed::new(HostConfig { limits, ..config() });
+    let first = bed.bind("0.0.0.0:1");
+    bed.bind("0.0.0.0:2");
+    assert_eq!(bind(&mut bed, "0.0.0.0:3"), Err(BindError::TooManySockets));
+    bed.host.close_udp(first);
+    bed.bind("0.0.0.0:3");
+}
+
+#[test]
+fn the_most_specific_socket_gets_a_datagram() {
+    let mut bed = Bed::new(HostConfig {
+        addresses: vec![
+            "10.0.0.1/24".parse().unwrap(),
+            "10.0.0.9/24".parse().unwrap(),
+        ],
+        ..config()
+    });
+    let any = bed.bind("0.0.0.0:7");
+    let specific = bed.bind("10.0.0.1:7");
+    let nine = [10, 0, 0, 9].into();
+    bed.receive(&udp((PEER, 9), (OUR, 7), b"x"));
+    bed.receive(&udp((PEER, 9), (nine, 7), b"x"));
+    assert_eq!(
+        (bed.received(specific).len(), bed.received(any).len()),
+        (1, 1)
+    );
+    // A connected one gets what its peer sends, and nothing else.
+    bed.host.connect_udp(any, (PEER, 9).into()).unwrap();
+    bed.receive(&udp((PEER, 9), (OUR, 7), b"x"));
+    assert_eq!(
+        (bed.received(specific).len(), bed.received(any).len()),
+        (0, 1)
+    );
+    bed.receive(&udp((PEER, 10), (OUR, 7), b"x"));
+    assert_eq!(
+        (bed.received(specific).len(), bed.received(any).len()),
+        (1, 0)
+    );
+    assert_eq!(
+        bed.receive(&udp((PEER, 10), (nine, 7), b"x")).len(),
+        1,
+        "port unreachable"
+    );
+    assert_eq!(bed.dropped(DropReason::NoSocket), 1);
+}
+
+#[test]
+fn a_peer_is_one_host() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    for bad in ["10.0.0.255:1", "224.0.0.1:1", "0.0.0.0:1", "10.0.0.2:0"] {
+        let bad: SocketAddr = bad.parse().unwrap();
+        assert_eq!(
+            bed.host.connect_udp(socket, bad),
+            Err(ConnectError::BadPeer(bad))
+        );
+    }
+    let v6: SocketAddr = "[::1]:1".parse().unwrap();
+    assert_eq!(
+        bed.host.connect_udp(socket, v6),
+        Err(ConnectError::Unsupported(v6))
+    );
+    bed.host.close_udp(socket);
+    let closed = bed.host.connect_udp(socket, (PEER, 9).into());
+    assert_eq!(closed, Err(ConnectError::Closed));
+}
+
+#[test]
+fn what_waits_in_a_closed_socket_is_counted() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    for _ in 0..3 {
+        bed.receive(&udp((PEER, 9), (OUR, 7), b"x"));
+    }
+    bed.host.close_udp(socket);
+    bed.host.close_udp(socket);
+    assert_eq!(bed.dropped(DropReason::SocketClosed), 3);
+    bed.check();
+    assert_eq!(bed.host.take_ready_udp(), None);
+    assert!(bed.host.udp_received(socket).is_none());
+    let (outcome, refused) = bed.send(socket, (PEER, 9), &[b"x", b"y"]);
+    assert_eq!((outcome.accepted, outcome.refused), (0, 2));
+    assert!(
+        refused
+            .iter()
+            .all(|send| send.refused == Some(DropReason::SocketClosed))
+    );
+}
+
+fn host(config: HostConfig) -> Result<(), HostError> {
+    Host::<HeapBuffer>::new(config, 1).map(|_| ())
+}
+
+#[test]
+fn settings_that_can_not_be_are_refused() {
+    let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
+    let with = |address: &str| HostConfig {
+        addresses: vec![net(address)],
+        ..config()
+    };
+    assert_eq!(host(config()), Ok(()));
+    for bad in [
+        "10.0.0.0/24",
+        "10.0.0.255/24",
+        "127.0.0.1/8",
+        "224.0.0.1/4",
+        "0.0.0.0/32",
+    ] {
+        assert_eq!(host(with(bad)), Err(HostError::Address(net(bad))));
+    }
+    assert!(matches!(host(with("fe80::1/64")), Err(HostError::Ipv6(_))));
+    let bad = |change: fn(&mut HostConfig)| {
+        let mut config = config();
+        change(&mut config);
+        host(config).unwrap_err()
+    };
+    let group = MacAddr([1, 0, 0, 0, 0, 1]);
+    assert_eq!(
+        bad(|config| config.mac = MacAddr([1, 0, 0, 0, 0, 1])),
+        HostError::Mac(group)
+    );
+    assert_eq!(bad(|config| config.mtu = 67), HostError::Mtu(67));
+    assert_eq!(bad(|config| config.addresses.clear()), HostError::NoAddress);
+    assert_eq!(bad(|config| config.ttl = 0), HostError::Ttl);
+    assert_eq!(
+        bad(|config| config.limits.neighbors = 0),
+        HostError::ZeroLimit("neighbors")
+    );
+    for gateway in [[10, 0, 1, 1], [10, 0, 0, 1], [10, 0, 0, 255]] {
+        let config = HostConfig {
+            gateway: Some(gateway.into()),
+            ..config()
+        };
+        assert_eq!(host(config), Err(HostError::Gateway(gateway.into())));
+    }
+}

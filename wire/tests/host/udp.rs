@@ -1,0 +1,266 @@
+//! UDP: validation, sending, loopback and broadcast.
+
+use std::net::Ipv4Addr;
+
+use virtroupe_wire::{Buffer, DropReason, HeapBuffer, HostConfig, Payload, UdpSend};
+
+use crate::support::*;
+
+#[test]
+fn a_datagram_is_delivered_with_everything_about_it() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    bed.receive(&ipv4(17, OUR, &segment(9, 7, b"payload"), |header| {
+        header.time_to_live = 3;
+        header.dscp = 46.try_into().unwrap();
+        header.ecn = 3.try_into().unwrap();
+    }));
+    assert_eq!(bed.host.take_ready_udp(), Some(socket));
+    assert_eq!(bed.host.take_ready_udp(), None);
+    let datagram = bed.received(socket).remove(0);
+    assert_eq!(datagram.source, (PEER, 9).into());
+    assert_eq!(datagram.destination, (OUR, 7).into());
+    assert_eq!((datagram.ttl, datagram.dscp(), datagram.ecn()), (3, 46, 3));
+    assert_eq!(datagram.payload.to_vec(), b"payload");
+    assert!(
+        datagram.payload.headroom() >= 42,
+        "the headers became headroom"
+    );
+}
+
+#[test]
+fn a_segment_under_8_bytes_is_malformed() {
+    let mut bed = Bed::new(config());
+    bed.bind("0.0.0.0:7");
+    for length in 0..8 {
+        bed.receive(&ipv4(17, OUR, &segment(9, 7, b"")[..length], |_| ()));
+    }
+    assert_eq!(bed.dropped(DropReason::Malformed), 8);
+}
+
+#[test]
+fn the_udp_length_is_verified() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    for length in [0_u16, 7, 16, 65_535] {
+        let mut bytes = segment(9, 7, b"payload");
+        bytes[4..6].copy_from_slice(&length.to_be_bytes());
+        bed.receive(&ipv4(17, OUR, &bytes, |_| ()));
+    }
+    assert_eq!(bed.dropped(DropReason::Malformed), 4);
+    // Bytes beyond the UDP length are not part of the datagram.
+    let mut bytes = segment(9, 7, b"payload");
+    bytes.extend_from_slice(b"beyond");
+    bed.receive(&ipv4(17, OUR, &bytes, |_| ()));
+    assert_eq!(bed.received(socket)[0].payload.to_vec(), b"payload");
+}
+
+#[test]
+fn the_udp_checksum_is_verified_unless_it_is_zero() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    let mut frame = udp((PEER, 9), (OUR, 7), b"payload");
+    frame[48] ^= 0x40;
+    assert!(bed.receive(&frame).is_empty());
+    assert_eq!(bed.dropped(DropReason::Checksum), 1);
+    frame[40..42].fill(0);
+    bed.receive(&frame);
+    assert_eq!(bed.received(socket).len(), 1);
+}
+
+#[test]
+fn a_checksum_of_zero_is_sent_as_ones() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    let _ = bed.send(socket, (PEER, 9), &[b"\0\0"]);
+    let frame = bed.sent().remove(0);
+    // The payload that makes the sum all ones is the checksum of the datagram without it.
+    let _ = bed.send(socket, (PEER, 9), &[&frame[40..42]]);
+    let frame = bed.sent().remove(0);
+    assert_eq!(frame[40..42], [0xff, 0xff]);
+    read_udp(&frame);
+}
+
+#[test]
+fn a_reply_goes_back_in_the_same_memory() {
+    let mut bed = Bed::new(HostConfig {
+        owned: vec!["172.16.0.0/16".parse().unwrap()],
+        ..config()
+    });
+    let socket = bed.bind("0.0.0.0:7");
+    let asked = Ipv4Addr::new(172, 16, 3, 4);
+    bed.pool.left = 0;
+    bed.receive(&udp((PEER, 9), (asked, 7), b"echo"));
+    let mut burst: Vec<_> = bed
+        .received(socket)
+        .into_iter()
+        .map(UdpSend::reply)
+        .collect();
+    assert_eq!(bed.send_burst(socket, &mut burst).accepted, 1);
+    let sent = bed.sent();
+    assert_eq!(sent[0][..6], PEER_MAC.0);
+    assert_eq!(read_udp(&sent[0]), (7, 9, b"echo".to_vec()));
+    assert_eq!(
+        read_ipv4(&sent[0]).0.source,
+        asked.octets(),
+        "the address that was asked"
+    );
+}
+
+#[test]
+fn each_bad_datagram_is_refused_and_the_others_go() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    let good = || UdpSend::new((PEER, 9).into(), Payload::Buffer(HeapBuffer::new(b"x")));
+    let too_big = Payload::Bytes(vec![0; 65_508].into());
+    let mut burst = vec![
+        good(),
+        UdpSend::new((PEER, 9).into(), too_big),
+        UdpSend::new(([192, 0, 2, 1], 9).into(), Payload::Bytes("x".into())),
+        UdpSend::new(([127, 0, 0, 1], 9).into(), Payload::Bytes("x".into())),
+        UdpSend::new(([224, 0, 0, 1], 9).into(), Payload::Bytes("x".into())),
+        UdpSend::new(([10, 0, 0, 0], 9).into(), Payload::Bytes("x".into())),
+        UdpSend::new("[::1]:9".parse().unwrap(), Payload::Bytes("x".into())),
+        UdpSend::new((PEER, 0).into(), Payload::Bytes("x".into())),
+        UdpSend {
+            ttl: Some(0),
+            ..good()
+        },
+        UdpSend {
+            source: Some(PEER.into()),
+            ..good()
+        },
+        good(),
+    ];
+    let outcome = bed.send_burst(socket, &mut burst);
+    assert_eq!((outcome.accepted, outcome.refused), (2, 9));
+    let reasons: Vec<_> = burst.iter().filter_map(|send| send.refused).collect();
+    use DropReason::{BadSource, Malformed, NoRoute, TooBig};
+    let no_route = [NoRoute; 5];
+    assert_eq!(reasons[0], TooBig);
+    assert_eq!(reasons[1..6], no_route);
+    assert_eq!(reasons[6..], [Malformed, Malformed, BadSource]);
+    assert_eq!(bed.sent().len(), 2);
+}
+
+#[test]
+fn a_full_ring_refuses_the_rest_in_order() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    bed.host.set_transmit_room(2);
+    let (outcome, mut refused) = bed.send(socket, (PEER, 9), &[b"0", b"1", b"2", b"3", b"4"]);
+    assert_eq!((outcome.accepted, outcome.refused), (2, 3));
+    assert!(
+        refused
+            .iter()
+            .all(|send| send.refused == Some(DropReason::RingFull))
+    );
+    assert_eq!(bed.dropped(DropReason::RingFull), 3);
+    bed.host.transmit().clear();
+    bed.host.set_transmit_room(10);
+    assert_eq!(bed.send_burst(socket, &mut refused).accepted, 3);
+    let sent: Vec<_> = bed.sent().iter().map(|frame| read_udp(frame).2).collect();
+    assert_eq!(sent, [b"2", b"3", b"4"]);
+}
+
+#[test]
+fn a_payload_without_headroom_is_chained_behind_headers() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    let mut payload = HeapBuffer::new(b"payload");
+    let filler = payload.headroom();
+    payload.prepend(filler).unwrap().fill(b'-');
+    let expected = payload.to_vec();
+    let mut burst = vec![UdpSend::new((PEER, 9).into(), Payload::Buffer(payload))];
+    assert_eq!(bed.send_burst(socket, &mut burst).accepted, 1);
+    assert_eq!(read_udp(&bed.sent()[0]).2, expected);
+}
+
+#[test]
+fn what_is_sent_to_our_own_address_loops_back() {
+    let mut bed = Bed::new(HostConfig {
+        owned: vec!["172.16.0.0/16".parse().unwrap()],
+        ..config()
+    });
+    bed.host.set_transmit_room(0);
+    let from = bed.bind("10.0.0.1:9");
+    let to = bed.bind("0.0.0.0:7");
+    for own in [OUR, [172, 16, 9, 9].into()] {
+        for length in [0, 5, 65_507] {
+            let (outcome, _) = bed.send(from, (own, 7), &[&pattern(length)]);
+            assert_eq!(outcome.accepted, 1);
+            let datagram = bed.received(to).remove(0);
+            assert_eq!(datagram.payload.to_vec(), pattern(length));
+            assert_eq!(datagram.source, (OUR, 9).into());
+            let _ = bed.send_burst(to, &mut vec![UdpSend::reply(datagram)]);
+            assert_eq!(bed.received(from)[0].source, (own, 7).into());
+        }
+    }
+    assert!(bed.host.transmit().is_empty());
+    assert_eq!(bed.host.counters().looped, 12);
+    // A closed port of ours is an error for our socket.
+    let _ = bed.send(from, (OUR, 1), &[b"anyone?"]);
+    assert_eq!(bed.host.udp_errors(from).unwrap().len(), 1);
+}
+
+#[test]
+fn loopback_is_bounded() {
+    let mut bed = Bed::new(config());
+    let from = bed.bind("0.0.0.0:9");
+    let to = bed.bind("0.0.0.0:7");
+    let payloads = vec![&b"x"[..]; 300];
+    let (outcome, refused) = bed.send(from, (OUR, 7), &payloads);
+    assert_eq!((outcome.accepted, outcome.refused), (256, 44));
+    assert_eq!(refused[0].refused, Some(DropReason::RingFull));
+    assert_eq!(bed.received(to).len(), 256);
+}
+
+#[test]
+fn broadcasts_are_received_by_sockets_bound_to_any_and_answered_from_our_address() {
+    let mut bed = Bed::new(config());
+    let any = bed.bind("0.0.0.0:7");
+    let specific = bed.bind("10.0.0.1:7");
+    for destination in [BROADCAST, Ipv4Addr::BROADCAST] {
+        let mut frame = udp((PEER, 9), (destination, 7), b"everyone");
+        frame[..6].fill(0xff);
+        bed.receive(&frame);
+        assert!(bed.received(specific).is_empty());
+        let datagram = bed.received(any).remove(0);
+        assert_eq!(datagram.destination, (destination, 7).into());
+        assert_eq!(
+            bed.send_burst(any, &mut vec![UdpSend::reply(datagram)])
+                .accepted,
+            1
+        );
+        assert_eq!(read_ipv4(&bed.sent()[0]).0.source, OUR.octets());
+    }
+}
+
+#[test]
+fn a_broadcast_is_sent_to_every_station() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    for destination in [BROADCAST, Ipv4Addr::BROADCAST] {
+        let _ = bed.send(socket, (destination, 9), &[b"everyone"]);
+        let frame = bed.sent().remove(0);
+        assert_eq!(frame[..6], [0xff; 6]);
+        assert_eq!(read_ipv4(&frame).0.destination, destination.octets());
+    }
+}
+
+#[test]
+fn a_socket_that_is_not_read_holds_a_bounded_number_of_datagrams() {
+    let mut bed = Bed::new(HostConfig {
+        limits: virtroupe_wire::Limits {
+            socket_queue: 10,
+            ..Default::default()
+        },
+        ..config()
+    });
+    let socket = bed.bind("0.0.0.0:7");
+    for _ in 0..25 {
+        bed.receive(&udp((PEER, 9), (OUR, 7), b"x"));
+    }
+    assert_eq!(bed.host.udp_received(socket).unwrap().len(), 10);
+    assert_eq!(bed.dropped(DropReason::MailboxFull), 15);
+}
