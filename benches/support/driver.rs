@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, PipeReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -159,7 +160,8 @@ impl Running {
 pub struct Program {
     name: &'static str,
     child: Child,
-    output: Option<JoinHandle<Vec<String>>>,
+    output: JoinHandle<()>,
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Program {
@@ -172,10 +174,13 @@ impl Program {
             .stderr(writer);
         let child = cores::spawn_on(core, &mut command)?;
         drop(command); // and with it our ends of the pipe
+        let lines = Arc::default();
+        let collected = Arc::clone(&lines);
         Ok(Program {
             name,
             child,
-            output: Some(thread::spawn(move || collect_lines(reader))),
+            output: thread::spawn(move || collect_lines(reader, &collected)),
+            lines,
         })
     }
 
@@ -228,11 +233,15 @@ impl Program {
         })
     }
 
+    /// What the program printed. Its own children may hold the pipe open after its end, so the
+    /// end of the output is waited for within a limit.
     fn lines(&mut self) -> Vec<String> {
-        let reader = self.output.take();
-        reader
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_default()
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !self.output.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let lines = self.lines.lock();
+        lines.map(|lines| lines.clone()).unwrap_or_default()
     }
 
     fn failure(&mut self, what: &str) -> String {
@@ -256,15 +265,16 @@ impl Drop for Program {
 }
 
 /// Reads to the end; of a long output the last lines are kept.
-fn collect_lines(reader: PipeReader) -> Vec<String> {
-    let mut lines = Vec::new();
+fn collect_lines(reader: PipeReader, collected: &Mutex<Vec<String>>) {
     for line in BufReader::new(reader).lines().map_while(Result::ok) {
+        let Ok(mut lines) = collected.lock() else {
+            return;
+        };
         if lines.len() >= 2000 {
             lines.drain(..1000);
         }
         lines.push(line);
     }
-    lines
 }
 
 /// Builds an example of this package in the release profile and returns its path.

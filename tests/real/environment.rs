@@ -119,10 +119,7 @@ fn the_udp_client_accepts_an_echo_and_nothing_else() -> Outcome<()> {
         spoilt.to_string().contains("first difference at Some(333)"),
         "{spoilt}"
     );
-    assert!(
-        udp_echo(&namespace, address, 13..=13).is_err(),
-        "the server has gone"
-    );
+    namespace.enter(|| UdpSocket::bind("127.0.0.1:0")?.send_to(&[0; 13], address))??;
     echo.join().expect("the server does not panic")?;
     Ok(())
 }
