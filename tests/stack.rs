@@ -1,0 +1,16 @@
+//! The whole stack in one process: supervisor, actors and driver on the embedded device.
+//!
+//! Every test has its own device and link. None depends on timing: waiting ends with what is
+//! waited for, and a limit that is far away makes a hang a failure.
+//!
+//! Time budget of this suite: 20 s.
+
+mod stack {
+    pub mod support;
+
+    mod lifecycle;
+    mod load;
+    mod packets;
+    mod start_up;
+    mod udp;
+}
