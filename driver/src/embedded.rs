@@ -22,6 +22,7 @@ mod runner;
 pub mod source;
 pub mod stats;
 mod steering;
+pub mod tap;
 mod transport;
 
 pub use backend::{Attachment, Backend, Deliver, Delivery, Packet, Port};
@@ -32,4 +33,5 @@ pub use ring::RingFault;
 pub use runner::monotonic_now;
 pub use source::{PacketSource, SourceConfig, SourceMonitor, SourceStats};
 pub use stats::{Count, EmbeddedStats};
+pub use tap::{Tap, TapConfig};
 pub use transport::{EmbeddedHandle, EmbeddedStepper, EmbeddedTransport};

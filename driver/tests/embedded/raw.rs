@@ -176,6 +176,16 @@ impl RawQueue {
             .load(Ordering::Acquire)
     }
 
+    /// Whether the device asked for a doorbell for what became available since index `old`.
+    pub fn wants_doorbell(&self, old: u16) -> bool {
+        if self.event_index {
+            // The event index lies in [old, available).
+            self.avail_event().wrapping_sub(old) < self.available.wrapping_sub(old)
+        } else {
+            self.used_flags() == 0
+        }
+    }
+
     /// Asks for an interrupt when the device uses more than is known (or suppresses it).
     pub fn set_interrupts(&self, on: bool) {
         if self.event_index {
@@ -264,7 +274,6 @@ pub fn encode((address, length, flags, next): Raw) -> [u8; 16] {
 /// A driver of `pairs` queue pairs: queue 2n receives, 2n + 1 transmits.
 pub struct RawDriver {
     pub queues: Vec<RawQueue>,
-    pub memory: Arc<DmaMemory>,
 }
 
 impl RawDriver {
@@ -313,7 +322,7 @@ impl RawDriver {
             });
         }
         transport.enable(pairs).expect("enabled");
-        RawDriver { queues, memory }
+        RawDriver { queues }
     }
 
     pub fn rx(&mut self) -> &mut RawQueue {

@@ -38,24 +38,27 @@ fn receive_one(queue: &mut RawQueue) -> Vec<u8> {
         let mut frames = queue.receive();
         if !frames.is_empty() {
             assert_eq!(frames.len(), 1);
-            queue.post(1, BUFFER);
+            post_and_notify(queue, 1);
             return frames.remove(0);
         }
         wait(queue);
     }
 }
 
-/// As a driver does that respects the wish of the device for a doorbell.
-fn send_and_notify(queue: &mut RawQueue, bytes: &[u8], event_index: bool) {
-    let old = queue.available;
+fn send_and_notify(queue: &mut RawQueue, bytes: &[u8]) {
     queue.take_used();
-    queue.send(bytes);
-    let wanted = if event_index {
-        queue.avail_event() == old
-    } else {
-        queue.used_flags() == 0
-    };
-    if wanted {
+    notify_after(queue, |queue| queue.send(bytes));
+}
+
+fn post_and_notify(queue: &mut RawQueue, count: usize) {
+    notify_after(queue, |queue| queue.post(count, BUFFER));
+}
+
+/// Rings the doorbell if `offer` made available what the device waits for.
+fn notify_after(queue: &mut RawQueue, offer: impl FnOnce(&mut RawQueue)) {
+    let old = queue.available;
+    offer(queue);
+    if queue.wants_doorbell(old) {
         queue.notifiers.doorbell.ring();
     }
 }
@@ -70,13 +73,12 @@ fn two_devices_sleep_between_frames_and_wake_for_each() {
             });
             let (_ta, ha, mut a) = threaded(left, without);
             let (_tb, _hb, mut b) = threaded(right, without);
-            a.rx().post(4, BUFFER);
-            b.rx().post(4, BUFFER);
-            let event_index = without == FeatureBits::NONE;
+            post_and_notify(a.rx(), 4);
+            post_and_notify(b.rx(), 4);
             for i in 0..100 {
-                send_and_notify(a.tx(), &frame(i, 100), event_index);
+                send_and_notify(a.tx(), &frame(i, 100));
                 assert_eq!(receive_one(b.rx()), frame(i, 100));
-                send_and_notify(b.tx(), &frame(i, 80), event_index);
+                send_and_notify(b.tx(), &frame(i, 80));
                 assert_eq!(receive_one(a.rx()), frame(i, 80));
             }
             let stats = ha.stats();
@@ -94,7 +96,7 @@ fn a_device_that_waits_for_buffers_wakes_when_they_are_posted() {
     let (_ta, ha, mut a) = threaded(left, FeatureBits::NONE);
     let (_tb, hb, mut b) = threaded(right, FeatureBits::NONE);
     for i in 0..10 {
-        send_and_notify(a.tx(), &frame(i, 60), true);
+        send_and_notify(a.tx(), &frame(i, 60));
     }
     // All is in the link when the sender has used every buffer; then let the receiver sleep.
     while a.tx().used_index() != 10 {
@@ -106,11 +108,7 @@ fn a_device_that_waits_for_buffers_wakes_when_they_are_posted() {
     }
     for i in 0..10 {
         b.rx().set_interrupts(true);
-        let old = b.rx().available;
-        b.rx().post(1, BUFFER);
-        if b.rx().avail_event() == old {
-            b.rx().notifiers.doorbell.ring();
-        }
+        post_and_notify(b.rx(), 1);
         let mut frames = b.rx().receive();
         while frames.is_empty() {
             wait(b.rx());
@@ -144,9 +142,9 @@ fn a_reset_under_load_stops_all_access_before_it_returns() {
     let (mut transport, _handle, mut a) = threaded(left, FeatureBits::NONE);
     let (_tb, _hb, mut b) = threaded(right, FeatureBits::NONE);
     for round in 0..50 {
-        a.rx().post(32, BUFFER);
+        post_and_notify(a.rx(), 32);
         for i in 0..32 {
-            send_and_notify(b.tx(), &frame(i, 60), true);
+            send_and_notify(b.tx(), &frame(i, 60));
         }
         transport.reset().expect("reset");
         let used = (a.rx().used_index(), a.tx().used_index());

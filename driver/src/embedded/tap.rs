@@ -1,0 +1,176 @@
+//! A TAP interface behind the device: the other end of the wire is the kernel.
+
+mod interface;
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::sys::uio::{readv, writev};
+use virtroupe_wire::Instant;
+
+use super::backend::{Attachment, Backend, Deliver, Delivery, Packet, Port};
+use super::header::NetHeader;
+use super::stats::Count;
+use crate::transport::TransportError;
+
+/// Which TAP interface, and how the kernel's side of it is set up. By default nothing but the
+/// interface itself is: that suits one that the administrator has made and configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TapConfig {
+    /// Name of the interface, 1 to 15 bytes. It is created if there is none, and then goes away
+    /// with the device; creating needs `CAP_NET_ADMIN`.
+    pub name: String,
+    /// Whether to bring the interface up.
+    pub up: bool,
+    /// MTU of the kernel's side in bytes. Default none: it stays as it is (1500 if new).
+    pub mtu: Option<u16>,
+    /// Address and network of the kernel's side. Default none: it stays as it is.
+    pub kernel_address: Option<Ipv4Net>,
+    /// Whether the interface has a queue for each queue pair (`IFF_MULTI_QUEUE`). Needed with
+    /// more than one pair; an existing interface must have been created so.
+    pub multi_queue: bool,
+}
+
+/// A TAP interface as a backend. It is opened when its device is made.
+#[derive(Debug)]
+pub struct Tap {
+    config: TapConfig,
+}
+
+impl Tap {
+    /// The interface that `config` describes.
+    pub fn new(config: TapConfig) -> Self {
+        Tap { config }
+    }
+}
+
+impl Backend for Tap {
+    fn name(&self) -> String {
+        format!("tap:{}", self.config.name)
+    }
+
+    fn open(self: Box<Self>, device: &Attachment) -> Result<Vec<Box<dyn Port>>, TransportError> {
+        let TapConfig {
+            name,
+            up,
+            mtu,
+            kernel_address,
+            multi_queue,
+        } = &self.config;
+        if device.pairs > 1 && !multi_queue {
+            return Err(TransportError::Device {
+                device: self.name(),
+                problem: format!(
+                    "{} queue pairs need a TAP interface with as many queues; set `multi_queue`",
+                    device.pairs
+                ),
+            });
+        }
+        let mut ports: Vec<Box<dyn Port>> = Vec::new();
+        for _ in 0..device.pairs {
+            ports.push(Box::new(TapPort::new(interface::open_queue(
+                name,
+                *multi_queue,
+            )?)));
+        }
+        if let Some(mtu) = mtu {
+            interface::set_mtu(name, *mtu)?;
+        }
+        if let Some(address) = kernel_address {
+            interface::set_address(name, *address)?;
+        }
+        if *up {
+            interface::bring_up(name)?;
+        }
+        Ok(ports)
+    }
+}
+
+/// The longest packet that the kernel hands out: IP and Ethernet with a VLAN tag.
+const LONGEST: usize = 65_535 + 18;
+
+/// One queue of the interface. The interface and its file exchange each packet behind the header
+/// that virtio has, because `IFF_VNET_HDR` is set.
+struct TapPort {
+    file: OwnedFd,
+    buffer: Vec<u8>,
+    /// Length of a frame in `buffer` that waits for the driver to post a receive buffer. A reset
+    /// forgets it; like whatever waits in the kernel's queue it is then nobody's.
+    held: Option<usize>,
+}
+
+impl TapPort {
+    fn new(file: OwnedFd) -> Self {
+        TapPort {
+            file,
+            buffer: vec![0; LONGEST],
+            held: None,
+        }
+    }
+
+    /// Reads one frame into `buffer`; `None` if there is none. No offload is set on the
+    /// interface, so the header asks for nothing and is not looked at.
+    fn read(&mut self) -> io::Result<Option<usize>> {
+        let mut header = [0; NetHeader::LENGTH];
+        let mut parts = [
+            IoSliceMut::new(&mut header),
+            IoSliceMut::new(&mut self.buffer),
+        ];
+        match readv(&self.file, &mut parts) {
+            Ok(length) => Ok(length.checked_sub(NetHeader::LENGTH)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Port for TapPort {
+    fn transmit(&mut self, _now: Instant, burst: &mut [Packet]) -> Count {
+        let mut refused = Count::default();
+        for packet in burst.iter() {
+            let header = packet.header.to_bytes();
+            let parts = [IoSlice::new(&header), IoSlice::new(&packet.bytes)];
+            // Fails while the interface is down (EIO), and for frames that the kernel does not
+            // take; a file that is gone is found by the next read.
+            if writev(&self.file, &parts).is_err() {
+                refused.add(packet.bytes.len());
+            }
+        }
+        refused
+    }
+
+    fn receive(
+        &mut self,
+        _now: Instant,
+        limit: usize,
+        deliver: &mut Deliver<'_>,
+    ) -> io::Result<usize> {
+        let mut delivered = 0;
+        while delivered < limit {
+            let length = match self.held.take() {
+                Some(length) => length,
+                None => match self.read()? {
+                    Some(length) => length,
+                    None => break,
+                },
+            };
+            let frame = self.buffer.get(..length).unwrap_or_default();
+            if deliver(&NetHeader::default(), frame) == Delivery::NoBuffer {
+                self.held = Some(length);
+                break;
+            }
+            delivered += 1;
+        }
+        Ok(delivered)
+    }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+
+    fn reset(&mut self) {
+        self.held = None;
+    }
+}
