@@ -9,6 +9,21 @@
 //!        -> rings in DmaMemory <-> Pair <-> Port (link, source, TAP)
 //!                                   ^ stepped by a thread of the device, or inline
 //! ```
+//!
+//! Two devices on a link that loses one frame in a hundred, each with a thread of its own:
+//!
+//! ```
+//! use virtroupe_driver::embedded::{DeviceThread, EmbeddedConfig, EmbeddedTransport, Link, LinkConfig};
+//!
+//! let (left, right) = Link::pair(LinkConfig { loss: 0.01, seed: 7, ..LinkConfig::default() });
+//! let monitor = left.monitor();
+//! let thread = DeviceThread::default();
+//! let (left, _) = EmbeddedTransport::threaded(EmbeddedConfig::default(), left, thread)?;
+//! let (right, handle) = EmbeddedTransport::threaded(EmbeddedConfig::default(), right, thread)?;
+//! // Each transport goes to a driver; the handle and the monitor stay here.
+//! assert_eq!(handle.stats().to_driver.frames, monitor.outbound().delivered);
+//! # Ok::<(), virtroupe_driver::transport::TransportError>(())
+//! ```
 
 pub mod backend;
 pub mod config;

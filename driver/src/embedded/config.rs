@@ -17,7 +17,8 @@ pub struct EmbeddedConfig {
     /// The largest IP packet, in bytes: 68 to 65535, default 1500. Longer frames of the driver
     /// are dropped and counted.
     pub mtu: u16,
-    /// Number of queue pairs: 1 (default) to 128. More than one needs the feature MQ.
+    /// Number of queue pairs: 1 (default) to 128. More than one needs the feature MQ. There is no
+    /// control queue: as with vhost-user, the transport says how many pairs run.
     pub queue_pairs: u16,
     /// The largest ring: a power of two, 2 to 32768, default 1024.
     pub max_queue_size: u16,

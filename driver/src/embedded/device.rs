@@ -15,6 +15,7 @@ use super::pair::{Pair, PairFault};
 use super::runner::Waker;
 use super::stats::EmbeddedStats;
 use super::steering::Steering;
+use crate::features::FeatureBits;
 use crate::transport::{DeviceEvent, TransportError};
 
 /// One embedded device, shared by its transport, its handles and its thread.
@@ -25,8 +26,6 @@ pub(super) struct Device {
     name: String,
     config: EmbeddedConfig,
     pairs: Vec<Mutex<Pair>>,
-    /// Duplicates of the ports' files, so that they can be polled without a lock.
-    readiness: Vec<Option<OwnedFd>>,
     waker: Arc<Waker>,
     steering: Arc<Steering>,
     events: Events,
@@ -56,15 +55,10 @@ impl Device {
             waker: Arc::clone(&waker),
             steering: Arc::clone(&steering),
         })?;
-        let mut readiness = Vec::new();
         let mut pairs = Vec::new();
         for (index, port) in (0u16..).zip(ports) {
-            let file = port.readiness().map(|file| file.try_clone_to_owned());
-            readiness.push(
-                file.transpose()
-                    .map_err(|e| system("cannot duplicate a file", e))?,
-            );
-            let pair = Pair::new(index, port, Arc::clone(&steering), config.mtu);
+            let pair = Pair::new(index, port, Arc::clone(&steering), config.mtu)
+                .map_err(|e| system("cannot duplicate a file", e))?;
             pairs.push(Mutex::new(pair));
         }
         let events = Events::new().map_err(|e| system("cannot create an eventfd", e.into()))?;
@@ -72,7 +66,6 @@ impl Device {
             name,
             config,
             pairs,
-            readiness,
             waker,
             steering,
             events,
@@ -133,6 +126,7 @@ impl Device {
             }
             PairFault::Backend(error) => {
                 tracing::warn!(device, %error, "the backend of an embedded device is gone");
+                self.unplugged.store(true, Ordering::Relaxed);
                 self.events
                     .push(DeviceEvent::Lost(format!("the backend failed: {error}")));
             }
@@ -165,6 +159,7 @@ impl Device {
     /// Takes all rings away: nothing touches the driver's memory when this returns.
     pub(super) fn reset(&self) {
         self.with_pairs(Pair::reset);
+        self.events.forget(&DeviceEvent::NeedsReset);
         self.steering.activate(1);
     }
 
@@ -183,20 +178,14 @@ impl Device {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.pairs
             .iter()
-            .filter_map(|pair| {
-                let pair = lock(pair);
-                pair.can_receive().then(|| pair.port().deadline()).flatten()
-            })
+            .filter_map(|pair| lock(pair).deadline())
             .min()
     }
 
     /// The files of the ports that could deliver.
-    pub(super) fn readiness(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.pairs
-            .iter()
-            .zip(&self.readiness)
-            .filter(|(pair, _)| lock(pair).can_receive())
-            .filter_map(|(_, file)| file.as_ref().map(AsFd::as_fd))
+    pub(super) fn readiness(&self) -> Vec<Arc<OwnedFd>> {
+        let file = |pair| lock(pair).readiness();
+        self.pairs.iter().filter_map(file).collect()
     }
 
     pub(super) fn stats(&self) -> EmbeddedStats {
@@ -214,9 +203,9 @@ impl Device {
     }
 
     pub(super) fn set_link(&self, up: bool) {
-        if self.link_up.swap(up, Ordering::Relaxed) != up {
+        let changed = self.link_up.swap(up, Ordering::Relaxed) != up;
+        if changed && self.config.features.contains(FeatureBits::STATUS) {
             self.events.push(DeviceEvent::ConfigChanged);
-            self.waker.wake();
         }
     }
 
@@ -240,7 +229,10 @@ impl Device {
         self.stopped.load(Ordering::Relaxed)
     }
 
+    /// Stops for good, and closes the backend: a handle that is still around keeps no interface
+    /// alive.
     pub(super) fn stop(&self) {
+        self.with_pairs(Pair::close);
         self.stopped.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
@@ -295,6 +287,11 @@ impl Events {
         }
         // A full counter is the only failure, and then it is readable anyway.
         let _ = nix::unistd::write(self.eventfd.as_fd(), &1u64.to_ne_bytes());
+    }
+
+    fn forget(&self, event: &DeviceEvent) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.retain(|waiting| waiting != event);
     }
 
     pub(super) fn take(&self) -> Option<DeviceEvent> {

@@ -1,7 +1,7 @@
 //! One queue pair of the device: moves bursts between two rings and a port.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::eventfd::EventFd;
@@ -61,6 +61,8 @@ pub(super) struct Pair {
     pub(super) features: FeatureBits,
     pub(super) stats: EmbeddedStats,
     port: Box<dyn Port>,
+    /// A duplicate of the port's file, so that it can be polled without a lock.
+    readiness: Option<Arc<OwnedFd>>,
     steering: Arc<Steering>,
     longest_frame: usize,
     /// The driver posts too few buffers for what waits to be received.
@@ -70,8 +72,17 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn new(index: u16, port: Box<dyn Port>, steering: Arc<Steering>, mtu: u16) -> Self {
-        Pair {
+    /// # Errors
+    /// When the port's file cannot be duplicated.
+    pub(super) fn new(
+        index: u16,
+        port: Box<dyn Port>,
+        steering: Arc<Steering>,
+        mtu: u16,
+    ) -> io::Result<Self> {
+        let readiness = port.readiness().map(|file| file.try_clone_to_owned());
+        let readiness = readiness.transpose()?.map(Arc::new);
+        Ok(Pair {
             index,
             receive: None,
             transmit: None,
@@ -84,11 +95,8 @@ impl Pair {
             starved: false,
             burst: vec![Packet::default(); BURST],
             chains: vec![Chain::default()],
-        }
-    }
-
-    pub(super) fn port(&self) -> &dyn Port {
-        self.port.as_ref()
+            readiness,
+        })
     }
 
     /// Forgets the rings and everything that waited for them.
@@ -242,9 +250,42 @@ impl Pair {
         transmit || receive
     }
 
-    /// Whether a frame that arrives now could be delivered.
-    pub(super) fn can_receive(&self) -> bool {
+    /// When the port will have something, if it could be delivered.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.can_receive().then(|| self.port.deadline()).flatten()
+    }
+
+    /// A file that is readable when the port has something, if it could be delivered.
+    pub(super) fn readiness(&self) -> Option<Arc<OwnedFd>> {
+        self.readiness.clone().filter(|_| self.can_receive())
+    }
+
+    fn can_receive(&self) -> bool {
         self.running && self.receive.is_some() && !self.starved
+    }
+
+    /// Closes the port for good.
+    pub(super) fn close(&mut self) {
+        self.reset();
+        self.port = Box::new(Closed);
+        self.readiness = None;
+    }
+}
+
+/// The port of a pair that is closed.
+struct Closed;
+
+impl Port for Closed {
+    fn transmit(&mut self, _now: Instant, burst: &mut [Packet]) -> Count {
+        let mut refused = Count::default();
+        for packet in burst.iter() {
+            refused.add(packet.bytes.len());
+        }
+        refused
+    }
+
+    fn receive(&mut self, _: Instant, _: usize, _: &mut Deliver<'_>) -> io::Result<usize> {
+        Ok(0)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Who steps the device: its own thread, which sleeps while there is nothing to do.
 
 use std::hint;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -106,19 +106,16 @@ fn sleep(device: &Device, now: Instant) {
     if device.step(now) == 0 && !device.prepare_sleep() && !device.is_stopped() {
         device.count_sleep();
         let deadline = device.deadline();
-        wait(waker, device.readiness(), deadline.map(|at| at.since(now)));
+        wait(waker, &device.readiness(), deadline.map(|at| at.since(now)));
     }
     waker.get_up();
     waker.drain();
 }
 
-fn wait<'a>(
-    waker: &'a Waker,
-    ports: impl Iterator<Item = BorrowedFd<'a>>,
-    timeout: Option<Duration>,
-) {
+fn wait(waker: &Waker, ports: &[Arc<OwnedFd>], timeout: Option<Duration>) {
     let mut files = vec![PollFd::new(waker.eventfd.as_fd(), PollFlags::POLLIN)];
-    files.extend(ports.map(|file| PollFd::new(file, PollFlags::POLLIN)));
+    let port = |file| PollFd::new(AsFd::as_fd(file), PollFlags::POLLIN);
+    files.extend(ports.iter().map(port));
     match ppoll(&mut files, timeout.map(TimeSpec::from), None) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(error) => {

@@ -255,7 +255,6 @@ impl Transport for EmbeddedTransport {
 
 impl Drop for EmbeddedTransport {
     fn drop(&mut self) {
-        self.device.reset();
         self.device.stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been reported as the loss of the device.

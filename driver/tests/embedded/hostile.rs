@@ -193,6 +193,15 @@ fn a_fault_on_one_queue_leaves_the_other_running_and_frames_before_it_pass() {
 }
 
 #[test]
+fn a_reset_forgets_that_the_device_asked_for_one() {
+    let mut a = station(FeatureBits::NONE);
+    a.driver.tx().offer(7);
+    settle(&[&a], Instant::ZERO);
+    a.transport.reset().expect("reset");
+    assert_eq!(a.transport.take_event(), None);
+}
+
+#[test]
 fn control_requests_out_of_order_or_range_are_refused() {
     let backend = PacketSource::new(SourceConfig::default());
     let (mut transport, _handle, _stepper) =
