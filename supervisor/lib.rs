@@ -52,7 +52,7 @@ pub mod config;
 pub mod error;
 pub mod stats;
 mod supervisor;
-mod transport;
+pub mod transport;
 
 pub use config::{Config, ConfigError, DeviceUrl, TimeLimits};
 pub use error::{Stage, StartError, StartFailure};

@@ -238,7 +238,7 @@ fn advice(stage: Stage) -> &'static str {
 }
 
 /// A number that nobody outside can guess: std seeds its hash keys from the system.
-fn unguessable() -> u64 {
+pub(crate) fn unguessable() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id())
 }

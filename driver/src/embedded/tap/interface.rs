@@ -83,7 +83,11 @@ pub(super) fn bring_up(name: &str) -> Result<(), TransportError> {
         // SAFETY: the socket is open; the kernel fills in the flags of an ifreq that it got by
         // name, so that the union holds flags, and then reads it again.
         unsafe {
-            interface_flags(socket, &raw mut request)?;
+            let read = interface_flags(socket, &raw mut request)?;
+            if request.ifr_ifru.ifru_flags & short(libc::IFF_UP) != 0 {
+                // Somebody else did it, so we need not be allowed to.
+                return Ok(read);
+            }
             request.ifr_ifru.ifru_flags |= short(libc::IFF_UP);
             set_interface_flags(socket, &raw const request)
         }

@@ -1,0 +1,89 @@
+//! The life of a stack: what applications are told, and what is left afterwards.
+
+use actix::prelude::*;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use virtroupe::driver::embedded::{Link, LinkConfig};
+use virtroupe::{CloseReason, Lifecycle, SocketEvent, Stack};
+
+use super::support::{Probe, Seen, config, start, within};
+
+struct Watcher(UnboundedSender<Lifecycle>);
+
+impl Actor for Watcher {
+    type Context = Context<Self>;
+}
+
+impl Handler<Lifecycle> for Watcher {
+    type Result = ();
+
+    fn handle(&mut self, event: Lifecycle, _: &mut Self::Context) {
+        let _ = self.0.send(event);
+    }
+}
+
+fn watch(stack: &Stack) -> UnboundedReceiver<Lifecycle> {
+    let (sender, receiver) = unbounded_channel();
+    stack.subscribe(Watcher(sender).start());
+    receiver
+}
+
+#[actix::test]
+async fn sockets_learn_that_the_stack_is_shut_down() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (stack, _) = start(config(1), end).await;
+    let mut lifecycle = watch(&stack);
+    let (_probe, mut seen) = Probe::start(&stack, "0.0.0.0:7", false).await.expect("bound");
+    within(stack.shutdown()).await;
+    let closed = Seen::Event(SocketEvent::Closed(CloseReason::Shutdown));
+    assert_eq!(within(seen.recv()).await, Some(closed));
+    assert_eq!(within(lifecycle.recv()).await, Some(Lifecycle::Stopped));
+    assert!(stack.stats().await.is_err());
+    within(stack.shutdown()).await;
+}
+
+#[actix::test]
+async fn a_lost_device_closes_the_sockets_and_is_told() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (stack, device) = start(config(1), end).await;
+    let mut lifecycle = watch(&stack);
+    let (_probe, mut seen) = Probe::start(&stack, "0.0.0.0:7", false).await.expect("bound");
+    device.unplug();
+    match within(seen.recv()).await {
+        Some(Seen::Event(SocketEvent::Closed(CloseReason::DeviceLost(_)))) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(within(lifecycle.recv()).await, Some(Lifecycle::DeviceLost(_))));
+    within(stack.shutdown()).await;
+}
+
+#[actix::test]
+async fn link_changes_are_told() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (stack, device) = start(config(1), end).await;
+    let mut lifecycle = watch(&stack);
+    // The subscription is a message; this one answers behind it.
+    let _ = stack.stats().await;
+    device.set_link(false);
+    assert_eq!(within(lifecycle.recv()).await, Some(Lifecycle::LinkDown));
+    device.set_link(true);
+    assert_eq!(within(lifecycle.recv()).await, Some(Lifecycle::LinkUp));
+    within(stack.shutdown()).await;
+}
+
+/// An actor of the application that holds received frames does not keep the stack from ending.
+#[actix::test]
+async fn a_hundred_stacks_start_and_end_one_after_the_other() {
+    let open_files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let mut before = 0;
+    for round in 0..100 {
+        let (end, _other) = Link::pair(LinkConfig::default());
+        let (stack, _) = start(config(1), end).await;
+        let (_probe, _seen) = Probe::start(&stack, "0.0.0.0:7", true).await.expect("bound");
+        within(stack.shutdown()).await;
+        if round == 50 {
+            before = open_files();
+        }
+    }
+    // Other tests of this program have files of their own; a leak would be some 500.
+    assert!(open_files() < before + 200, "{} files, {before} before", open_files());
+}

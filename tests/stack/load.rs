@@ -1,0 +1,158 @@
+//! More packets than somebody can take.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use etherparse::PacketBuilder;
+use virtroupe::driver::embedded::{PacketSource, SourceConfig};
+use virtroupe::{DropReason, SocketEvent, UdpReceived, UdpSocket};
+
+use super::support::{Probe, Seen, Send, address, config, datagram, pair, start, within};
+
+/// Reads at its leisure: each burst blocks its own arbiter for a while.
+struct Slow {
+    _socket: UdpSocket,
+    received: u64,
+    pause: Duration,
+}
+
+impl Actor for Slow {
+    type Context = Context<Self>;
+}
+
+/// Datagrams and how to take them, on an arbiter of its own.
+struct Reader {
+    received: u64,
+    pause: Duration,
+}
+
+impl Actor for Reader {
+    type Context = Context<Self>;
+}
+
+impl Handler<UdpReceived> for Reader {
+    type Result = ();
+
+    fn handle(&mut self, received: UdpReceived, _: &mut Self::Context) {
+        self.received += received.datagrams.len() as u64;
+        std::thread::sleep(self.pause);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "u64")]
+struct Received;
+
+impl Handler<Received> for Reader {
+    type Result = u64;
+
+    fn handle(&mut self, _: Received, _: &mut Self::Context) -> u64 {
+        self.received
+    }
+}
+
+impl Handler<Received> for Slow {
+    type Result = u64;
+
+    fn handle(&mut self, _: Received, _: &mut Self::Context) -> u64 {
+        let Slow { received, pause, .. } = self;
+        *received + u64::from(pause.is_zero())
+    }
+}
+
+fn udp_frame(port: u16) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1])
+        .ipv4([10, 0, 0, 9], [10, 0, 0, 1], 64)
+        .udp(1000, port);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"some payload").expect("it fits");
+    frame
+}
+
+/// `sent = received + dropped`, exactly, when the application is far slower than the source;
+/// and the pool is whole again afterwards.
+#[actix::test]
+async fn every_packet_to_a_slow_reader_is_received_or_counted_as_dropped() {
+    const COUNT: u64 = 200_000;
+    let source = PacketSource::new(SourceConfig {
+        frames: vec![udp_frame(7)],
+        count: Some(COUNT),
+        ..SourceConfig::default()
+    });
+    let monitor = source.monitor();
+    let (stack, _) = start(config(1), source).await;
+    let elsewhere = Arbiter::new();
+    let (report, reader) = tokio::sync::oneshot::channel();
+    elsewhere.spawn(async move {
+        let _ = report.send(Reader { received: 0, pause: Duration::from_micros(200) }.start());
+    });
+    let reader = reader.await.expect("started");
+    let recipient = reader.clone();
+    let socket = stack.run_on(0, move |local| async move {
+        let socket = local.bind_udp(address("0.0.0.0:7")).await.expect("free");
+        socket.deliver_to(recipient);
+        Slow { _socket: socket, received: 0, pause: Duration::ZERO }.start()
+    });
+    let _socket = within(socket).await.expect("the stack runs");
+    let dropped = within(async {
+        loop {
+            let stats = stack.stats().await.expect("running");
+            let delivered: u64 = stats.cpus.iter().map(|cpu| cpu.shard.delivered).sum();
+            if delivered + stats.drops().total() == COUNT {
+                break stats.drops();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(monitor.stats().sent.frames, COUNT);
+    let received = within(async {
+        loop {
+            let received = reader.send(Received).await.expect("alive");
+            if received + dropped.total() == COUNT {
+                break received;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(received > 0);
+    let known = dropped.get(DropReason::MailboxFull) + dropped.get(DropReason::NoSocket)
+        + dropped.get(DropReason::RateLimited);
+    assert_eq!(dropped.total(), known, "dropped for other reasons: {dropped:?}");
+    let stats = stack.stats().await.expect("running");
+    for cpu in &stats.cpus {
+        // What the receive ring holds is not free, and nothing else is out.
+        assert_eq!(cpu.pool_free + usize::from(stack.features().queue_size), cpu.pool_size);
+    }
+    elsewhere.stop();
+    stack.shutdown().await;
+}
+
+/// A sender that offers more than the ring takes gets the rest back, with the reason, and is
+/// told once when there is room.
+#[actix::test]
+async fn what_finds_no_room_comes_back_and_the_sender_is_told_when_there_is_some() {
+    let (client, server, _) = pair(Default::default()).await;
+    let (_sink, mut at_server) = Probe::start(&server, "0.0.0.0:7", false).await.expect("bound");
+    let (probe, mut seen) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
+    // The first goes alone, so that the neighbour is known.
+    within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), b"0")]))).await.expect("alive");
+    assert!(within(at_server.recv()).await.is_some());
+
+    let burst: Vec<_> = (0..500).map(|_| datagram(address("10.0.0.2:7"), b"x")).collect();
+    let (outcome, refused) = within(probe.send(Send(burst))).await.expect("alive");
+    assert_eq!(outcome.accepted + outcome.refused, 500);
+    assert_eq!(refused.len(), outcome.refused);
+    assert!(outcome.refused > 0, "a ring of 64 took 500 datagrams");
+    assert!(outcome.would_block());
+    assert!(refused.iter().all(|send| send.refused == Some(DropReason::RingFull)));
+    assert_eq!(within(seen.recv()).await, Some(Seen::Event(SocketEvent::TxReady)));
+    for _ in 0..outcome.accepted {
+        assert!(matches!(within(at_server.recv()).await, Some(Seen::Datagram { .. })));
+    }
+    let drops = client.stats().await.expect("running").drops();
+    assert_eq!(drops.get(DropReason::RingFull), outcome.refused as u64);
+    client.shutdown().await;
+    server.shutdown().await;
+}

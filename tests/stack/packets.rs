@@ -1,0 +1,137 @@
+//! The packet API.
+
+use actix::prelude::*;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use virtroupe::driver::embedded::{Link, LinkConfig, PacketSource, SourceConfig};
+use virtroupe::{Buffer, Capture, Filter, PacketSocket, PacketsReceived, SendOutcome, Stack};
+
+use super::support::{Probe, Seen, Send, address, config, datagram, pair, start, within};
+
+/// Takes or copies frames, and reports them.
+struct Tap {
+    socket: Option<PacketSocket>,
+    seen: tokio::sync::mpsc::UnboundedSender<Vec<u8>>,
+}
+
+impl Actor for Tap {
+    type Context = Context<Self>;
+}
+
+impl Handler<PacketsReceived> for Tap {
+    type Result = ();
+
+    fn handle(&mut self, received: PacketsReceived, _: &mut Self::Context) {
+        for frame in received.frames.iter() {
+            let _ = self.seen.send(frame.to_vec());
+        }
+    }
+}
+
+/// Sends frames with these contents.
+#[derive(Message)]
+#[rtype(result = "SendOutcome")]
+struct Transmit(Vec<Vec<u8>>);
+
+impl Handler<Transmit> for Tap {
+    type Result = MessageResult<Transmit>;
+
+    fn handle(&mut self, Transmit(contents): Transmit, _: &mut Self::Context) -> Self::Result {
+        let socket = self.socket.as_ref().expect("subscribed");
+        let mut frames = Vec::new();
+        for content in contents {
+            let mut frame = socket.frame().expect("the pool has a frame");
+            assert!(frame.extend_from_slice(&content));
+            frames.push(frame);
+        }
+        MessageResult(socket.transmit(&mut frames))
+    }
+}
+
+async fn tap(
+    stack: &Stack,
+    filter: Filter,
+    capture: Capture,
+) -> (Addr<Tap>, UnboundedReceiver<Vec<u8>>) {
+    let (seen, receiver) = unbounded_channel();
+    let tap = stack.run_on(0, move |local| async move {
+        Tap::create(|ctx| {
+            let socket = local.subscribe(filter, capture, ctx.address());
+            Tap { socket: Some(socket), seen }
+        })
+    });
+    (within(tap).await.expect("the stack runs"), receiver)
+}
+
+fn frame(content: u8) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend([2, 0, 0, 0, 0, 9, 0x88, 0xb5]);
+    frame.extend([content; 46]);
+    frame
+}
+
+#[actix::test]
+async fn frames_of_an_unknown_protocol_are_taken_whole_and_in_order() {
+    let (left, right) = Link::pair(LinkConfig::default());
+    let (first, _) = start(config(1), left).await;
+    let (second, _) = start(config(2), right).await;
+    let (sender, _) = tap(&first, Filter::EtherType(0x88b5), Capture::Take).await;
+    let (_receiver, mut seen) = tap(&second, Filter::EtherType(0x88b5), Capture::Take).await;
+    let sent: Vec<_> = (0..100).map(frame).collect();
+    for some in sent.chunks(10) {
+        let outcome = within(sender.send(Transmit(some.to_vec()))).await.expect("alive");
+        assert_eq!(outcome.accepted, 10);
+        for expected in some {
+            assert_eq!(within(seen.recv()).await.as_ref(), Some(expected));
+        }
+    }
+    first.shutdown().await;
+    second.shutdown().await;
+}
+
+#[actix::test]
+async fn a_copy_leaves_the_frame_to_the_stack_and_a_take_does_not() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", false).await.expect("bound");
+    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
+    let udp = || Filter::IpProtocol(17);
+    let (_copier, mut copies) = tap(&server, udp(), Capture::Copy).await;
+    let send = |text: &'static [u8]| Send(vec![datagram(address("10.0.0.2:7"), text)]);
+    within(probe.send(send(b"copied"))).await.expect("alive");
+    assert!(within(copies.recv()).await.expect("a copy").ends_with(b"copied"));
+    assert!(matches!(within(at_server.recv()).await, Some(Seen::Datagram { payload, .. }) if payload == b"copied"));
+    let (_taker, mut taken) = tap(&server, udp(), Capture::Take).await;
+    within(probe.send(send(b"taken"))).await.expect("alive");
+    assert!(within(taken.recv()).await.expect("the frame").ends_with(b"taken"));
+    assert!(at_server.try_recv().is_err(), "the stack saw a frame that was taken");
+    client.shutdown().await;
+    server.shutdown().await;
+}
+
+#[actix::test]
+async fn a_source_of_a_thousand_frames_is_received_to_the_last() {
+    let source = PacketSource::new(SourceConfig {
+        frames: (0..10).map(frame).collect(),
+        count: Some(1000),
+        rate: Some(100_000),
+        ..SourceConfig::default()
+    });
+    let (stack, _) = start(config(1), source).await;
+    // Those that came before the subscription were dropped by the stack, and counted.
+    let (_tap, mut seen) = tap(&stack, Filter::All, Capture::Take).await;
+    let mut received = 0;
+    let dropped = loop {
+        while seen.try_recv().is_ok() {
+            received += 1;
+        }
+        let stats = stack.stats().await.expect("running");
+        if stats.received_frames() == 1000 {
+            break stats.drops().total();
+        }
+        tokio::task::yield_now().await;
+    };
+    while received + dropped < 1000 {
+        within(seen.recv()).await.expect("a frame");
+        received += 1;
+    }
+    stack.shutdown().await;
+}
