@@ -32,7 +32,9 @@ async fn sockets_learn_that_the_stack_is_shut_down() {
     let (end, _other) = Link::pair(LinkConfig::default());
     let (stack, _) = start(config(1), end).await;
     let mut lifecycle = watch(&stack);
-    let (_probe, mut seen) = Probe::start(&stack, "0.0.0.0:7", false).await.expect("bound");
+    let (_probe, mut seen) = Probe::start(&stack, "0.0.0.0:7", false)
+        .await
+        .expect("bound");
     within(stack.shutdown()).await;
     let closed = Seen::Event(SocketEvent::Closed(CloseReason::Shutdown));
     assert_eq!(within(seen.recv()).await, Some(closed));
@@ -46,13 +48,18 @@ async fn a_lost_device_closes_the_sockets_and_is_told() {
     let (end, _other) = Link::pair(LinkConfig::default());
     let (stack, device) = start(config(1), end).await;
     let mut lifecycle = watch(&stack);
-    let (_probe, mut seen) = Probe::start(&stack, "0.0.0.0:7", false).await.expect("bound");
+    let (_probe, mut seen) = Probe::start(&stack, "0.0.0.0:7", false)
+        .await
+        .expect("bound");
     device.unplug();
     match within(seen.recv()).await {
         Some(Seen::Event(SocketEvent::Closed(CloseReason::DeviceLost(_)))) => {}
         other => panic!("{other:?}"),
     }
-    assert!(matches!(within(lifecycle.recv()).await, Some(Lifecycle::DeviceLost(_))));
+    assert!(matches!(
+        within(lifecycle.recv()).await,
+        Some(Lifecycle::DeviceLost(_))
+    ));
     within(stack.shutdown()).await;
 }
 
@@ -78,12 +85,18 @@ async fn a_hundred_stacks_start_and_end_one_after_the_other() {
     for round in 0..100 {
         let (end, _other) = Link::pair(LinkConfig::default());
         let (stack, _) = start(config(1), end).await;
-        let (_probe, _seen) = Probe::start(&stack, "0.0.0.0:7", true).await.expect("bound");
+        let (_probe, _seen) = Probe::start(&stack, "0.0.0.0:7", true)
+            .await
+            .expect("bound");
         within(stack.shutdown()).await;
         if round == 50 {
             before = open_files();
         }
     }
     // Other tests of this program have files of their own; a leak would be some 500.
-    assert!(open_files() < before + 200, "{} files, {before} before", open_files());
+    assert!(
+        open_files() < before + 200,
+        "{} files, {before} before",
+        open_files()
+    );
 }

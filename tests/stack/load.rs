@@ -55,7 +55,9 @@ impl Handler<Received> for Slow {
     type Result = u64;
 
     fn handle(&mut self, _: Received, _: &mut Self::Context) -> u64 {
-        let Slow { received, pause, .. } = self;
+        let Slow {
+            received, pause, ..
+        } = self;
         *received + u64::from(pause.is_zero())
     }
 }
@@ -84,14 +86,25 @@ async fn every_packet_to_a_slow_reader_is_received_or_counted_as_dropped() {
     let elsewhere = Arbiter::new();
     let (report, reader) = tokio::sync::oneshot::channel();
     elsewhere.spawn(async move {
-        let _ = report.send(Reader { received: 0, pause: Duration::from_micros(200) }.start());
+        let _ = report.send(
+            Reader {
+                received: 0,
+                pause: Duration::from_micros(200),
+            }
+            .start(),
+        );
     });
     let reader = reader.await.expect("started");
     let recipient = reader.clone();
     let socket = stack.run_on(0, move |local| async move {
         let socket = local.bind_udp(address("0.0.0.0:7")).await.expect("free");
         socket.deliver_to(recipient);
-        Slow { _socket: socket, received: 0, pause: Duration::ZERO }.start()
+        Slow {
+            _socket: socket,
+            received: 0,
+            pause: Duration::ZERO,
+        }
+        .start()
     });
     let _socket = within(socket).await.expect("the stack runs");
     let dropped = within(async {
@@ -117,13 +130,21 @@ async fn every_packet_to_a_slow_reader_is_received_or_counted_as_dropped() {
     })
     .await;
     assert!(received > 0);
-    let known = dropped.get(DropReason::MailboxFull) + dropped.get(DropReason::NoSocket)
+    let known = dropped.get(DropReason::MailboxFull)
+        + dropped.get(DropReason::NoSocket)
         + dropped.get(DropReason::RateLimited);
-    assert_eq!(dropped.total(), known, "dropped for other reasons: {dropped:?}");
+    assert_eq!(
+        dropped.total(),
+        known,
+        "dropped for other reasons: {dropped:?}"
+    );
     let stats = stack.stats().await.expect("running");
     for cpu in &stats.cpus {
         // What the receive ring holds is not free, and nothing else is out.
-        assert_eq!(cpu.pool_free + usize::from(stack.features().queue_size), cpu.pool_size);
+        assert_eq!(
+            cpu.pool_free + usize::from(stack.features().queue_size),
+            cpu.pool_size
+        );
     }
     elsewhere.stop();
     stack.shutdown().await;
@@ -134,22 +155,40 @@ async fn every_packet_to_a_slow_reader_is_received_or_counted_as_dropped() {
 #[actix::test]
 async fn what_finds_no_room_comes_back_and_the_sender_is_told_when_there_is_some() {
     let (client, server, _) = pair(Default::default()).await;
-    let (_sink, mut at_server) = Probe::start(&server, "0.0.0.0:7", false).await.expect("bound");
-    let (probe, mut seen) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
+    let (_sink, mut at_server) = Probe::start(&server, "0.0.0.0:7", false)
+        .await
+        .expect("bound");
+    let (probe, mut seen) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
     // The first goes alone, so that the neighbour is known.
-    within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), b"0")]))).await.expect("alive");
+    within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), b"0")])))
+        .await
+        .expect("alive");
     assert!(within(at_server.recv()).await.is_some());
 
-    let burst: Vec<_> = (0..500).map(|_| datagram(address("10.0.0.2:7"), b"x")).collect();
+    let burst: Vec<_> = (0..500)
+        .map(|_| datagram(address("10.0.0.2:7"), b"x"))
+        .collect();
     let (outcome, refused) = within(probe.send(Send(burst))).await.expect("alive");
     assert_eq!(outcome.accepted + outcome.refused, 500);
     assert_eq!(refused.len(), outcome.refused);
     assert!(outcome.refused > 0, "a ring of 64 took 500 datagrams");
     assert!(outcome.would_block());
-    assert!(refused.iter().all(|send| send.refused == Some(DropReason::RingFull)));
-    assert_eq!(within(seen.recv()).await, Some(Seen::Event(SocketEvent::TxReady)));
+    assert!(
+        refused
+            .iter()
+            .all(|send| send.refused == Some(DropReason::RingFull))
+    );
+    assert_eq!(
+        within(seen.recv()).await,
+        Some(Seen::Event(SocketEvent::TxReady))
+    );
     for _ in 0..outcome.accepted {
-        assert!(matches!(within(at_server.recv()).await, Some(Seen::Datagram { .. })));
+        assert!(matches!(
+            within(at_server.recv()).await,
+            Some(Seen::Datagram { .. })
+        ));
     }
     let drops = client.stats().await.expect("running").drops();
     assert_eq!(drops.get(DropReason::RingFull), outcome.refused as u64);

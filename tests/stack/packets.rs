@@ -56,7 +56,10 @@ async fn tap(
     let tap = stack.run_on(0, move |local| async move {
         Tap::create(|ctx| {
             let socket = local.subscribe(filter, capture, ctx.address());
-            Tap { socket: Some(socket), seen }
+            Tap {
+                socket: Some(socket),
+                seen,
+            }
         })
     });
     (within(tap).await.expect("the stack runs"), receiver)
@@ -78,7 +81,9 @@ async fn frames_of_an_unknown_protocol_are_taken_whole_and_in_order() {
     let (_receiver, mut seen) = tap(&second, Filter::EtherType(0x88b5), Capture::Take).await;
     let sent: Vec<_> = (0..100).map(frame).collect();
     for some in sent.chunks(10) {
-        let outcome = within(sender.send(Transmit(some.to_vec()))).await.expect("alive");
+        let outcome = within(sender.send(Transmit(some.to_vec())))
+            .await
+            .expect("alive");
         assert_eq!(outcome.accepted, 10);
         for expected in some {
             assert_eq!(within(seen.recv()).await.as_ref(), Some(expected));
@@ -91,18 +96,37 @@ async fn frames_of_an_unknown_protocol_are_taken_whole_and_in_order() {
 #[actix::test]
 async fn a_copy_leaves_the_frame_to_the_stack_and_a_take_does_not() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", false).await.expect("bound");
-    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
-    let udp = || Filter::IpProtocol(17);
+    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", false)
+        .await
+        .expect("bound");
+    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    let udp = || Filter::Protocol(17);
     let (_copier, mut copies) = tap(&server, udp(), Capture::Copy).await;
     let send = |text: &'static [u8]| Send(vec![datagram(address("10.0.0.2:7"), text)]);
     within(probe.send(send(b"copied"))).await.expect("alive");
-    assert!(within(copies.recv()).await.expect("a copy").ends_with(b"copied"));
-    assert!(matches!(within(at_server.recv()).await, Some(Seen::Datagram { payload, .. }) if payload == b"copied"));
+    assert!(
+        within(copies.recv())
+            .await
+            .expect("a copy")
+            .ends_with(b"copied")
+    );
+    assert!(
+        matches!(within(at_server.recv()).await, Some(Seen::Datagram { payload, .. }) if payload == b"copied")
+    );
     let (_taker, mut taken) = tap(&server, udp(), Capture::Take).await;
     within(probe.send(send(b"taken"))).await.expect("alive");
-    assert!(within(taken.recv()).await.expect("the frame").ends_with(b"taken"));
-    assert!(at_server.try_recv().is_err(), "the stack saw a frame that was taken");
+    assert!(
+        within(taken.recv())
+            .await
+            .expect("the frame")
+            .ends_with(b"taken")
+    );
+    assert!(
+        at_server.try_recv().is_err(),
+        "the stack saw a frame that was taken"
+    );
     client.shutdown().await;
     server.shutdown().await;
 }

@@ -37,7 +37,11 @@ fn says(error: &StartError, stage: Stage, words: &[&str]) {
 #[actix::test]
 async fn no_such_socket() {
     let error = failure(vhost("/nonexistent/vhost.sock")).await;
-    says(&error, Stage::Device, &["/nonexistent/vhost.sock", "start the backend"]);
+    says(
+        &error,
+        Stage::Device,
+        &["/nonexistent/vhost.sock", "start the backend"],
+    );
 }
 
 #[actix::test]
@@ -48,33 +52,55 @@ async fn a_backend_that_accepts_and_says_nothing() {
     config.limits.device_ms = 500;
     let error = failure(config).await;
     std::fs::remove_file(&path).expect("removed");
-    says(&error, Stage::Device, &["500 ms", "does the device answer?"]);
+    says(
+        &error,
+        Stage::Device,
+        &["500 ms", "does the device answer?"],
+    );
 }
 
 #[actix::test]
 async fn a_device_without_version_1() {
     let (end, _other) = Link::pair(LinkConfig::default());
     let features = EmbeddedConfig::SUPPORTED - FeatureBits::VERSION_1;
-    let device = EmbeddedConfig { features, ..EmbeddedConfig::default() };
+    let device = EmbeddedConfig {
+        features,
+        ..EmbeddedConfig::default()
+    };
     let (transport, _, _) = EmbeddedTransport::inline(device, end).expect("a device");
-    let error = within(Supervisor::start_on(Box::new(transport), config(1))).await.err();
-    says(&error.expect("an error"), Stage::Device, &["VIRTIO_F_VERSION_1", "virtio 1.0 or later"]);
+    let error = within(Supervisor::start_on(Box::new(transport), config(1)))
+        .await
+        .err();
+    says(
+        &error.expect("an error"),
+        Stage::Device,
+        &["VIRTIO_F_VERSION_1", "virtio 1.0 or later"],
+    );
 }
 
 #[actix::test]
 async fn no_address() {
     let mut config = vhost("/tmp/x");
     config.host.addresses.clear();
-    says(&failure(config).await, Stage::Configuration, &["host.addresses", "--ip"]);
+    says(
+        &failure(config).await,
+        Stage::Configuration,
+        &["host.addresses", "--ip"],
+    );
 }
 
 #[actix::test]
 async fn no_ethernet_address() {
     let (end, _other) = Link::pair(LinkConfig::default());
     let features = EmbeddedConfig::SUPPORTED - FeatureBits::MAC;
-    let device = EmbeddedConfig { features, ..EmbeddedConfig::default() };
+    let device = EmbeddedConfig {
+        features,
+        ..EmbeddedConfig::default()
+    };
     let (transport, _, _) = EmbeddedTransport::inline(device, end).expect("a device");
-    let error = within(Supervisor::start_on(Box::new(transport), config(1))).await.err();
+    let error = within(Supervisor::start_on(Box::new(transport), config(1)))
+        .await
+        .err();
     says(&error.expect("an error"), Stage::Device, &["--mac"]);
 }
 
@@ -85,8 +111,14 @@ async fn more_memory_than_there_is() {
         EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
     let mut config = config(1);
     config.options.pool_frames = (1 << 31) - 1;
-    let error = within(Supervisor::start_on(Box::new(transport), config)).await.err();
-    says(&error.expect("an error"), Stage::Device, &["pool_frames", "memory"]);
+    let error = within(Supervisor::start_on(Box::new(transport), config))
+        .await
+        .err();
+    says(
+        &error.expect("an error"),
+        Stage::Device,
+        &["pool_frames", "memory"],
+    );
 }
 
 #[actix::test]
@@ -96,8 +128,14 @@ async fn a_ring_size_that_the_device_does_not_take() {
         EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
     let mut config = config(1);
     config.options.queue_size = 300;
-    let error = within(Supervisor::start_on(Box::new(transport), config)).await.err();
-    says(&error.expect("an error"), Stage::Device, &["queue_size is 300", "power of two"]);
+    let error = within(Supervisor::start_on(Box::new(transport), config))
+        .await
+        .err();
+    says(
+        &error.expect("an error"),
+        Stage::Device,
+        &["queue_size is 300", "power of two"],
+    );
 }
 
 #[actix::test]
@@ -108,8 +146,14 @@ async fn a_link_that_stays_down() {
     device.set_link(false);
     let mut config = config(1);
     config.limits.link_ms = 50;
-    let error = within(Supervisor::start_on(Box::new(transport), config)).await.err();
-    says(&error.expect("an error"), Stage::Link, &["50 ms", "other side of the link"]);
+    let error = within(Supervisor::start_on(Box::new(transport), config))
+        .await
+        .err();
+    says(
+        &error.expect("an error"),
+        Stage::Link,
+        &["50 ms", "other side of the link"],
+    );
 }
 
 /// Only its text: whoever runs this test may well be allowed to.
@@ -121,6 +165,9 @@ fn the_text_for_a_refused_tap_says_what_to_do() {
         advice: "run with --sandbox or as root".into(),
     };
     let text = error.to_string();
-    assert!(text.starts_with("cannot open /dev/net/tun: Permission denied"), "{text}");
+    assert!(
+        text.starts_with("cannot open /dev/net/tun: Permission denied"),
+        "{text}"
+    );
     assert!(text.ends_with("run with --sandbox or as root"), "{text}");
 }

@@ -20,7 +20,9 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Waits, but not for ever.
 pub async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LIMIT, work).await.expect("done within the limit")
+    tokio::time::timeout(LIMIT, work)
+        .await
+        .expect("done within the limit")
 }
 
 /// A configuration for the embedded device: 10.0.0.`host`/24, small memory.
@@ -35,10 +37,14 @@ pub fn config(host: u8) -> Config {
 
 /// Starts a stack with `config` on an embedded device with `backend`.
 pub async fn start(config: Config, backend: impl Backend + 'static) -> (Stack, EmbeddedHandle) {
-    let mac = config.host.addresses.first().map_or(1, |address| match address.addr() {
-        std::net::IpAddr::V4(ip) => ip.octets()[3],
-        std::net::IpAddr::V6(_) => 1,
-    });
+    let mac = config
+        .host
+        .addresses
+        .first()
+        .map_or(1, |address| match address.addr() {
+            std::net::IpAddr::V4(ip) => ip.octets()[3],
+            std::net::IpAddr::V6(_) => 1,
+        });
     let device = EmbeddedConfig {
         mac: virtroupe::MacAddr([2, 0, 0, 0, 0, mac]),
         ..EmbeddedConfig::default()
@@ -70,7 +76,11 @@ pub fn datagram(destination: SocketAddr, payload: &[u8]) -> UdpSend<virtroupe::F
 /// What a [`Probe`] saw.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
-    Datagram { source: SocketAddr, destination: SocketAddr, payload: Vec<u8> },
+    Datagram {
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: Vec<u8>,
+    },
     Frame(Vec<u8>),
     Event(SocketEvent),
 }
@@ -93,7 +103,7 @@ impl Probe {
         let local_address = address(local);
         let probe = stack.run_on(0, move |local: LocalStack| async move {
             let socket = local.bind_udp(local_address).await?;
-            Ok(Probe { socket, seen, echo }.start())
+            Ok::<_, BindError>(Probe { socket, seen, echo }.start())
         });
         Ok((within(probe).await.expect("the stack runs")?, receiver))
     }
@@ -112,7 +122,10 @@ impl Handler<UdpReceived> for Probe {
     type Result = ();
 
     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        assert!(!received.datagrams.is_empty(), "an empty burst was delivered");
+        assert!(
+            !received.datagrams.is_empty(),
+            "an empty burst was delivered"
+        );
         for datagram in received.datagrams.iter() {
             let _ = self.seen.send(Seen::Datagram {
                 source: datagram.source,

@@ -8,11 +8,20 @@ use super::support::{Probe, Seen, Send, Stop, address, datagram, pair, within};
 #[actix::test]
 async fn a_datagram_goes_there_and_its_echo_comes_back() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", true).await.expect("bound");
-    let (probe, mut at_client) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
+    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", true)
+        .await
+        .expect("bound");
+    let (probe, mut at_client) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
     let (outcome, refused) =
-        within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), b"hello")]))).await.expect("alive");
-    assert_eq!((outcome.accepted, outcome.refused, refused.len()), (1, 0, 0));
+        within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), b"hello")])))
+            .await
+            .expect("alive");
+    assert_eq!(
+        (outcome.accepted, outcome.refused, refused.len()),
+        (1, 0, 0)
+    );
     let there = Seen::Datagram {
         source: address("10.0.0.1:5000"),
         destination: address("10.0.0.2:7"),
@@ -33,12 +42,21 @@ async fn a_datagram_goes_there_and_its_echo_comes_back() {
 #[actix::test]
 async fn datagrams_of_every_size_class_survive_fragmentation_both_ways() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (_echo, _at_server) = Probe::start(&server, "0.0.0.0:7", true).await.expect("bound");
-    let (probe, mut at_client) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
-    for length in [0, 1, 22, 1471, 1472, 1473, 2952, 2953, 8000, 40_000, 65_506, 65_507] {
-        let sent: Vec<u8> = (0..length).map(|at: usize| (at * 7 + length) as u8).collect();
-        let (outcome, _) =
-            within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), &sent)]))).await.expect("alive");
+    let (_echo, _at_server) = Probe::start(&server, "0.0.0.0:7", true)
+        .await
+        .expect("bound");
+    let (probe, mut at_client) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    for length in [
+        0, 1, 22, 1471, 1472, 1473, 2952, 2953, 8000, 40_000, 65_506, 65_507,
+    ] {
+        let sent: Vec<u8> = (0..length)
+            .map(|at: usize| (at * 7 + length) as u8)
+            .collect();
+        let (outcome, _) = within(probe.send(Send(vec![datagram(address("10.0.0.2:7"), &sent)])))
+            .await
+            .expect("alive");
         assert_eq!(outcome.accepted, 1, "{length} bytes");
         match within(at_client.recv()).await {
             Some(Seen::Datagram { payload, .. }) => assert!(payload == sent, "{length} bytes"),
@@ -52,12 +70,19 @@ async fn datagrams_of_every_size_class_survive_fragmentation_both_ways() {
 #[actix::test]
 async fn a_closed_port_is_reported_to_the_socket_that_sent() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (probe, mut seen) = Probe::start(&client, "0.0.0.0:0", false).await.expect("bound");
+    let (probe, mut seen) = Probe::start(&client, "0.0.0.0:0", false)
+        .await
+        .expect("bound");
     let peer = address("10.0.0.2:9999");
-    within(probe.send(Send(vec![datagram(peer, b"anybody?")]))).await.expect("alive");
+    within(probe.send(Send(vec![datagram(peer, b"anybody?")])))
+        .await
+        .expect("alive");
     match within(seen.recv()).await {
         Some(Seen::Event(SocketEvent::Failed(error))) => {
-            assert_eq!((error.peer, error.kind), (peer, UdpErrorKind::PortUnreachable));
+            assert_eq!(
+                (error.peer, error.kind),
+                (peer, UdpErrorKind::PortUnreachable)
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -68,10 +93,15 @@ async fn a_closed_port_is_reported_to_the_socket_that_sent() {
 #[actix::test]
 async fn a_port_is_free_again_when_its_actor_has_stopped() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (first, mut seen) = Probe::start(&client, "0.0.0.0:4000", false).await.expect("bound");
+    let (first, mut seen) = Probe::start(&client, "0.0.0.0:4000", false)
+        .await
+        .expect("bound");
     match Probe::start(&client, "0.0.0.0:4000", false).await {
         Err(BindError::Host(error)) => {
-            assert!(error.to_string().contains("0.0.0.0:4000 is in use"), "{error}");
+            assert!(
+                error.to_string().contains("0.0.0.0:4000 is in use"),
+                "{error}"
+            );
         }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("bound twice"),
@@ -87,10 +117,18 @@ async fn a_port_is_free_again_when_its_actor_has_stopped() {
 #[actix::test]
 async fn what_is_sent_to_an_own_address_arrives_without_a_device() {
     let (client, server, link) = pair(LinkConfig::default()).await;
-    let (_echo, _) = Probe::start(&client, "10.0.0.1:7", true).await.expect("bound");
-    let (probe, mut seen) = Probe::start(&client, "10.0.0.1:5000", false).await.expect("bound");
-    within(probe.send(Send(vec![datagram(address("10.0.0.1:7"), b"me")]))).await.expect("alive");
-    assert!(matches!(within(seen.recv()).await, Some(Seen::Datagram { payload, .. }) if payload == b"me"));
+    let (_echo, _) = Probe::start(&client, "10.0.0.1:7", true)
+        .await
+        .expect("bound");
+    let (probe, mut seen) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    within(probe.send(Send(vec![datagram(address("10.0.0.1:7"), b"me")])))
+        .await
+        .expect("alive");
+    assert!(
+        matches!(within(seen.recv()).await, Some(Seen::Datagram { payload, .. }) if payload == b"me")
+    );
     assert_eq!(link.outbound().offered, 0);
     client.shutdown().await;
     server.shutdown().await;
