@@ -83,6 +83,10 @@ pub enum Transport {
         payload: Vec<u8>,
         is_valid: bool,
     },
+    EchoRequest {
+        rest: [u8; 4],
+        payload: Vec<u8>,
+    },
     /// An ICMP error about a datagram that the host may have sent.
     IcmpError {
         kind: u8,
@@ -90,7 +94,8 @@ pub enum Transport {
         mtu: u16,
         peer: Address,
         local: Port,
-        quoted: u8,
+        /// Where the quoted datagram ends, if not behind its UDP header.
+        cut: Option<u8>,
     },
     Other {
         protocol: u8,
@@ -275,19 +280,26 @@ impl Transport {
                 payload,
                 is_valid,
             } => (1, icmp(kind, code, rest, &payload, is_valid)),
+            Transport::EchoRequest { rest, payload } => (1, icmp(8, 0, rest, &payload, true)),
             Transport::IcmpError {
                 kind,
                 code,
                 mtu,
                 peer,
                 local,
-                quoted,
+                cut,
             } => {
                 let mut quote = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
                 quote.extend(destination);
                 quote.extend(peer.octets());
                 quote.extend(udp_header(local.number(), 9, 8));
-                quote.truncate(quoted.into());
+                quote.truncate(cut.map_or(usize::MAX, usize::from));
+                // Mostly the errors that concern a socket: unreachable, and time exceeded.
+                let kind = match kind % 4 {
+                    0 | 1 => 3,
+                    2 => 11,
+                    _ => kind,
+                };
                 let [high, low] = mtu.to_be_bytes();
                 (1, icmp(kind, code, [0, 0, high, low], &quote, true))
             }
