@@ -9,7 +9,8 @@
 //! testpmd has an AF_PACKET port. The kernel's echoes are tokio's `UdpSocket`, and a loop of
 //! recvmmsg and sendmmsg. A figure of theirs counts only if the echo's core was busy for at
 //! least 95 % of the time and the socket dropped datagrams: then it, and not the generator, was
-//! the limit.
+//! the limit. Printed beside it is the share of the time in which other threads had that core:
+//! on a machine that does something else, all figures are low.
 //!
 //! Options: `--rounds N` (5), `--seconds S` per measurement (3), `--driver NAME` (`virtroupe`;
 //! or `dpdk`, testpmd's 5tswap in our place), `--device-core N` (0), `--driver-core N` (1).
@@ -22,7 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::backend::{Backend, generator};
-use support::cores::CoreTime;
+use support::cores::{CoreTime, waited_for_core};
 use support::driver::{DPDK_DEFAULT, Driver, Program, Task};
 use support::kernel_echo::{self, receive_buffer_errors};
 use support::stats::Summary;
@@ -61,6 +62,8 @@ const MMSG: Peer = Peer {
 struct PeerMeasurement {
     rate: f64,
     core_busy: f64,
+    /// Share of the time in which something else had its core.
+    waited: f64,
     dropped: u64,
 }
 
@@ -170,27 +173,32 @@ fn measure_peer(
     thread::sleep(WARM_UP);
     echo.check_alive()?;
     let drops_before = receive_buffer_errors(echo.id())?;
+    let waited_before = waited_for_core(echo.id())?;
     let time_before = CoreTime::now(settings.driver_core)?;
     let before = testpmd.port_stats()?;
     thread::sleep(Duration::from_secs_f64(settings.seconds));
     let after = testpmd.port_stats()?;
     let core_busy = CoreTime::now(settings.driver_core)?.busy_since(time_before);
+    let waited = waited_for_core(echo.id())?.saturating_sub(waited_before);
     let dropped = receive_buffer_errors(echo.id())? - drops_before;
     echo.check_alive()?;
     let packets = after.received - before.received;
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
     Ok(PeerMeasurement {
-        rate: packets as f64 / after.at.duration_since(before.at).as_secs_f64(),
+        rate: packets as f64 / seconds,
         core_busy,
+        waited: waited.as_secs_f64() / seconds,
         dropped,
     })
 }
 
 fn describe(peer: &Peer, measured: &PeerMeasurement) -> String {
     format!(
-        "{} {:.3} (core {:.0} % busy, {} dropped{})",
+        "{} {:.3} (core {:.0} % busy, {:.0} % with others, {} dropped{})",
         peer.name,
         measured.rate / 1e6,
         measured.core_busy * 100.0,
+        measured.waited * 100.0,
         measured.dropped,
         if measured.is_saturated() {
             ""

@@ -18,6 +18,8 @@ pub mod require;
 #[path = "../benches/support/testpmd.rs"]
 pub mod testpmd;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use privileges::Privileges;
@@ -28,6 +30,14 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a test returns.
 pub type Outcome<T> = Result<T, Failure>;
+
+/// Waits for the turn of a test that takes whole cores and most huge pages. Others of its kind
+/// wait until the guard is dropped.
+pub fn take_turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    // A test that failed in its turn has left nothing behind.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Makes tests out of functions, or reasons to skip them.
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::process::{Child, Command};
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -24,6 +25,17 @@ pub fn spawn_on(core: usize, command: &mut Command) -> Outcome<Child> {
     });
     let program = command.get_program().to_string_lossy().into_owned();
     spawned.map_err(|error| format!("cannot start {program} on core {core}: {error}").into())
+}
+
+/// Time that the first thread of a process was ready to run and another one had its core.
+pub fn waited_for_core(pid: u32) -> Outcome<Duration> {
+    // proc(5): time on the cpu, time waiting for it (both in nanoseconds), time slices.
+    let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let waited = schedstat
+        .split_whitespace()
+        .nth(1)
+        .ok_or("/proc/PID/schedstat is empty")?;
+    Ok(Duration::from_nanos(waited.parse()?))
 }
 
 /// Time that a core has spent, in ticks since boot.

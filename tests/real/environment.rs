@@ -13,7 +13,7 @@ use crate::support::namespace::Namespace;
 use crate::support::process::Process;
 use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::testpmd::{Options, Testpmd};
-use crate::support::{Outcome, Suite};
+use crate::support::{Outcome, Suite, take_turn};
 
 /// The tests of this module.
 pub fn tests(suite: &Suite) -> Vec<Trial> {
@@ -150,6 +150,7 @@ fn a_program_is_read_and_interrupted() -> Outcome<()> {
 }
 
 fn dpdk_answers_its_own_backend() -> Outcome<()> {
+    let _turn = take_turn();
     let folder = std::env::temp_dir();
     let socket = folder.join(format!("virtroupe-environment-{}.sock", std::process::id()));
     let start = |role, core, vdev, mode: &str| {

@@ -1,0 +1,6 @@
+//! What the fuzz targets share.
+
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod invariants;
