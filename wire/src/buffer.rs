@@ -206,12 +206,12 @@ impl Buffer for HeapBuffer {
     fn truncate(&mut self, length: usize) {
         let mut left = length;
         let mut keep = 0;
-        for segment in &mut self.segments {
+        for (index, segment) in self.segments.iter_mut().enumerate() {
             let here = segment.as_slice().len().min(left);
             segment.bytes.truncate(segment.start + here);
             left -= here;
             if here > 0 {
-                keep += 1;
+                keep = index + 1;
             }
         }
         self.segments.truncate(keep.max(1));
