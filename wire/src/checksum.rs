@@ -47,7 +47,7 @@ impl Checksum {
     }
 
     /// Adds `bytes`, which follow those added before.
-    #[inline]
+    #[inline(always)]
     pub fn add(&mut self, bytes: &[u8]) {
         let part = sum(bytes);
         // Behind an odd number of bytes every word is turned round: times 2^8, modulo 2^64 - 1.
@@ -108,7 +108,7 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 
 /// The sum of `bytes` as words in machine order, modulo 2^64 - 1 (a multiple of 2^16 - 1, so that
 /// folding is right); an odd last byte is padded.
-#[inline]
+#[inline(always)]
 fn sum(bytes: &[u8]) -> u64 {
     let (long, rest) = match bytes.len() {
         0..LONG => (0, bytes),

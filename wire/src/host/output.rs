@@ -354,7 +354,7 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Puts a frame into the transmit queue, which has room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push_frame(&mut self, frame: B) {
         self.room = self.room.saturating_sub(1);
         self.counters.tx_frames += 1;

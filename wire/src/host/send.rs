@@ -50,17 +50,19 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> SendOutcome {
         let offered = burst.len();
-        let local = self.sockets.get(id).map(|socket| Local {
+        let Some(socket) = self.sockets.get(id) else {
+            return self.refuse_all(burst);
+        };
+        let local = Local {
             id,
             address: socket.address,
             port: socket.port,
-        });
+        };
         let mut shortage = None;
         burst.retain_mut(|send| {
-            let outcome = match (shortage, &local) {
-                (None, Some(local)) => self.send_one(now, local, send, pool),
-                (None, None) => Err(DropReason::SocketClosed),
-                (Some(reason), _) => Err(reason),
+            let outcome = match shortage {
+                None => self.send_one(now, &local, send, pool),
+                Some(reason) => Err(reason),
             };
             let Err(reason) = outcome else {
                 return false;
@@ -81,6 +83,19 @@ impl<B: Buffer> Host<B> {
             self.receive_looped(now, pool);
         }
         outcome
+    }
+
+    /// Refuses a burst from a socket that is closed.
+    #[cold]
+    fn refuse_all(&mut self, burst: &mut [UdpSend<B>]) -> SendOutcome {
+        for send in burst.iter_mut() {
+            self.drop_sent(DropReason::SocketClosed);
+            send.refused = Some(DropReason::SocketClosed);
+        }
+        SendOutcome {
+            accepted: 0,
+            refused: burst.len(),
+        }
     }
 
     /// Sends one datagram, whose payload it takes; or refuses it and leaves it as it is.
