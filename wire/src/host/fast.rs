@@ -54,8 +54,8 @@ impl FastUdp {
         let end = ethernet::HEADER + total;
         let segment = frame.get(ethernet::HEADER + ipv4::HEADER..end)?;
         let udp_length = u16::from_be_bytes(*udp_length);
-        // The top bit of the flags is reserved, the next is "don't fragment".
-        let is_whole = u16::from_be_bytes(*fragment) & 0x3fff == 0;
+        // All but "don't fragment" is zero: the reserved flag, which the slow path ignores, too.
+        let is_whole = u16::from_be_bytes(*fragment) & 0xbfff == 0;
         let is_ipv4 = u16::from_be_bytes([ether_high, ether_low]) == ethernet::IPV4;
         if *to != mac.0
             || !is_ipv4
