@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Checksum {
-    /// One's-complement sum of 16-bit words in machine order; the carries are not yet folded.
+    /// One's-complement sum of words in machine order, modulo 2^64 - 1.
     sum: u64,
     /// Whether an odd number of bytes has been added, so that the next is a low byte.
     odd: bool,
@@ -47,12 +47,12 @@ impl Checksum {
     }
 
     /// Adds `bytes`, which follow those added before.
-    #[inline]
+    #[inline(always)]
     pub fn add(&mut self, bytes: &[u8]) {
-        let part = fold(sum(bytes));
-        let part = if self.odd { part.swap_bytes() } else { part };
-        // Cannot overflow: each call adds less than 2^16.
-        self.sum += u64::from(part);
+        let part = sum(bytes);
+        // Behind an odd number of bytes every word is turned round: times 2^8, modulo 2^64 - 1.
+        let part = if self.odd { part.rotate_left(8) } else { part };
+        self.sum = add(self.sum, part);
         self.odd ^= !bytes.len().is_multiple_of(2);
     }
 
@@ -81,18 +81,56 @@ pub fn is_valid(bytes: &[u8]) -> bool {
     fold(sum(bytes)) == 0xffff
 }
 
+/// Whether an IPv4 header without options is intact: [`is_valid`] for its length.
+#[inline]
+pub fn is_header_valid(header: &[u8; 20]) -> bool {
+    fold(sum_header(header)) == 0xffff
+}
+
+/// The checksum of an IPv4 header without options: [`checksum`] for its length.
+#[inline]
+pub fn header_checksum(header: &[u8; 20]) -> u16 {
+    !u16::from_be(fold(sum_header(header)))
+}
+
+/// The checksum of an IPv4 header without options, given as five numbers of 32 bits of which the
+/// third has zero in place of the checksum.
+#[inline]
+pub(crate) fn words_checksum(words: [u32; 5]) -> u16 {
+    !fold(words.iter().map(|word| u64::from(*word)).sum())
+}
+
 /// The checksum after one 16-bit word that it covers has changed (RFC 1624, equation 3).
 #[inline]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }
 
-/// The sum of `bytes` as words in machine order, carries kept; an odd last byte is padded.
-///
-/// Each step adds two 32-bit words to 64 bits, which overflow only after 2^32 words: more than
-/// any slice that a packet is made of.
-#[inline]
+/// The sum of `bytes` as words in machine order, modulo 2^64 - 1 (a multiple of 2^16 - 1, so that
+/// folding is right); an odd last byte is padded.
+#[inline(always)]
 fn sum(bytes: &[u8]) -> u64 {
+    let (long, rest) = match bytes.len() {
+        0..LONG => (0, bytes),
+        _ => sum_blocks(bytes),
+    };
+    let mut total = long;
+    let (words, rest) = rest.as_chunks::<8>();
+    for word in words {
+        total = add(total, u64::from_ne_bytes(*word));
+    }
+    add(total, sum_tail(rest))
+}
+
+/// The length in bytes from which it pays to add several words at once.
+const LONG: usize = 128;
+
+/// The sum of all whole blocks of 32 bytes, and the bytes behind them.
+///
+/// Each step adds two 32-bit words to each of four lanes of 64 bits, which overflow only after
+/// 2^32 words: more than any slice that a packet is made of.
+#[inline(never)]
+fn sum_blocks(bytes: &[u8]) -> (u64, &[u8]) {
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut lanes = [0_u64; 4];
     for block in blocks {
@@ -102,31 +140,51 @@ fn sum(bytes: &[u8]) -> u64 {
             *lane += (word & 0xffff_ffff) + (word >> 32);
         }
     }
-    let mut total = lanes.iter().sum::<u64>();
-    let (words, rest) = rest.as_chunks::<4>();
-    for word in words {
-        total += u64::from(u32::from_ne_bytes(*word));
-    }
-    total
-        + match *rest {
-            [a, b, c] => {
-                u64::from(u16::from_ne_bytes([a, b])) + u64::from(u16::from_ne_bytes([c, 0]))
-            }
-            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-            [a] => u64::from(u16::from_ne_bytes([a, 0])),
-            _ => 0,
-        }
+    (lanes.iter().sum(), rest)
+}
+
+/// The sum of fewer than 8 bytes: as the start of a word of zeros.
+#[inline]
+fn sum_tail(bytes: &[u8]) -> u64 {
+    let (four, rest) = match bytes.split_first_chunk::<4>() {
+        Some((four, rest)) => (u32::from_ne_bytes(*four), rest),
+        None => (0, bytes),
+    };
+    let three = match *rest {
+        [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
+        [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+        [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+        _ => 0,
+    };
+    u64::from(four) + u64::from(three)
+}
+
+/// The sum of the 20 bytes of an IPv4 header without options, unrolled.
+#[inline]
+fn sum_header(bytes: &[u8; 20]) -> u64 {
+    let (words, _) = bytes.as_chunks::<4>();
+    let words = words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)));
+    words.sum()
+}
+
+/// One's-complement addition: the carry comes round to the front.
+#[inline]
+fn add(one: u64, other: u64) -> u64 {
+    let (sum, carry) = one.overflowing_add(other);
+    // After a carry the sum is at most 2^64 - 2.
+    sum + u64::from(carry)
 }
 
 /// Folds the carries of `sum` back in until 16 bits are left.
 #[inline]
 fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    // The last step leaves at most 16 bits.
-    sum as u16
+    let (sum, carry) = ((sum >> 32) as u32).overflowing_add(sum as u32);
+    // After a carry the sum is at most 2^32 - 2, and 2^16 - 2 below.
+    let sum = sum + u32::from(carry);
+    let (sum, carry) = ((sum >> 16) as u16).overflowing_add(sum as u16);
+    sum + u16::from(carry)
 }
 
 #[cfg(test)]
@@ -172,6 +230,16 @@ mod tests {
             bytes[8..10].copy_from_slice(&new.to_be_bytes());
             prop_assert_eq!(update(before, old, new), checksum(&bytes));
         }
+    }
+
+    #[test]
+    fn a_header_is_summed_like_any_bytes() {
+        let mut header: [u8; 20] = std::array::from_fn(|index| (index * 13 + 200) as u8);
+        assert_eq!(header_checksum(&header), plain(&header));
+        header[10..12].fill(0);
+        let sum = header_checksum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert!(is_header_valid(&header) && is_valid(&header));
     }
 
     #[test]

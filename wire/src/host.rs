@@ -43,7 +43,7 @@ use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
 use crate::time::Instant;
-use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSend, UdpSocketId};
+use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
 use addresses::{Addresses, Kind};
 use bucket::TokenBucket;
 use neighbors::{Due, Neighbors, Waiting};
@@ -83,8 +83,6 @@ pub struct Host<B: Buffer> {
     most_looped: usize,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
-    /// Reused by `send_udp`.
-    refused: Vec<UdpSend<B>>,
     drops: Drops,
     counters: HostCounters,
 }
@@ -144,7 +142,6 @@ impl<B: Buffer> Host<B> {
             looped: VecDeque::new(),
             most_looped: limits.loopback,
             pieces: Vec::new(),
-            refused: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),
         })
@@ -162,7 +159,9 @@ impl<B: Buffer> Host<B> {
         for frame in burst.drain(..) {
             self.receive_frame(now, frame, pool);
         }
-        self.receive_looped(now, pool);
+        if !self.looped.is_empty() {
+            self.receive_looped(now, pool);
+        }
     }
 
     /// Makes a UDP socket bound to `local`. The unspecified address means any address of ours

@@ -134,7 +134,7 @@ impl Ipv4Header {
             d2,
             d3,
         ];
-        let [high, low] = checksum::checksum(&bytes).to_be_bytes();
+        let [high, low] = checksum::header_checksum(&bytes).to_be_bytes();
         bytes[10] = high;
         bytes[11] = low;
         bytes

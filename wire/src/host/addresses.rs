@@ -11,6 +11,8 @@ use super::config::HostError;
 pub(super) struct Addresses {
     /// Our addresses, each with its subnet.
     own: Vec<Ipv4Net>,
+    /// The first and last address of each subnet up to /30, which are no host's.
+    edges: Vec<[Ipv4Addr; 2]>,
     /// Prefixes of which every address is ours.
     owned: Vec<Ipv4Net>,
 }
@@ -31,12 +33,12 @@ pub(super) enum Kind {
 impl Addresses {
     /// Checks the addresses of the settings.
     pub(super) fn new(addresses: &[IpNet], owned: &[IpNet]) -> Result<Self, HostError> {
-        let own = addresses
-            .iter()
-            .map(own_address)
-            .collect::<Result<_, _>>()?;
+        let own = addresses.iter().map(own_address);
+        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let edges = own.iter().filter(|own| own.prefix_len() <= 30);
+        let edges = edges.map(|own| [own.network(), own.broadcast()]).collect();
         let owned = owned.iter().map(owned_prefix).collect::<Result<_, _>>()?;
-        let addresses = Addresses { own, owned };
+        let addresses = Addresses { own, edges, owned };
         if addresses.own.is_empty() && addresses.owned.is_empty() {
             return Err(HostError::NoAddress);
         }
@@ -67,11 +69,7 @@ impl Addresses {
     /// Whether `address` is the limited broadcast address, or that of a subnet of ours
     /// (RFC 1122, section 3.2.1.3). Subnets of /31 (RFC 3021) and /32 have none.
     pub(super) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
-        address == Ipv4Addr::BROADCAST
-            || self
-                .own
-                .iter()
-                .any(|own| own.prefix_len() <= 30 && own.broadcast() == address)
+        address == Ipv4Addr::BROADCAST || self.edges.iter().any(|[_, last]| *last == address)
     }
 
     /// Whether another host can have sent a packet from `address` (RFC 1122, section 3.2.1.3):
@@ -102,10 +100,9 @@ impl Addresses {
         self.own.iter().map(Ipv4Net::trunc)
     }
 
+    #[inline]
     fn is_subnet_edge(&self, address: Ipv4Addr) -> bool {
-        self.own.iter().any(|own| {
-            own.prefix_len() <= 30 && (own.network() == address || own.broadcast() == address)
-        })
+        self.edges.iter().any(|edges| edges.contains(&address))
     }
 }
 

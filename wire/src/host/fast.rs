@@ -30,54 +30,47 @@ impl FastUdp {
     /// Reads `frame`, of which all bytes are given, if it is for the station `mac`.
     #[inline]
     pub(super) fn parse(frame: &[u8], mac: MacAddr) -> Option<Self> {
-        let (to, rest) = frame.split_first_chunk::<6>()?;
-        let (link, packet) = rest.split_first_chunk::<8>()?;
-        let [.., 0x08, 0x00] = link else {
-            return None;
-        };
-        let (header, rest) = packet.split_first_chunk::<{ ipv4::HEADER }>()?;
-        let [
-            0x45,
-            dscp_ecn,
-            l0,
-            l1,
-            _,
-            _,
-            f0,
-            f1,
-            ttl,
-            ipv4::UDP,
-            _,
-            _,
-            s0,
-            s1,
-            s2,
-            s3,
-            d0,
-            d1,
-            d2,
-            d3,
-        ] = *header
-        else {
-            return None;
-        };
-        let total = usize::from(u16::from_be_bytes([l0, l1]));
-        let segment = rest.get(..total.checked_sub(ipv4::HEADER)?)?;
-        let [p0, p1, q0, q1, u0, u1, c0, c1] = *segment.first_chunk::<{ udp::HEADER }>()?;
-        let length = u16::from_be_bytes([u0, u1]);
-        // The top bit of the flags is reserved, the next is "don't fragment".
-        let is_whole = f0 & 0x3f == 0 && f1 == 0;
+        let (headers, _) = frame.split_first_chunk::<HEADERS>()?;
+        let (to, rest) = headers.split_first_chunk::<6>()?;
+        let (_, rest) = rest.split_first_chunk::<6>()?;
+        let (kind, rest) = rest.split_first_chunk::<4>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (fragment, rest) = rest.split_first_chunk::<2>()?;
+        let (hops, rest) = rest.split_first_chunk::<4>()?;
+        let (source, rest) = rest.split_first_chunk::<4>()?;
+        let (destination, rest) = rest.split_first_chunk::<4>()?;
+        let (source_port, rest) = rest.split_first_chunk::<2>()?;
+        let (destination_port, rest) = rest.split_first_chunk::<2>()?;
+        let (udp_length, rest) = rest.split_first_chunk::<2>()?;
+        let udp_sum = rest.first_chunk::<2>()?;
+        let header = frame
+            .get(ethernet::HEADER..)?
+            .first_chunk::<{ ipv4::HEADER }>()?;
+
+        let [ether_high, ether_low, version, dscp_ecn] = *kind;
+        let [total_high, total_low, _, _] = *length;
+        let [ttl, protocol, _, _] = *hops;
+        let total = usize::from(u16::from_be_bytes([total_high, total_low]));
+        let end = ethernet::HEADER + total;
+        let segment = frame.get(ethernet::HEADER + ipv4::HEADER..end)?;
+        let udp_length = u16::from_be_bytes(*udp_length);
+        // All but "don't fragment" is zero: the reserved flag, which the slow path ignores, too.
+        let is_whole = u16::from_be_bytes(*fragment) & 0xbfff == 0;
+        let is_ipv4 = u16::from_be_bytes([ether_high, ether_low]) == ethernet::IPV4;
         if *to != mac.0
+            || !is_ipv4
+            || version != 0x45
+            || protocol != ipv4::UDP
             || !is_whole
-            || usize::from(length) != segment.len()
-            || !checksum::is_valid(header)
+            || usize::from(udp_length) != segment.len()
+            || !checksum::is_header_valid(header)
         {
             return None;
         }
-        let source = Ipv4Addr::new(s0, s1, s2, s3);
-        let destination = Ipv4Addr::new(d0, d1, d2, d3);
-        if [c0, c1] != [0, 0] {
-            let mut sum = Checksum::pseudo_header(source, destination, ipv4::UDP, length);
+        let source = Ipv4Addr::from(*source);
+        let destination = Ipv4Addr::from(*destination);
+        if *udp_sum != [0, 0] {
+            let mut sum = Checksum::pseudo_header(source, destination, ipv4::UDP, udp_length);
             sum.add(segment);
             if !sum.is_valid() {
                 return None;
@@ -86,8 +79,8 @@ impl FastUdp {
         Some(FastUdp {
             source,
             destination,
-            source_port: u16::from_be_bytes([p0, p1]),
-            destination_port: u16::from_be_bytes([q0, q1]),
+            source_port: u16::from_be_bytes(*source_port),
+            destination_port: u16::from_be_bytes(*destination_port),
             ttl,
             dscp_ecn,
             payload: segment.len().checked_sub(udp::HEADER)?,

@@ -168,10 +168,16 @@ impl<B: Buffer> Host<B> {
                 if ask {
                     self.ask(next_hop, Some(mac), pool);
                 }
+                let link = EthernetHeader {
+                    destination: mac,
+                    source: self.mac,
+                    ethertype: ethernet::IPV4,
+                };
                 self.paths.insert(Path {
                     destination,
                     source,
                     mac,
+                    link: link.to_bytes(),
                     mtu,
                     until: until.min(mtu_until),
                     generation: self.neighbors.generation(),
@@ -306,6 +312,16 @@ impl<B: Buffer> Host<B> {
         network.copy_from_slice(&header.to_bytes());
         match plan.target {
             Target::Station(_) => self.push_frame(packet),
+            target => self.set_aside(target, outgoing.sender, packet),
+        }
+    }
+
+    /// Keeps a packet that does not go into the transmit queue now.
+    #[cold]
+    #[inline(never)]
+    fn set_aside(&mut self, target: Target, sender: Option<Sender>, mut packet: B) {
+        match target {
+            Target::Station(_) => self.push_frame(packet),
             Target::Loopback => {
                 packet.trim_front(ethernet::HEADER);
                 self.looped.push_back(packet);
@@ -313,7 +329,7 @@ impl<B: Buffer> Host<B> {
             Target::Neighbor(next_hop, _) => {
                 let waiting = Waiting {
                     frame: packet,
-                    socket: outgoing.sender,
+                    socket: sender,
                 };
                 if self.neighbors.enqueue(next_hop, waiting).is_some() {
                     self.drop_sent(DropReason::NeighborUnreachable);
@@ -338,7 +354,7 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Puts a frame into the transmit queue, which has room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push_frame(&mut self, frame: B) {
         self.room = self.room.saturating_sub(1);
         self.counters.tx_frames += 1;

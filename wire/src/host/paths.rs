@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::random::{KeyedHash, Random};
+use crate::ethernet;
 use crate::mac::MacAddr;
 use crate::time::Instant;
 
@@ -115,7 +116,10 @@ pub(super) struct Path {
     pub(super) destination: Ipv4Addr,
     /// Our address on the route.
     pub(super) source: Ipv4Addr,
+    /// The Ethernet address of the neighbour on it.
     pub(super) mac: MacAddr,
+    /// The Ethernet header of a packet to it.
+    pub(super) link: [u8; ethernet::HEADER],
     pub(super) mtu: PathMtu,
     /// When this must be looked up again.
     pub(super) until: Instant,

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use bytes::Bytes;
+
 use super::Host;
 use super::neighbors::Sender;
 use super::output::{Outgoing, Plan};
 use crate::buffer::{Allocator, Buffer, Payload};
-use crate::checksum::Checksum;
+use crate::checksum::{self, Checksum};
 use crate::drops::DropReason;
 use crate::time::Instant;
 use crate::udp::{self, SendOutcome, UdpSend, UdpSocketId};
@@ -48,65 +50,150 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> SendOutcome {
         let offered = burst.len();
-        let local = self.sockets.get(id).map(|socket| Local {
+        let Some(socket) = self.sockets.get(id) else {
+            return self.refuse_all(burst);
+        };
+        let local = Local {
             id,
             address: socket.address,
             port: socket.port,
-        });
-        let mut refused = std::mem::take(&mut self.refused);
-        let mut shortage = match local {
-            Some(_) => None,
-            None => Some(DropReason::SocketClosed),
         };
-        for send in burst.drain(..) {
-            let outcome = match (shortage, &local) {
-                (None, Some(local)) => self.send_one(now, local, send, pool),
-                (reason, _) => Err((reason.unwrap_or(DropReason::SocketClosed), send)),
+        let mut shortage = None;
+        burst.retain_mut(|send| {
+            let outcome = match shortage {
+                None => self.send_one(now, &local, send, pool),
+                Some(reason) => Err(reason),
             };
-            if let Err((reason, mut send)) = outcome {
-                self.drop_sent(reason);
-                send.refused = Some(reason);
-                refused.push(send);
-                if matches!(reason, DropReason::RingFull | DropReason::PoolEmpty) {
-                    shortage = Some(reason);
-                }
+            let Err(reason) = outcome else {
+                return false;
+            };
+            self.drop_sent(reason);
+            send.refused = Some(reason);
+            if matches!(reason, DropReason::RingFull | DropReason::PoolEmpty) {
+                shortage = Some(reason);
             }
-        }
+            true
+        });
         let outcome = SendOutcome {
-            accepted: offered - refused.len(),
-            refused: refused.len(),
+            accepted: offered - burst.len(),
+            refused: burst.len(),
         };
         self.counters.udp_sent += outcome.accepted as u64;
-        burst.append(&mut refused);
-        self.refused = refused;
-        self.receive_looped(now, pool);
+        if !self.looped.is_empty() {
+            self.receive_looped(now, pool);
+        }
         outcome
     }
 
-    #[inline]
+    /// Refuses a burst from a socket that is closed.
+    #[cold]
+    fn refuse_all(&mut self, burst: &mut [UdpSend<B>]) -> SendOutcome {
+        for send in burst.iter_mut() {
+            self.drop_sent(DropReason::SocketClosed);
+            send.refused = Some(DropReason::SocketClosed);
+        }
+        SendOutcome {
+            accepted: 0,
+            refused: burst.len(),
+        }
+    }
+
+    /// Sends one datagram, whose payload it takes; or refuses it and leaves it as it is.
+    #[inline(always)]
     fn send_one<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         local: &Local,
-        send: UdpSend<B>,
+        send: &mut UdpSend<B>,
         pool: &mut A,
-    ) -> Result<(), (DropReason, UdpSend<B>)> {
-        let ready = match self.prepare(now, local, &send, pool) {
-            Ok(ready) => ready,
-            Err(reason) => return Err((reason, send)),
+    ) -> Result<(), DropReason> {
+        if self.send_fast(now, local, send) {
+            return Ok(());
+        }
+        self.send_slow(now, local, send, pool)
+    }
+
+    /// The common case: a payload that lies in one piece with room for its headers, to a
+    /// destination whose path is remembered. Returns false, and changes nothing, for all others.
+    ///
+    /// It writes what [`send_slow`](Self::send_slow) would write.
+    #[inline(always)]
+    fn send_fast(&mut self, now: Instant, local: &Local, send: &mut UdpSend<B>) -> bool {
+        let (SocketAddr::V4(peer), Payload::Buffer(buffer)) = (send.destination, &mut send.payload)
+        else {
+            return false;
         };
+        let generation = self.neighbors.generation();
+        let Some(path) = self.paths.get(now, *peer.ip(), generation) else {
+            return false;
+        };
+        let default = local.address.unwrap_or(path.source);
+        let is_default = match send.source {
+            None => true,
+            Some(source) => source == IpAddr::V4(default),
+        };
+        let total = ipv4::HEADER + udp::HEADER + buffer.len();
+        let ttl = send.ttl.unwrap_or(self.ttl);
+        let is_common = is_default
+            && ttl != 0
+            && peer.port() != 0
+            && total <= path.mtu.mtu
+            && self.room > 0
+            && !buffer.is_chain()
+            && buffer.headroom() >= HEADERS;
+        if !is_common {
+            return false;
+        }
+        let segment = segment_header(SocketAddrV4::new(default, local.port), peer, buffer);
+        let mut words = [
+            0x4500_0000 | u32::from(send.dscp_ecn) << 16 | total as u32,
+            u32::from(self.random.id()) << 16 | u32::from(path.mtu.dont_fragment) << 14,
+            u32::from(ttl) << 24 | u32::from(ipv4::UDP) << 16,
+            default.to_bits(),
+            peer.ip().to_bits(),
+        ];
+        words[2] |= u32::from(checksum::words_checksum(words));
+        let link = path.link;
+        let Some(room) = buffer
+            .prepend(HEADERS)
+            .and_then(|room| room.first_chunk_mut())
+        else {
+            return false;
+        };
+        write_headers(room, link, words, segment);
+        let taken = std::mem::replace(&mut send.payload, Payload::Bytes(Bytes::new()));
+        if let Payload::Buffer(frame) = taken {
+            self.push_frame(frame);
+        }
+        true
+    }
+
+    /// Sends any datagram.
+    #[inline(never)]
+    fn send_slow<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        local: &Local,
+        send: &mut UdpSend<B>,
+        pool: &mut A,
+    ) -> Result<(), DropReason> {
+        let ready = self.prepare(now, local, send, pool)?;
         let length = udp::HEADER + send.payload.len();
-        let in_place = match &send.payload {
+        let is_in_place = match &send.payload {
             Payload::Buffer(buffer) => buffer.headroom() >= HEADERS,
             Payload::Bytes(_) => false,
         };
-        if !in_place || ready.plan.must_fragment(length) {
+        if !is_in_place || ready.plan.must_fragment(length) {
             return self.send_copy(&ready, send, pool);
         }
-        if let Payload::Buffer(mut buffer) = send.payload {
+        let taken = std::mem::replace(&mut send.payload, Payload::Bytes(Bytes::new()));
+        if let Payload::Buffer(mut buffer) = taken {
             // There is room, as was checked.
-            if let Some(room) = buffer.prepend(udp::HEADER) {
-                room.copy_from_slice(&ready.header);
+            if let Some(room) = buffer
+                .prepend(udp::HEADER)
+                .and_then(|room| room.first_chunk_mut())
+            {
+                *room = ready.header;
             }
             self.output(&ready.plan, &ready.outgoing, buffer);
         }
@@ -114,7 +201,6 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Decides where and how a datagram goes, and computes its header.
-    #[inline]
     fn prepare<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
@@ -179,42 +265,79 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Sends a datagram that can not be sent where it lies.
+    #[inline(never)]
     fn send_copy<A: Allocator<Buffer = B>>(
         &mut self,
         ready: &Ready,
-        send: UdpSend<B>,
+        send: &UdpSend<B>,
         pool: &mut A,
-    ) -> Result<(), (DropReason, UdpSend<B>)> {
+    ) -> Result<(), DropReason> {
         if !self.copy(&ready.plan, &ready.header, &send.payload, pool) {
-            return Err((DropReason::PoolEmpty, send));
+            return Err(DropReason::PoolEmpty);
         }
         self.output_pieces(&ready.plan, &ready.outgoing);
         Ok(())
     }
 }
 
-/// The UDP header for `payload`, with its checksum (RFC 768: zero is sent as all ones).
-#[inline]
+/// The UDP header for `payload`.
 fn header<B: Buffer>(
     source: SocketAddrV4,
     destination: SocketAddrV4,
     payload: &Payload<B>,
 ) -> [u8; udp::HEADER] {
-    // At most 65 515, as was checked.
-    let length = (udp::HEADER + payload.len()) as u16;
-    let [s0, s1] = source.port().to_be_bytes();
-    let [d0, d1] = destination.port().to_be_bytes();
-    let [l0, l1] = length.to_be_bytes();
+    finish_header(source, destination, payload.len(), |sum| {
+        payload.for_each_segment(|segment| sum.add(segment));
+    })
+}
+
+/// The UDP header for the head of `buffer`.
+#[inline(always)]
+fn segment_header<B: Buffer>(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    buffer: &B,
+) -> [u8; udp::HEADER] {
+    let payload = buffer.head();
+    finish_header(source, destination, payload.len(), |sum| sum.add(payload))
+}
+
+/// A UDP header with its checksum (RFC 768: zero is sent as all ones), for a payload of `length`
+/// bytes, at most 65 507, that `add` sums up.
+#[inline(always)]
+fn finish_header(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    length: usize,
+    add: impl FnOnce(&mut Checksum),
+) -> [u8; udp::HEADER] {
+    let length = (udp::HEADER + length) as u16;
     let mut sum = Checksum::pseudo_header(*source.ip(), *destination.ip(), ipv4::UDP, length);
-    sum.add(&[s0, s1, d0, d1, l0, l1]);
-    match payload {
-        Payload::Buffer(buffer) if !buffer.is_chain() => sum.add(buffer.head()),
-        payload => payload.for_each_segment(|segment| sum.add(segment)),
-    }
+    let ports = u64::from(source.port()) << 48 | u64::from(destination.port()) << 32;
+    let header = ports | u64::from(length) << 16;
+    sum.add(&header.to_be_bytes());
+    add(&mut sum);
     let sum = match sum.finish() {
         0 => 0xffff,
         sum => sum,
     };
-    let [c0, c1] = sum.to_be_bytes();
-    [s0, s1, d0, d1, l0, l1, c0, c1]
+    (header | u64::from(sum)).to_be_bytes()
+}
+
+/// Writes Ethernet, IPv4 (five numbers of 32 bits) and UDP headers.
+#[inline(always)]
+fn write_headers(
+    room: &mut [u8; HEADERS],
+    link: [u8; ethernet::HEADER],
+    network: [u32; 5],
+    transport: [u8; udp::HEADER],
+) {
+    let (link_room, rest) = room.split_at_mut(ethernet::HEADER);
+    let (network_room, transport_room) = rest.split_at_mut(ipv4::HEADER);
+    link_room.copy_from_slice(&link);
+    let (fields, _) = network_room.as_chunks_mut::<4>();
+    for (field, word) in fields.iter_mut().zip(network) {
+        *field = word.to_be_bytes();
+    }
+    transport_room.copy_from_slice(&transport);
 }

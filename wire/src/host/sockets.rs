@@ -169,7 +169,7 @@ impl<B> Sockets<B> {
     /// The socket that a datagram from `source` to `destination` is for: a connected one whose
     /// peer is `source`, else one bound to the address, else one bound to any. A connected
     /// socket gets nothing from others. `is_broadcast`: only sockets bound to any get it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(
         &mut self,
         source: SocketAddrV4,
@@ -206,6 +206,7 @@ impl<B> Sockets<B> {
         }
     }
 
+    #[inline(never)]
     fn find_specific(&mut self, address: Ipv4Addr, port: u16) -> Option<u32> {
         let key = (address, port);
         if let Some((_, slot)) = self.last.filter(|(last, _)| *last == key) {
@@ -223,11 +224,14 @@ impl<B> Sockets<B> {
         id: UdpSocketId,
         datagram: UdpDatagram<B>,
     ) -> Result<(), UdpDatagram<B>> {
-        let queue = self.queue;
-        match self.get_mut(id) {
-            Some(socket) if socket.received.len() < queue => {
+        let socket = self.sockets.get_mut(id.slot as usize);
+        match socket.filter(|socket| socket.generation == id.generation && socket.is_open) {
+            Some(socket) if socket.received.len() < self.queue => {
                 socket.received.push(datagram);
-                self.make_ready(id);
+                if !socket.is_ready {
+                    socket.is_ready = true;
+                    self.ready.push_back(id);
+                }
                 Ok(())
             }
             _ => Err(datagram),

@@ -293,6 +293,38 @@ fn a_flood_of_requests_does_not_push_out_whom_we_talk_to() {
 }
 
 #[test]
+fn in_a_table_of_neighbours_that_answer_a_stranger_is_not_learned_but_a_peer_is_asked() {
+    let limits = Limits {
+        neighbors: 4,
+        ..Limits::default()
+    };
+    let mut bed = Bed::new(HostConfig {
+        limits,
+        ..dynamic()
+    });
+    let socket = bed.bind("0.0.0.0:7");
+    let peers = [2, 3, 4, 5].map(|host| Ipv4Addr::new(10, 0, 0, host));
+    for peer in peers {
+        let _ = bed.send(socket, (peer, 7), &[b"hello"]);
+        bed.receive(&reply_from(PEER_MAC, peer));
+        bed.pass(Duration::from_millis(1));
+    }
+    let stranger = Ipv4Addr::new(10, 0, 0, 9);
+    assert_eq!(
+        bed.receive(&request_from(OTHER_MAC, stranger, OUR)).len(),
+        1,
+        "answered"
+    );
+    assert_eq!(state(&bed, stranger), None);
+    assert!(peers.iter().all(|peer| state(&bed, *peer).is_some()));
+    // We ourselves may talk to somebody new: the one unused for longest makes room.
+    let (outcome, _) = bed.send(socket, (stranger, 7), &[b"hello"]);
+    assert_eq!(outcome.accepted, 1);
+    assert_eq!(state(&bed, peers[0]), None);
+    assert_eq!(bed.host.neighbors().len(), 4);
+}
+
+#[test]
 fn sending_to_many_silent_neighbours_is_bounded_to_half_the_table() {
     let mut bed = Bed::new(HostConfig {
         limits: Limits {

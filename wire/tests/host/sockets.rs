@@ -209,3 +209,32 @@ fn settings_that_can_not_be_are_refused() {
         assert_eq!(host(config), Err(HostError::Gateway(gateway.into())));
     }
 }
+
+#[test]
+fn settings_are_read_from_a_file_and_unknown_ones_refused() {
+    let text = r#"
+        mac = "02:00:00:00:00:01"
+        addresses = ["10.0.0.1/24"]
+        owned = ["172.16.0.0/16"]
+        gateway = "10.0.0.254"
+        routes = [{ destination = "192.0.2.0/24", gateway = "10.0.0.253" }]
+        neighbors = [{ address = "10.0.0.2", mac = "02:00:00:00:00:02" }]
+        [limits]
+        neighbor_interval = 0.5
+    "#;
+    let config: HostConfig = toml::from_str(text).unwrap();
+    assert_eq!((config.mtu, config.ttl), (1500, 64));
+    assert_eq!(
+        config.limits.neighbor_interval,
+        std::time::Duration::from_millis(500)
+    );
+    assert_eq!(config.limits.neighbors, Limits::default().neighbors);
+    assert_eq!(host(config), Ok(()));
+    for bad in [
+        "mtuu = 1500",
+        "[limits]\nneighbours = 1",
+        "[limits]\nneighbor_interval = -1.0",
+    ] {
+        assert!(toml::from_str::<HostConfig>(bad).is_err(), "{bad}");
+    }
+}
