@@ -32,6 +32,9 @@ const UNCLAIMED: usize = 256;
 /// Senders woken at once when the transmit ring has room: one for each burst of this length.
 const FRAMES_PER_WAITER: usize = 32;
 
+/// Frames of the longest datagram at the usual MTU.
+const LONGEST_TRAIN: usize = 46;
+
 /// What a subscription does with the frames that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capture {
@@ -66,6 +69,7 @@ pub struct Shard {
     closed: Option<CloseReason>,
     drops: Drops,
     delivered: u64,
+    undelivered: u64,
 }
 
 struct Socket {
@@ -100,6 +104,8 @@ pub struct ShardCounters {
     pub drops: Drops,
     /// Packets put into mailboxes of applications.
     pub delivered: u64,
+    /// Packets that had a receiver but did not reach its mailbox: it was full, or gone.
+    pub undelivered: u64,
     /// Open UDP sockets.
     pub sockets: usize,
     /// Open subscriptions.
@@ -148,6 +154,7 @@ impl Shard {
             closed: None,
             drops: Drops::default(),
             delivered: 0,
+            undelivered: 0,
         }
     }
 
@@ -166,6 +173,7 @@ impl Shard {
             host: *self.host.counters(),
             drops,
             delivered: self.delivered,
+            undelivered: self.undelivered,
             sockets: self.sockets.len(),
             subscriptions: self.subscriptions.len(),
         }
@@ -262,7 +270,7 @@ impl Shard {
         let Some(outlet) = &mut socket.outlet else {
             if received.len() > UNCLAIMED {
                 let excess = received.drain(UNCLAIMED..).count() as u64;
-                self.drops.add(DropReason::MailboxFull, excess);
+                self.lose(DropReason::MailboxFull, excess);
             }
             return;
         };
@@ -279,7 +287,7 @@ impl Shard {
         match outlet.offer(message) {
             Offer::Delivered => self.delivered += packets,
             Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.drops.add(reason, packets),
+            Offer::Dropped(reason, packets) => self.lose(reason, packets),
         }
     }
 
@@ -299,7 +307,7 @@ impl Shard {
         match subscription.outlet.offer(message) {
             Offer::Delivered => self.delivered += packets,
             Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.drops.add(reason, packets),
+            Offer::Dropped(reason, packets) => self.lose(reason, packets),
         }
     }
 
@@ -330,6 +338,7 @@ impl Shard {
         }
         self.delivered += tally.delivered;
         self.drops += &tally.drops;
+        self.undelivered += tally.drops.total();
         self.parked = tally.parked;
         if self.parked == 0 {
             self.parked_since = None;
@@ -353,6 +362,12 @@ impl Shard {
             self.wake_waiters(room / FRAMES_PER_WAITER);
         }
         Ok(before - left)
+    }
+
+    /// Counts packets that had a receiver and did not reach it.
+    fn lose(&mut self, reason: DropReason, packets: u64) {
+        self.undelivered += packets;
+        self.drops.add(reason, packets);
     }
 
     /// Counts packets that were lost outside of the engines.
@@ -407,15 +422,15 @@ impl Shard {
             CloseReason::Shutdown => DropReason::Shutdown,
             CloseReason::DeviceLost(_) => DropReason::DeviceLost,
         };
-        for (id, socket) in self.sockets.drain() {
+        for (id, socket) in take(&mut self.sockets) {
             let parked = socket.outlet.map_or(0, |mut outlet| outlet.give_up());
-            self.drops.add(lost, parked);
+            self.lose(lost, parked);
             self.host.close_udp(id);
             if let Some(events) = socket.events {
                 events.do_send(SocketEvent::Closed(reason.clone()));
             }
         }
-        for mut subscription in self.subscriptions.drain(..) {
+        for mut subscription in take(&mut self.subscriptions) {
             let parked = subscription.outlet.give_up();
             self.drops
                 .add(lost, parked + subscription.pending.len() as u64);
@@ -465,7 +480,7 @@ impl Shard {
                 && old.is_parked()
             {
                 self.parked -= 1;
-                self.drops.add(DropReason::ReceiverGone, old.give_up());
+                self.lose(DropReason::ReceiverGone, old.give_up());
             }
             // What came before there was a recipient.
             self.dispatch_socket(id);
@@ -482,7 +497,7 @@ impl Shard {
         if let Some(socket) = self.sockets.remove(&id) {
             if let Some(mut outlet) = socket.outlet.filter(Outlet::is_parked) {
                 self.parked -= 1;
-                self.drops.add(DropReason::SocketClosed, outlet.give_up());
+                self.lose(DropReason::SocketClosed, outlet.give_up());
             }
             self.waiters.retain(|waiter| *waiter != Waiter::Socket(id));
             self.host.close_udp(id);
@@ -497,6 +512,14 @@ impl Shard {
         let now = self.clock.now();
         let egress = self.egress.clone();
         let mut pair = egress.borrow_mut();
+        if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
+            // Look whether the device has sent something meanwhile. A violation is found again,
+            // and dealt with, by the poll loop.
+            let _ = pair.reclaim();
+            let waiting = self.host.transmit().len();
+            self.host
+                .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
+        }
         let outcome = self.host.send_udp(now, id, burst, pair.pool());
         // What was sent to ourselves has arrived; what waits for the device needs the actor.
         self.wake();
@@ -557,7 +580,7 @@ impl Shard {
                 self.parked -= 1;
             }
             let lost = subscription.outlet.give_up() + subscription.pending.len() as u64;
-            self.drops.add(DropReason::SocketClosed, lost);
+            self.lose(DropReason::SocketClosed, lost);
             self.waiters
                 .retain(|waiter| *waiter != Waiter::Subscription(id));
         }

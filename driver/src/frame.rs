@@ -278,6 +278,16 @@ impl Buffer for Frame {
         length
     }
 
+    fn memory(&self) -> usize {
+        let mut memory = self.capacity();
+        let mut tail = self.tail();
+        while let Some(frame) = tail {
+            memory += frame.capacity();
+            tail = frame.tail();
+        }
+        memory
+    }
+
     #[inline]
     fn headroom(&self) -> usize {
         // The virtio-net header has its place in front of every packet that is sent.
