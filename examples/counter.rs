@@ -7,14 +7,19 @@
 
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/exit.rs"]
+mod exit;
+#[path = "common/packets.rs"]
+mod packets;
 #[path = "common/report.rs"]
 mod report;
 
+use std::process::ExitCode;
+
 use actix::prelude::*;
 use clap::Parser;
-use virtroupe::{
-    Capture, DeviceUrl, Filter, LocalStack, PacketSocket, PacketsReceived, Supervisor,
-};
+use exit::Outcome;
+use virtroupe::{Capture, Filter, LocalStack, PacketSocket, PacketsReceived, Supervisor};
 
 #[derive(Parser)]
 #[command(about = "Counts the packets that a device delivers")]
@@ -65,17 +70,13 @@ impl Handler<Count> for Counter {
 }
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    exit::code(run(Options::parse()).await)
+}
+
+async fn run(options: Options) -> Outcome<ExitCode> {
     report::logs();
-    let options = Options::parse();
-    let mut config = options
-        .device
-        .to_config(DeviceUrl::Tap("virtroupe0".into()))?;
-    if config.host.addresses.is_empty() && config.host.owned.is_empty() {
-        // The packet API needs no address, but a host has one; this one is for documentation.
-        config = config.address("192.0.2.1/24".parse()?);
-        config.options.mac = config.options.mac.or(Some("02:00:00:00:00:01".parse()?));
-    }
+    let config = packets::config(&options.device)?;
     let stack = Supervisor::start(config).await?;
     let counter = stack
         .run_on(0, |local| async {
@@ -92,5 +93,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     report::busy_cycles(&stack.stats().await?);
     println!("delivered_packets {packets}");
     stack.shutdown().await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

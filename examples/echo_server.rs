@@ -1,18 +1,39 @@
 //! UDP echo on actors.
+//!
+//! ```sh
+//! cargo run --release --example echo_server                  # a demo, and its own client
+//! cargo run --release --example echo_server -- --sandbox     # a shell to ping it from
+//! cargo run --release --example echo_server -- --tap vt0 --ip 10.0.0.2/24
+//! cargo run --release --example echo_server -- --vhost-user /tmp/vhost.sock --ip 10.0.0.2/24
+//! ```
 
+#[path = "common/client.rs"]
+mod client;
+#[path = "common/demo.rs"]
+mod demo;
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/exit.rs"]
+mod exit;
 #[path = "common/report.rs"]
 mod report;
+#[path = "common/sandbox.rs"]
+mod sandbox;
+#[path = "common/table.rs"]
+mod table;
 
 use std::net::Ipv4Addr;
+use std::process::ExitCode;
 
 use actix::prelude::*;
 use clap::Parser;
-use virtroupe::{BindError, DeviceUrl, LocalStack, Supervisor, UdpReceived, UdpSocket};
+use exit::Outcome;
+use virtroupe::{BindError, Config, LocalStack, Stack, Supervisor, UdpReceived, UdpSocket};
 
+/// Answers UDP datagrams with themselves.
+///
+/// Without a device, this is a demo: two stacks in one process, one of which is the client.
 #[derive(Parser)]
-#[command(about = "Answers UDP datagrams with themselves")]
 struct Options {
     #[command(flatten)]
     device: device::DeviceArgs,
@@ -22,6 +43,12 @@ struct Options {
     /// Stop after so many seconds; run until interrupted by default
     #[arg(long)]
     seconds: Option<u64>,
+    /// Serve at 10.0.0.2 in a network of its own, and open a shell in it; needs no root
+    #[arg(long, conflicts_with_all = ["device", "config", "ip", "mac", "neighbor", "seconds"])]
+    sandbox: bool,
+    /// What to run in the sandbox instead of a shell; its exit code becomes ours
+    #[arg(last = true, requires = "sandbox", value_name = "COMMAND")]
+    command: Vec<String>,
 }
 
 /// Sends each datagram back.
@@ -50,22 +77,58 @@ impl Handler<UdpReceived> for Echo {
     }
 }
 
-#[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    exit::code(run(Options::parse()))
+}
+
+fn run(options: Options) -> Outcome<ExitCode> {
     report::logs();
-    let options = Options::parse();
-    let config = options
-        .device
-        .to_config(DeviceUrl::Tap("virtroupe0".into()))?;
+    if options.sandbox {
+        // First of all: a namespace can only be entered while there is one thread.
+        sandbox::enter()?;
+    }
+    System::new().block_on(async {
+        if options.sandbox {
+            serve_sandbox(&options).await
+        } else if let Some(config) = options.device.to_config()? {
+            serve_device(&options, config).await
+        } else {
+            serve_demo(&options).await
+        }
+    })
+}
+
+async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
-    let port = options.port;
-    let _echo = stack
-        .run_on(0, move |local| Echo::start_on(local, port))
-        .await??;
+    let _echo = start_echo(&stack, options.port).await?;
     report::wait(options.seconds).await;
     let stats = stack.stats().await?;
     report::busy_cycles(&stats);
     println!("{stats}");
     stack.shutdown().await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve_sandbox(options: &Options) -> Outcome<ExitCode> {
+    let stack = sandbox::stack().await?;
+    let _echo = start_echo(&stack, options.port).await?;
+    let code = sandbox::run(&options.command, options.port).await?;
+    stack.shutdown().await;
+    Ok(code)
+}
+
+async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
+    let (server, client) = demo::start().await?;
+    let _echo = start_echo(&server, options.port).await?;
+    let end = report::wait(options.seconds);
+    let measured = demo::measure(&server, &client, options.port, end).await;
+    client.shutdown().await;
+    server.shutdown().await;
+    measured.map(|()| ExitCode::SUCCESS)
+}
+
+/// Starts the echo actor on the stack's cpu.
+async fn start_echo(stack: &Stack, port: u16) -> Outcome<Addr<Echo>> {
+    let started = stack.run_on(0, move |local| Echo::start_on(local, port));
+    Ok(started.await??)
 }

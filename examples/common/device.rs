@@ -1,11 +1,12 @@
 //! The options that say which device an example runs on.
 
+use std::error::Error;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 use virtroupe::wire::host::{Neighbor, Route};
-use virtroupe::{Config, ConfigError, DeviceUrl, MacAddr};
+use virtroupe::{Config, DeviceUrl, MacAddr};
 
 /// Which device, and who we are on it.
 #[derive(Debug, Clone, Args)]
@@ -33,17 +34,21 @@ pub struct DeviceArgs {
     core: Option<usize>,
 }
 
-impl DeviceArgs {
-    /// Whether a device is named at all.
-    pub fn names_device(&self) -> bool {
-        self.tap.is_some() || self.vhost_user.is_some() || self.config.is_some()
-    }
+/// What to say where a device is needed and none is named.
+pub const NO_DEVICE: &str = "no device: name one by --tap NAME, --vhost-user PATH or --config FILE";
 
-    /// The configuration that the options describe; `device` where they name none.
-    pub fn to_config(&self, device: DeviceUrl) -> Result<Config, ConfigError> {
-        let mut config = match &self.config {
-            Some(file) => Config::from_file(file)?,
-            None => Config::new(device),
+impl DeviceArgs {
+    /// The configuration that the options describe; `None` if they name no device.
+    ///
+    /// # Errors
+    /// When the file is not valid, or the other options have no device to be about.
+    pub fn to_config(&self) -> Result<Option<Config>, Box<dyn Error>> {
+        let mut config = match (&self.config, &self.tap, &self.vhost_user) {
+            (Some(file), _, _) => Config::from_file(file)?,
+            (None, Some(name), _) => Config::new(format!("tap:{name}").parse()?),
+            (None, None, Some(path)) => Config::new(DeviceUrl::VhostUser(path.clone())),
+            (None, None, None) if self.is_empty() => return Ok(None),
+            (None, None, None) => return Err(NO_DEVICE.into()),
         };
         if let Some(name) = &self.tap {
             config.device = DeviceUrl::Tap(name.clone());
@@ -70,7 +75,11 @@ impl DeviceArgs {
             };
             config.host.routes.push(route);
         }
-        Ok(config)
+        Ok(Some(config))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ip.is_empty() && self.mac.is_none() && self.neighbor.is_empty() && self.core.is_none()
     }
 }
 
