@@ -87,10 +87,20 @@ impl QueuePair {
     /// When the device broke the rules of the ring.
     #[inline]
     pub fn transmit(&mut self, burst: &mut Vec<Frame>) -> Result<(), Violation> {
-        if self.transmit.room() < burst.len().saturating_add(self.transmit.size() / 2) {
+        let scarce = self.transmit.room() < burst.len().saturating_add(self.transmit.size() / 2);
+        if scarce {
             self.transmit.reclaim(&mut self.pool)?;
         }
-        if !burst.is_empty() && self.transmit.submit(&mut self.pool, burst) {
+        if burst.is_empty() {
+            return Ok(());
+        }
+        let mut notify = self.transmit.submit(&mut self.pool, burst);
+        if !burst.is_empty() && !scarce {
+            // Long chains found no room, although there was room for as many frames.
+            self.transmit.reclaim(&mut self.pool)?;
+            notify |= self.transmit.submit(&mut self.pool, burst);
+        }
+        if notify {
             self.transmit_doorbell.ring();
         }
         Ok(())
