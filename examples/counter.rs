@@ -5,6 +5,8 @@
 //! cargo run --release --example counter -- --vhost-user /tmp/vhost.sock
 //! ```
 
+#[path = "common/cost.rs"]
+mod cost;
 #[path = "common/device.rs"]
 mod device;
 #[path = "common/exit.rs"]
@@ -90,7 +92,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
         .await?;
     report::wait(options.seconds).await;
     let packets = counter.send(Count).await?;
-    report::busy_cycles(&stack.stats().await?);
+    cost::busy_cycles(&stack.stats().await?);
     println!("delivered_packets {packets}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

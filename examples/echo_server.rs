@@ -9,6 +9,8 @@
 
 #[path = "common/client.rs"]
 mod client;
+#[path = "common/cost.rs"]
+mod cost;
 #[path = "common/demo.rs"]
 mod demo;
 #[path = "common/device.rs"]
@@ -103,7 +105,7 @@ async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let _echo = start_echo(&stack, options.port).await?;
     report::wait(options.seconds).await;
     let stats = stack.stats().await?;
-    report::busy_cycles(&stats);
+    cost::busy_cycles(&stats);
     println!("{stats}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

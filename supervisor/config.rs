@@ -185,6 +185,15 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// The error in one line; its own text quotes the file over several.
+    fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(0, |before| before.matches('\n').count()) + 1;
+        ConfigError::Syntax(format!("line {line}: {}", error.message()))
+    }
+}
+
 impl Config {
     /// The default configuration for a device.
     pub fn new(device: DeviceUrl) -> Self {
@@ -203,7 +212,7 @@ impl Config {
     /// # Errors
     /// When it is not valid; says the line and what was expected.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))
+        toml::from_str(text).map_err(|error| ConfigError::syntax(text, &error))
     }
 
     /// Reads a TOML file.
