@@ -104,17 +104,8 @@ impl DmaMemory {
                 ),
             }
         }
-        Self::map_ordinary(bytes)
-    }
-
-    fn map_ordinary(bytes: usize) -> Result<Self, MemoryError> {
-        let length = bytes.checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
-        let refused = |source| MemoryError::Allocate { bytes, source };
-        // Populating more than there is would not fail: the kernel would kill somebody.
-        if available_memory().is_some_and(|available| length > available) {
-            return Err(refused(io::ErrorKind::OutOfMemory.into()));
-        }
-        Self::map(length, false).map_err(refused)
+        Self::map(bytes.next_multiple_of(PAGE), false)
+            .map_err(|source| MemoryError::Allocate { bytes, source })
     }
 
     fn map(length: usize, huge: bool) -> io::Result<Self> {
@@ -195,16 +186,6 @@ impl DmaMemory {
         // past its end.
         Some(unsafe { self.base.add(offset) })
     }
-}
-
-/// Bytes that can be had without swapping, as the kernel estimates; `None` if it does not say.
-fn available_memory() -> Option<usize> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 impl Drop for DmaMemory {
