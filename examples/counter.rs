@@ -15,6 +15,8 @@ mod exit;
 mod packets;
 #[path = "common/report.rs"]
 mod report;
+#[path = "common/serve.rs"]
+mod serve;
 
 use std::process::ExitCode;
 
@@ -90,7 +92,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
             .start()
         })
         .await?;
-    report::wait(options.seconds).await;
+    serve::until_end(&stack, options.seconds).await?;
     let packets = counter.send(Count).await?;
     cost::busy_cycles(&stack.stats().await?);
     println!("delivered_packets {packets}");

@@ -15,6 +15,8 @@ mod exit;
 mod packets;
 #[path = "common/report.rs"]
 mod report;
+#[path = "common/serve.rs"]
+mod serve;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -132,7 +134,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     let ip = options.answer;
     let start = move |local: LocalStack| async move { Responder::start_on(&local, ip) };
     let _responder = stack.run_on(0, start).await?;
-    report::wait(options.seconds).await;
+    serve::until_end(&stack, options.seconds).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);
     print!("{stats}");

@@ -27,6 +27,10 @@ pub struct Supervisor {
     cpus: Vec<Cpu>,
     limits: TimeLimits,
     subscribers: Vec<Recipient<Lifecycle>>,
+    /// Callers of [`Stack::ended`].
+    waiting: Vec<oneshot::Sender<Lifecycle>>,
+    /// How the stack ended.
+    ended: Option<Lifecycle>,
     stopped: bool,
 }
 
@@ -93,6 +97,8 @@ impl Supervisor {
                 cpus: Vec::new(),
                 limits: config.limits.clone(),
                 subscribers: Vec::new(),
+                waiting: Vec::new(),
+                ended: None,
                 stopped: false,
             }
         });
@@ -253,6 +259,12 @@ impl Supervisor {
         for subscriber in &self.subscribers {
             subscriber.do_send(event.clone());
         }
+        if matches!(event, Lifecycle::DeviceLost(_) | Lifecycle::Stopped) {
+            for waiting in self.waiting.drain(..) {
+                let _ = waiting.send(event.clone());
+            }
+            self.ended = Some(event);
+        }
     }
 
     /// Stops all cpus and the device, and gives back their memory.
@@ -356,6 +368,23 @@ impl Handler<Subscribe> for Supervisor {
 }
 
 #[derive(Message)]
+#[rtype(result = "Lifecycle")]
+struct WaitForEnd;
+
+impl Handler<WaitForEnd> for Supervisor {
+    type Result = ResponseFuture<Lifecycle>;
+
+    fn handle(&mut self, _: WaitForEnd, _: &mut Self::Context) -> Self::Result {
+        if let Some(ended) = self.ended.clone() {
+            return Box::pin(async { ended });
+        }
+        let (sender, ended) = oneshot::channel();
+        self.waiting.push(sender);
+        Box::pin(async { ended.await.unwrap_or(Lifecycle::Stopped) })
+    }
+}
+
+#[derive(Message)]
 #[rtype(result = "()")]
 struct Shutdown;
 
@@ -444,6 +473,15 @@ impl Stack {
         A::Context: ToEnvelope<A, Lifecycle>,
     {
         self.supervisor.do_send(Subscribe(subscriber.recipient()));
+    }
+
+    /// Waits until the stack has ended: by [`shutdown`](Self::shutdown), which gives
+    /// [`Lifecycle::Stopped`], or by itself, which gives [`Lifecycle::DeviceLost`].
+    pub async fn ended(&self) -> Lifecycle {
+        self.supervisor
+            .send(WaitForEnd)
+            .await
+            .unwrap_or(Lifecycle::Stopped)
     }
 
     /// Stops receiving, sends what waits, closes all sockets, and resets the device. Done when

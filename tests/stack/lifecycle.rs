@@ -39,6 +39,7 @@ async fn sockets_learn_that_the_stack_is_shut_down() {
     let closed = Seen::Event(SocketEvent::Closed(CloseReason::Shutdown));
     assert_eq!(within(seen.recv()).await, Some(closed));
     assert_eq!(within(lifecycle.recv()).await, Some(Lifecycle::Stopped));
+    assert_eq!(within(stack.ended()).await, Lifecycle::Stopped);
     assert!(stack.stats().await.is_err());
     within(stack.shutdown()).await;
 }
@@ -59,6 +60,10 @@ async fn a_lost_device_closes_the_sockets_and_is_told() {
     assert!(matches!(
         within(lifecycle.recv()).await,
         Some(Lifecycle::DeviceLost(_))
+    ));
+    assert!(matches!(
+        within(stack.ended()).await,
+        Lifecycle::DeviceLost(_)
     ));
     within(stack.shutdown()).await;
 }
