@@ -92,6 +92,8 @@ pub enum Payload<B> {
     Buffer(B),
     /// Shared bytes; copied into packet memory.
     Bytes(Bytes),
+    /// No byte.
+    Empty,
 }
 
 impl<B: Buffer> Payload<B> {
@@ -100,6 +102,7 @@ impl<B: Buffer> Payload<B> {
         match self {
             Payload::Buffer(buffer) => buffer.len(),
             Payload::Bytes(bytes) => bytes.len(),
+            Payload::Empty => 0,
         }
     }
 
@@ -108,6 +111,7 @@ impl<B: Buffer> Payload<B> {
         match self {
             Payload::Buffer(buffer) => buffer.for_each_segment(visit),
             Payload::Bytes(bytes) => visit(bytes),
+            Payload::Empty => {}
         }
     }
 

@@ -15,6 +15,15 @@ pub(super) struct Addresses {
     edges: Vec<[Ipv4Addr; 2]>,
     /// Prefixes of which every address is ours.
     owned: Vec<Ipv4Net>,
+    /// `own` and `owned` for `is_own`, which every packet asks.
+    masks: Vec<Masked>,
+}
+
+/// A prefix as the test for it wants it.
+#[derive(Debug, Clone, Copy)]
+struct Masked {
+    mask: u32,
+    network: u32,
 }
 
 /// What a destination is to us.
@@ -37,8 +46,26 @@ impl Addresses {
         let own = own.collect::<Result<Vec<_>, _>>()?;
         let edges = own.iter().filter(|own| own.prefix_len() <= 30);
         let edges = edges.map(|own| [own.network(), own.broadcast()]).collect();
-        let owned = owned.iter().map(owned_prefix).collect::<Result<_, _>>()?;
-        let addresses = Addresses { own, edges, owned };
+        let owned: Vec<_> = owned.iter().map(owned_prefix).collect::<Result<_, _>>()?;
+        let single = |own: &Ipv4Net| Masked {
+            mask: u32::MAX,
+            network: own.addr().to_bits(),
+        };
+        let whole = |owned: &Ipv4Net| Masked {
+            mask: owned.netmask().to_bits(),
+            network: owned.network().to_bits(),
+        };
+        let masks = own
+            .iter()
+            .map(single)
+            .chain(owned.iter().map(whole))
+            .collect();
+        let addresses = Addresses {
+            own,
+            edges,
+            owned,
+            masks,
+        };
         if addresses.own.is_empty() && addresses.owned.is_empty() {
             return Err(HostError::NoAddress);
         }
@@ -48,8 +75,8 @@ impl Addresses {
     /// Whether `address` is ours.
     #[inline]
     pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
-        self.own.iter().any(|own| own.addr() == address)
-            || self.owned.iter().any(|prefix| prefix.contains(&address))
+        let bits = address.to_bits();
+        self.masks.iter().any(|own| bits & own.mask == own.network)
     }
 
     /// What `address` is. An owned prefix wins over the broadcast address of a subnet.

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use bytes::Bytes;
-
 use super::Host;
 use super::neighbors::Sender;
 use super::output::{Outgoing, Plan};
@@ -128,14 +126,18 @@ impl<B: Buffer> Host<B> {
             return false;
         };
         let default = local.address.unwrap_or(path.source);
-        let is_default = match send.source {
-            None => true,
-            Some(source) => source == IpAddr::V4(default),
+        let source = match send.source {
+            None => default,
+            Some(IpAddr::V4(asked)) if asked == default => default,
+            // What a reply from a socket bound to any address asks for.
+            Some(IpAddr::V4(asked)) if local.address.is_none() && self.addresses.is_own(asked) => {
+                asked
+            }
+            Some(_) => return false,
         };
         let total = ipv4::HEADER + udp::HEADER + buffer.len();
         let ttl = send.ttl.unwrap_or(self.ttl);
-        let is_common = is_default
-            && ttl != 0
+        let is_common = ttl != 0
             && peer.port() != 0
             && total <= path.mtu.mtu
             && self.room > 0
@@ -144,12 +146,12 @@ impl<B: Buffer> Host<B> {
         if !is_common {
             return false;
         }
-        let segment = segment_header(SocketAddrV4::new(default, local.port), peer, buffer);
+        let segment = segment_header(SocketAddrV4::new(source, local.port), peer, buffer);
         let mut words = [
             0x4500_0000 | u32::from(send.dscp_ecn) << 16 | total as u32,
             u32::from(self.random.id()) << 16 | u32::from(path.mtu.dont_fragment) << 14,
             u32::from(ttl) << 24 | u32::from(ipv4::UDP) << 16,
-            default.to_bits(),
+            source.to_bits(),
             peer.ip().to_bits(),
         ];
         words[2] |= u32::from(checksum::words_checksum(words));
@@ -161,7 +163,7 @@ impl<B: Buffer> Host<B> {
             return false;
         };
         write_headers(room, link, words, segment);
-        let taken = std::mem::replace(&mut send.payload, Payload::Bytes(Bytes::new()));
+        let taken = std::mem::replace(&mut send.payload, Payload::Empty);
         if let Payload::Buffer(frame) = taken {
             self.push_frame(frame);
         }
@@ -181,12 +183,12 @@ impl<B: Buffer> Host<B> {
         let length = udp::HEADER + send.payload.len();
         let is_in_place = match &send.payload {
             Payload::Buffer(buffer) => buffer.headroom() >= HEADERS,
-            Payload::Bytes(_) => false,
+            Payload::Bytes(_) | Payload::Empty => false,
         };
         if !is_in_place || ready.plan.must_fragment(length) {
             return self.send_copy(&ready, send, pool);
         }
-        let taken = std::mem::replace(&mut send.payload, Payload::Bytes(Bytes::new()));
+        let taken = std::mem::replace(&mut send.payload, Payload::Empty);
         if let Payload::Buffer(mut buffer) = taken {
             // There is room, as was checked.
             if let Some(room) = buffer
