@@ -7,6 +7,7 @@
 mod examples {
     pub mod demo;
     pub mod errors;
+    pub mod packets;
     pub mod sandbox;
 }
 #[allow(dead_code, reason = "the other suites use the rest")]
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let suite = Suite::new(&arguments, privileges);
     let mut tests = examples::demo::tests(&suite);
     tests.extend(examples::errors::tests(&suite));
+    tests.extend(examples::packets::tests(&suite));
     tests.extend(examples::sandbox::tests(&suite));
     libtest_mimic::run(&arguments, tests).exit_code()
 }

@@ -121,6 +121,12 @@ impl Writer {
         Ok(())
     }
 
+    fn explain(&self, error: io::Error) -> io::Error {
+        let file = self.written.file.display();
+        let message = format!("cannot write {file}: {error}; what was captured before is in it");
+        io::Error::new(error.kind(), message)
+    }
+
     fn rotate(&mut self) -> io::Result<()> {
         self.file.get_mut().flush()?;
         self.files += 1;
@@ -190,7 +196,7 @@ impl Handler<Captured> for Writer {
         let at = at.unwrap_or_default();
         for frame in captured.frames.iter() {
             if let Err(error) = self.write(at, frame) {
-                self.failure = Some(error);
+                self.failure = Some(self.explain(error));
                 self.has_failed = true;
                 return;
             }
@@ -205,7 +211,8 @@ impl Handler<Flush> for Writer {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        self.file.get_mut().flush()?;
+        let flushed = self.file.get_mut().flush();
+        flushed.map_err(|error| self.explain(error))?;
         Ok(self.written.clone())
     }
 }
