@@ -11,7 +11,7 @@
 //!                                                  for each `batch_returns` scope and pool)
 //! ```
 //!
-//! The bookkeeping ([`Home`]) outlives the pool until the last frame is back, without a count
+//! The bookkeeping (`Home`) outlives the pool until the last frame is back, without a count
 //! per frame: frames that are still out when the pool closes are counted once, at that moment.
 
 use std::cell::{Cell, UnsafeCell};

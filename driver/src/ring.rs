@@ -1,6 +1,6 @@
 //! Virtqueues, the driver's side.
 //!
-//! [`split`] knows the memory format of one ring and nothing of packets. [`crate::receive`] and
+//! `split` knows the memory format of one ring and nothing of packets. [`crate::receive`] and
 //! [`crate::transmit`] put frames into it and keep the private shadow of what was posted, which
 //! is what decides; what the device writes is only ever compared with it.
 
