@@ -141,12 +141,13 @@ impl TransmitQueue {
 
     /// How many frames from the front have descriptors.
     fn count_fitting(&self, burst: &[Frame]) -> usize {
+        let most = self.most_segments();
         let mut room = self.room();
         let mut count = 0;
         for frame in burst {
             // A frame that is copied takes no more segments than it has now.
             let needed = match segments(frame) {
-                many if many > self.most_segments() => 1,
+                many if many > most => 1,
                 few => few,
             };
             if needed > room {

@@ -29,7 +29,7 @@ impl Setup {
             event_idx: bits & 1 != 0,
             in_order: bits & 2 != 0,
             in_order_bursts: bits & 4 != 0,
-            queue_size: 16 << (bits >> 3) % 5,
+            queue_size: 16 << ((bits >> 3) % 5),
         }
     }
 

@@ -159,6 +159,11 @@ impl HostileDevice {
         self.layout(queue).size
     }
 
+    /// Who keeps the memory mapped, this device included.
+    pub fn memory_owners(&self) -> usize {
+        Arc::strong_count(&self.memory)
+    }
+
     pub fn memory_length(&self) -> usize {
         self.memory.len()
     }

@@ -357,6 +357,18 @@ impl Harness {
             self.live.push(frame);
         }
         assert_eq!(frames.len(), capacity);
+        // The memory lives until the last frame is dropped, and no longer.
+        let Harness {
+            device,
+            pair,
+            hostile,
+            live,
+            ..
+        } = self;
+        drop((device, pair));
+        assert!(hostile.memory_owners() > 1);
+        drop(live);
+        assert_eq!(hostile.memory_owners(), 1, "the memory leaks");
     }
 
     /// Sends `count` small frames of the pool.

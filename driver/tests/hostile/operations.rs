@@ -16,7 +16,7 @@ pub fn run(choice: u8, steps: &[Words]) {
     let mut harness = Harness::new(Setup {
         event_idx: choice & 1 != 0,
         in_order: choice & 2 != 0,
-        queue_size: 16 << (choice >> 2 & 1),
+        queue_size: 16 << ((choice >> 2) & 1),
     });
     for step in steps {
         if drive(&mut harness, *step).is_some() {

@@ -45,6 +45,8 @@ fn an_application_that_keeps_every_frame_can_not_empty_the_receive_ring() {
             }
             harness.observe();
             harness.pair.disarm();
+            let (_, free) = harness.pair.pool_level();
+            assert!(free >= 64, "{free} slots are left for the stack itself");
             if harness.live.len() > 3000 {
                 break;
             }
