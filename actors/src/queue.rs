@@ -33,6 +33,8 @@ pub struct QueueActor {
     control: Rc<Control>,
     clock: Clock,
     settings: PollSettings,
+    /// Whether there is a poll loop, or was one.
+    started: bool,
     ended: Option<QueueEnd>,
     stop_reason: Option<CloseReason>,
     /// Told when the loop ends by itself.
@@ -65,6 +67,7 @@ impl QueueActor {
             control: Control::new(),
             clock,
             settings,
+            started: false,
             ended: None,
             stop_reason: None,
             watcher,
@@ -128,6 +131,7 @@ impl Handler<StartReceiving> for QueueActor {
             self.clock,
             self.settings.clone(),
         )?;
+        self.started = true;
         let ended = wrap_future::<_, Self>(poll).map(|end, actor, _| actor.loop_ended(end));
         ctx.spawn(ended);
         Ok(())
@@ -152,9 +156,14 @@ impl Handler<StopQueue> for QueueActor {
         if self.ended.is_some() {
             return Box::pin(async {});
         }
+        self.stop_reason = Some(stop.reason);
+        if !self.started {
+            // Start-up failed before there was a loop to wait for.
+            self.loop_ended(QueueEnd::Stopped);
+            return Box::pin(async {});
+        }
         let (sender, ended) = tokio::sync::oneshot::channel();
         self.stopping.push(sender);
-        self.stop_reason = Some(stop.reason);
         self.control.stop(self.clock.now() + stop.drain);
         Box::pin(async move {
             let _ = ended.await;
