@@ -111,6 +111,7 @@ impl DeviceActor {
             return;
         };
         let Some(events) = event_file(&device) else {
+            tracing::debug!("the device has no event file that could be watched");
             return;
         };
         let watch = ctx.spawn(

@@ -388,3 +388,6 @@ impl Handler<TransmitFrames> for QueueActor {
         MessageResult((outcome, frames))
     }
 }
+
+#[cfg(test)]
+mod tests;
