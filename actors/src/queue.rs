@@ -259,6 +259,9 @@ impl Handler<RunLocal> for QueueActor {
 // ---- the same services by message, for actors on other arbiters ----
 
 /// Binds a UDP socket for an actor on another arbiter. See [`LocalStack::bind_udp`].
+///
+/// The socket is closed by [`CloseUdp`], or when the next datagram finds that the receiver has
+/// stopped.
 #[derive(Message)]
 #[rtype(result = "Result<(UdpSocketId, SocketAddr), BindError>")]
 pub struct BindUdp {
@@ -276,6 +279,7 @@ impl Handler<BindUdp> for QueueActor {
     fn handle(&mut self, bind: BindUdp, _: &mut Self::Context) -> Self::Result {
         let mut shard = self.shard.borrow();
         let id = shard.bind_udp(bind.local)?;
+        shard.close_with_receiver(id);
         shard.deliver_udp(id, bind.received);
         if let Some(events) = bind.events {
             shard.events_udp(id, events);

@@ -75,6 +75,8 @@ pub struct Shard {
 struct Socket {
     outlet: Option<Outlet<UdpReceived>>,
     events: Option<Recipient<SocketEvent>>,
+    /// Whether it closes with its receiver, as no handle on this arbiter would close it.
+    is_remote: bool,
     /// Frees the address when the socket goes.
     _reservation: Reservation,
 }
@@ -285,10 +287,16 @@ impl Shard {
             datagrams,
         };
         let packets = message.packets();
+        let is_remote = socket.is_remote;
         match outlet.offer(message) {
             Offer::Delivered => self.delivered += packets,
             Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.lose(reason, packets),
+            Offer::Dropped(reason, packets) => {
+                self.lose(reason, packets);
+                if is_remote && reason == DropReason::ReceiverGone {
+                    self.close_udp(id);
+                }
+            }
         }
     }
 
@@ -492,6 +500,7 @@ impl Shard {
                 let socket = Socket {
                     outlet: None,
                     events: None,
+                    is_remote: false,
                     _reservation: reservation,
                 };
                 self.sockets.insert(id, socket);
@@ -519,6 +528,13 @@ impl Shard {
             // What came before there was a recipient. If it is parked, the actor must not sleep.
             self.dispatch_socket(id);
             self.wake();
+        }
+    }
+
+    /// Closes a socket when it finds its receiver gone: for receivers on other arbiters.
+    pub(crate) fn close_with_receiver(&mut self, id: UdpSocketId) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.is_remote = true;
         }
     }
 
