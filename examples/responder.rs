@@ -134,6 +134,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     let ip = options.answer;
     let start = move |local: LocalStack| async move { Responder::start_on(&local, ip) };
     let _responder = stack.run_on(0, start).await?;
+    println!("answering for {ip}");
     serve::until_end(&stack, options.seconds).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);

@@ -180,11 +180,14 @@ impl PollLoop {
 
     /// Goes to sleep if nothing came meanwhile. Returns whether it did.
     fn sleep(&mut self, cx: &mut Context<'_>) -> bool {
-        let waits_for_room = {
-            let shard = self.shard.borrow();
-            shard.has_waiters()
+        let needs_room = {
+            let mut shard = self.shard.borrow();
+            if shard.owes_notices(&self.pair.borrow()) {
+                return false;
+            }
+            shard.needs_room()
         };
-        if !self.pair.borrow_mut().arm(waits_for_room) {
+        if !self.pair.borrow_mut().arm(needs_room) {
             self.pair.borrow_mut().disarm();
             return false;
         }

@@ -16,7 +16,7 @@ use actix::Recipient;
 use virtroupe_driver::{Features, Frame, Pool, QueuePair, Violation};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters};
-use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
+use virtroupe_wire::udp::{UdpSend, UdpSocketId};
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
@@ -57,7 +57,7 @@ pub struct Shard {
     next_subscription: u64,
     /// Memory for `capture`, empty between bursts.
     kept: Vec<Frame>,
-    /// Memory for `reply_udp`, empty between bursts.
+    /// Memory for replies, empty between bursts.
     replies: Vec<UdpSend<Frame>>,
     waiters: VecDeque<Waiter>,
     /// Receivers whose mailbox was full, and since when.
@@ -75,6 +75,8 @@ pub struct Shard {
 struct Socket {
     outlet: Option<Outlet<UdpReceived>>,
     events: Option<Recipient<SocketEvent>>,
+    /// Whether it closes with its receiver, as no handle on this arbiter would close it.
+    is_remote: bool,
     /// Frees the address when the socket goes.
     _reservation: Reservation,
 }
@@ -259,8 +261,9 @@ impl Shard {
         };
         if let Some(errors) = self.host.udp_errors(id) {
             for error in errors.drain(..) {
+                // Peers cause these, so the mailbox's bound holds: what finds it full is lost.
                 if let Some(events) = &socket.events {
-                    events.do_send(SocketEvent::Failed(error));
+                    let _ = events.try_send(SocketEvent::Failed(error));
                 }
             }
         }
@@ -284,10 +287,16 @@ impl Shard {
             datagrams,
         };
         let packets = message.packets();
+        let is_remote = socket.is_remote;
         match outlet.offer(message) {
             Offer::Delivered => self.delivered += packets,
             Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.lose(reason, packets),
+            Offer::Dropped(reason, packets) => {
+                self.lose(reason, packets);
+                if is_remote && reason == DropReason::ReceiverGone {
+                    self.close_udp(id);
+                }
+            }
         }
     }
 
@@ -339,9 +348,12 @@ impl Shard {
         self.delivered += tally.delivered;
         self.drops += &tally.drops;
         self.undelivered += tally.drops.total();
+        let resolved = self.parked - tally.parked;
         self.parked = tally.parked;
         if self.parked == 0 {
             self.parked_since = None;
+        }
+        if resolved > 0 {
             // What looped back to ourselves meanwhile.
             for id in self.sockets.keys().copied().collect::<Vec<_>>() {
                 self.dispatch_socket(id);
@@ -349,19 +361,40 @@ impl Shard {
         }
     }
 
-    /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
-    /// many frames went.
-    pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
-        let queue = self.host.transmit();
-        let before = queue.len();
-        pair.transmit(queue)?;
-        let left = self.host.transmit().len();
-        let room = pair.transmit_room();
-        self.host.set_transmit_room(room.saturating_sub(left));
-        if !self.waiters.is_empty() && room >= usize::from(self.features.queue_size) / 2 {
-            self.wake_waiters(room / FRAMES_PER_WAITER);
+    /// A receiver with a parked message is gone.
+    fn unpark(&mut self) {
+        self.parked -= 1;
+        if self.parked == 0 {
+            self.parked_since = None;
         }
-        Ok(before - left)
+    }
+
+    /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
+    /// many frames went. What is left then found no room in the ring.
+    pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
+        let mut moved = 0;
+        loop {
+            let queue = self.host.transmit();
+            let before = queue.len();
+            pair.transmit(queue)?;
+            let left = self.host.transmit().len();
+            moved += before - left;
+            self.host
+                .set_transmit_room(pair.transmit_room().saturating_sub(left));
+            // New room lets frames in that waited for it inside the engine.
+            if self.host.transmit().len() == left {
+                break;
+            }
+        }
+        if !self.waiters.is_empty() && self.is_roomy(pair) {
+            self.wake_waiters(pair.transmit_room() / FRAMES_PER_WAITER);
+        }
+        Ok(moved)
+    }
+
+    /// Whether there is room enough in the ring to wake those who wait for some.
+    fn is_roomy(&self, pair: &QueuePair) -> bool {
+        pair.transmit_room() >= usize::from(self.features.queue_size) / 2
     }
 
     /// Counts packets that had a receiver and did not reach it.
@@ -380,9 +413,15 @@ impl Shard {
         !self.host.transmit().is_empty()
     }
 
-    /// Whether somebody waits for room in the transmit ring.
-    pub(crate) fn has_waiters(&self) -> bool {
-        !self.waiters.is_empty()
+    /// Whether somebody waits for room in the transmit ring: a sender, frames, or, as there is
+    /// none at all, perhaps frames inside the engine.
+    pub(crate) fn needs_room(&mut self) -> bool {
+        !self.waiters.is_empty() || self.has_output() || self.host.transmit_room() == 0
+    }
+
+    /// Whether senders wait although there is room: no interrupt would wake them.
+    pub(crate) fn owes_notices(&self, pair: &QueuePair) -> bool {
+        !self.waiters.is_empty() && self.is_roomy(pair)
     }
 
     pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {
@@ -390,15 +429,19 @@ impl Shard {
     }
 
     fn wake_waiters(&mut self, count: usize) {
-        for _ in 0..count.max(1) {
+        let mut left = count.max(1);
+        while left > 0 {
             let Some(waiter) = self.waiters.pop_front() else {
                 return;
             };
             // One-shot and at most one outstanding for each sender, so the mailbox's bound is
-            // not needed to bound them, and the notice can not be refused.
-            match self.events_of(waiter) {
-                Some(events) if events.connected() => events.do_send(SocketEvent::TxReady),
-                _ => {}
+            // not needed to bound them, and the notice can not be refused. A waiter that died
+            // passes its turn on.
+            if let Some(events) = self.events_of(waiter)
+                && events.connected()
+            {
+                events.do_send(SocketEvent::TxReady);
+                left -= 1;
             }
         }
     }
@@ -432,8 +475,7 @@ impl Shard {
         }
         for mut subscription in take(&mut self.subscriptions) {
             let parked = subscription.outlet.give_up();
-            self.drops
-                .add(lost, parked + subscription.pending.len() as u64);
+            self.lose(lost, parked + subscription.pending.len() as u64);
             if let Some(events) = subscription.events {
                 events.do_send(SocketEvent::Closed(reason.clone()));
             }
@@ -458,6 +500,7 @@ impl Shard {
                 let socket = Socket {
                     outlet: None,
                     events: None,
+                    is_remote: false,
                     _reservation: reservation,
                 };
                 self.sockets.insert(id, socket);
@@ -479,16 +522,26 @@ impl Shard {
             if let Some(mut old) = socket.outlet.replace(Outlet::new(recipient))
                 && old.is_parked()
             {
-                self.parked -= 1;
+                self.unpark();
                 self.lose(DropReason::ReceiverGone, old.give_up());
             }
-            // What came before there was a recipient.
+            // What came before there was a recipient. If it is parked, the actor must not sleep.
             self.dispatch_socket(id);
+            self.wake();
+        }
+    }
+
+    /// Closes a socket when it finds its receiver gone: for receivers on other arbiters.
+    pub(crate) fn close_with_receiver(&mut self, id: UdpSocketId) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.is_remote = true;
         }
     }
 
     pub(crate) fn events_udp(&mut self, id: UdpSocketId, recipient: Recipient<SocketEvent>) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
+        if let Some(reason) = &self.closed {
+            recipient.do_send(SocketEvent::Closed(reason.clone()));
+        } else if let Some(socket) = self.sockets.get_mut(&id) {
             socket.events = Some(recipient);
         }
     }
@@ -496,7 +549,7 @@ impl Shard {
     pub(crate) fn close_udp(&mut self, id: UdpSocketId) {
         if let Some(socket) = self.sockets.remove(&id) {
             if let Some(mut outlet) = socket.outlet.filter(Outlet::is_parked) {
-                self.parked -= 1;
+                self.unpark();
                 self.lose(DropReason::SocketClosed, outlet.give_up());
             }
             self.waiters.retain(|waiter| *waiter != Waiter::Socket(id));
@@ -513,12 +566,7 @@ impl Shard {
         let egress = self.egress.clone();
         let mut pair = egress.borrow_mut();
         if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
-            // Look whether the device has sent something meanwhile. A violation is found again,
-            // and dealt with, by the poll loop.
-            let _ = pair.reclaim();
-            let waiting = self.host.transmit().len();
-            self.host
-                .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
+            self.look_for_room(&mut pair);
         }
         let outcome = self.host.send_udp(now, id, burst, pair.pool());
         // What was sent to ourselves has arrived; what waits for the device needs the actor.
@@ -530,18 +578,25 @@ impl Shard {
         }
     }
 
-    /// Turns each datagram around; what is refused is dropped.
-    pub(crate) fn reply_udp(
-        &mut self,
-        id: UdpSocketId,
-        datagrams: impl Iterator<Item = UdpDatagram<Frame>>,
-    ) -> SendOutcome {
-        let mut replies = take(&mut self.replies);
-        replies.extend(datagrams.map(UdpSend::reply));
-        let outcome = self.send_udp(id, &mut replies);
-        replies.clear();
+    /// Looks whether the device has sent something meanwhile. A violation is found again, and
+    /// dealt with, by the poll loop.
+    fn look_for_room(&mut self, pair: &mut QueuePair) {
+        if self.closed.is_none() {
+            let _ = pair.reclaim();
+        }
+        let waiting = self.host.transmit().len();
+        self.host
+            .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
+    }
+
+    /// An empty vector for replies, to be filled while the shard is not borrowed.
+    pub(crate) fn lend_replies(&mut self) -> Vec<UdpSend<Frame>> {
+        take(&mut self.replies)
+    }
+
+    /// Takes that vector back for the next replies.
+    pub(crate) fn take_back_replies(&mut self, replies: Vec<UdpSend<Frame>>) {
         self.replies = replies;
-        outcome
     }
 
     pub(crate) fn subscribe(
@@ -568,7 +623,9 @@ impl Shard {
         id: SubscriptionId,
         recipient: Recipient<SocketEvent>,
     ) {
-        if let Some(open) = self.subscriptions.iter_mut().find(|open| open.id == id) {
+        if let Some(reason) = &self.closed {
+            recipient.do_send(SocketEvent::Closed(reason.clone()));
+        } else if let Some(open) = self.subscriptions.iter_mut().find(|open| open.id == id) {
             open.events = Some(recipient);
         }
     }
@@ -577,7 +634,7 @@ impl Shard {
         if let Some(at) = self.subscriptions.iter().position(|open| open.id == id) {
             let mut subscription = self.subscriptions.remove(at);
             if subscription.outlet.is_parked() {
-                self.parked -= 1;
+                self.unpark();
             }
             let lost = subscription.outlet.give_up() + subscription.pending.len() as u64;
             self.lose(DropReason::SocketClosed, lost);
@@ -588,21 +645,33 @@ impl Shard {
 
     /// Puts whole Ethernet frames into the transmit queue; those without room stay.
     pub(crate) fn transmit_frames(&mut self, frames: &mut Vec<Frame>) -> SendOutcome {
-        let room = self.egress.borrow().transmit_room();
-        let queue = self.host.transmit();
-        let room = room.saturating_sub(queue.len());
-        let accepted = room.min(frames.len());
-        queue.extend(frames.drain(..accepted));
-        self.host.set_transmit_room(room - accepted);
+        let offered = frames.len();
+        let reason = match self.closed {
+            Some(_) => DropReason::SocketClosed,
+            None => {
+                self.accept_frames(frames);
+                DropReason::RingFull
+            }
+        };
         let refused = frames.len();
-        self.drops.add(DropReason::RingFull, refused as u64);
-        self.wake();
-        let reason = (refused > 0).then_some(DropReason::RingFull);
+        self.drops.add(reason, refused as u64);
         SendOutcome {
-            accepted,
+            accepted: offered - refused,
             refused,
-            reason,
+            reason: (refused > 0).then_some(reason),
         }
+    }
+
+    fn accept_frames(&mut self, frames: &mut Vec<Frame>) {
+        if self.host.transmit_room() < frames.len() {
+            let egress = self.egress.clone();
+            self.look_for_room(&mut egress.borrow_mut());
+        }
+        let room = self.host.transmit_room();
+        let accepted = room.min(frames.len());
+        self.host.transmit().extend(frames.drain(..accepted));
+        self.host.set_transmit_room(room - accepted);
+        self.wake();
     }
 
     /// An empty frame with headroom.
