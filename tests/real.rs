@@ -8,8 +8,18 @@
 //! Time budget of this suite: 120 s.
 
 mod real {
+    pub mod dpdk;
     pub mod environment;
+    pub mod host;
+    pub mod icmp;
+    pub mod neighbors;
+    pub mod paths;
+    pub mod program;
+    pub mod tap;
 }
+#[allow(dead_code, reason = "the tests over the embedded device use all of it")]
+#[path = "stack/support.rs"]
+mod probe;
 mod support;
 
 use std::process::ExitCode;
@@ -21,6 +31,15 @@ fn main() -> ExitCode {
     let privileges = support::privileges::acquire();
     let arguments = Arguments::from_args();
     let suite = support::Suite::new(&arguments, privileges);
-    let tests = real::environment::tests(&suite);
+    let tests = [
+        real::environment::tests(&suite),
+        real::tap::tests(&suite),
+        real::neighbors::tests(&suite),
+        real::icmp::tests(&suite),
+        real::paths::tests(&suite),
+        real::program::tests(&suite),
+        real::dpdk::tests(&suite),
+    ];
+    let tests = tests.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()
 }

@@ -2,6 +2,7 @@
 //!
 //! They are shown to be right against the kernel's own stack in `real::environment`.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
@@ -52,7 +53,8 @@ pub fn flood_ping(
     }
 }
 
-/// Sends one datagram of each length to an echo server and compares every answer.
+/// Sends one datagram of each length to an echo server and compares every answer. A few are
+/// under way at a time; answers may come in any order, and each has to come once.
 pub fn udp_echo(
     namespace: &Namespace,
     server: SocketAddr,
@@ -60,20 +62,32 @@ pub fn udp_echo(
 ) -> Outcome<()> {
     namespace.enter(|| {
         let socket = connected(server)?;
+        let pattern = pattern();
         let mut answer = vec![0; LONGEST + 1];
-        for length in lengths {
-            let sent = content(length);
-            socket.send(&sent)?;
-            let received = socket
-                .recv(&mut answer)
-                .map_err(|error| format!("no echo of {length} bytes from {server}: {error}"))?;
-            if answer[..received] != sent {
-                let at = answer[..received]
-                    .iter()
-                    .zip(&sent)
-                    .position(|(a, b)| a != b);
+        let mut waiting = BTreeSet::new();
+        let mut lengths = lengths.peekable();
+        while lengths.peek().is_some() || !waiting.is_empty() {
+            while let Some(&length) = lengths.peek()
+                && waiting.len() < window(length)
+            {
+                socket.send(content(&pattern, length))?;
+                waiting.insert(length);
+                lengths.next();
+            }
+            let received = socket.recv(&mut answer).map_err(|error| {
+                format!("no echo from {server} of the lengths {waiting:?}: {error}")
+            })?;
+            let (answer, sent) = (
+                &answer[..received],
+                content(&pattern, received.min(LONGEST)),
+            );
+            if !waiting.remove(&received) {
+                return Err(format!("{received} bytes came back without being sent").into());
+            }
+            if answer != sent {
+                let at = answer.iter().zip(sent).position(|(a, b)| a != b);
                 return Err(format!(
-                    "the echo of {length} bytes has {received}, first difference at {at:?}"
+                    "the echo of {received} bytes has its first difference at {at:?}"
                 )
                 .into());
             }
@@ -108,10 +122,23 @@ fn connected(server: SocketAddr) -> Outcome<UdpSocket> {
     Ok(socket)
 }
 
-/// `length` bytes that differ between lengths, and between the places of one datagram: the
-/// period is prime, so no fragment repeats another.
-fn content(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|place| ((place + length) % 251) as u8)
+/// Datagrams of this length that may be under way: no more than a socket's buffer holds, with
+/// what the kernel adds to each fragment.
+fn window(length: usize) -> usize {
+    (96 * 1024 / (length + 1024)).max(1)
+}
+
+/// The period is prime, so no fragment repeats another.
+const PERIOD: usize = 251;
+
+fn pattern() -> Vec<u8> {
+    (0..LONGEST + PERIOD)
+        .map(|place| (place % PERIOD) as u8)
         .collect()
+}
+
+/// `length` bytes that differ between lengths, and between the places of one datagram.
+fn content(pattern: &[u8], length: usize) -> &[u8] {
+    let start = length % PERIOD;
+    &pattern[start..start + length]
 }

@@ -1,6 +1,7 @@
 //! Network namespaces for tests.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
 
@@ -58,6 +59,15 @@ impl Namespace {
             arguments.join(" ")
         )
         .into())
+    }
+
+    /// Where other programs find the namespace, as long as this process runs.
+    pub fn path(&self) -> String {
+        format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.handle.as_raw_fd()
+        )
     }
 
     /// Runs `ip` with arguments that are separated by spaces.

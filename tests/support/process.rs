@@ -1,6 +1,8 @@
 //! A program that a test starts, talks to and ends.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -49,6 +51,18 @@ impl Process {
             lines,
             printed: Vec::new(),
         })
+    }
+
+    /// The time that all threads of the program have spent on a cpu.
+    pub fn cpu_time(&self) -> Outcome<Duration> {
+        let mut total = Duration::ZERO;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // proc(5): time on the cpu, time waiting for it (both in nanoseconds), time slices.
+            let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let nanos = schedstat.split_whitespace().next();
+            total += Duration::from_nanos(nanos.ok_or("schedstat is empty")?.parse()?);
+        }
+        Ok(total)
     }
 
     /// Writes a line to the program's standard input.
@@ -128,5 +142,22 @@ impl Drop for Process {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+    }
+}
+
+/// The path of an example of this package, which `cargo test` has built.
+pub fn example(name: &str) -> Outcome<PathBuf> {
+    // This program is <target>/<profile>/deps/<test>-<hash>.
+    let mut path = std::env::current_exe()?;
+    path.pop();
+    path.pop();
+    path.extend(["examples", name]);
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(format!(
+            "{} is missing: cargo build --example {name}",
+            path.display()
+        )
+        .into()),
     }
 }

@@ -10,6 +10,8 @@ use super::require;
 pub enum Requirement {
     /// Network namespaces can be created.
     Namespaces,
+    /// Root on the machine itself, to become another user.
+    Root,
     /// `/dev/net/tun` can be opened.
     Tun,
     /// A program is installed; the package is its name in Debian.
@@ -40,6 +42,10 @@ impl Requirement {
             Requirement::Namespaces => match privileges {
                 Privileges::Root | Privileges::UserNamespace => None,
                 Privileges::None(reason) => Some(reason.clone()),
+            },
+            Requirement::Root => match privileges {
+                Privileges::Root => None,
+                _ => Some("another user can be tried by root only: run the test as root".into()),
             },
             Requirement::Tun => {
                 let path = "/dev/net/tun";

@@ -1,0 +1,79 @@
+//! Linux as the client of the stack, over TAP: ping and UDP echo of every length.
+
+use libtest_mimic::Trial;
+
+use super::host::{ECHO, Host};
+use crate::support::clients::{LONGEST, flood_ping, udp_echo};
+use crate::support::requirement::{IP, PING, Requirement};
+use crate::support::{Outcome, Suite};
+
+/// The tests of this module.
+pub fn tests(suite: &Suite) -> Vec<Trial> {
+    use Requirement::{Namespaces, Tun};
+    vec![
+        suite.test(
+            "tap::ten_thousand_flood_pings_without_loss",
+            &[Namespaces, Tun, IP, PING],
+            ten_thousand_flood_pings_without_loss,
+        ),
+        suite.test(
+            "tap::pings_of_every_size_class",
+            &[Namespaces, Tun, IP, PING],
+            pings_of_every_size_class,
+        ),
+        suite.test(
+            "tap::udp_echo_of_every_length",
+            &[Namespaces, Tun, IP],
+            udp_echo_of_every_length,
+        ),
+        suite.test(
+            "tap::udp_echo_with_long_frames",
+            &[Namespaces, Tun, IP],
+            udp_echo_with_long_frames,
+        ),
+    ]
+}
+
+fn ten_thousand_flood_pings_without_loss() -> Outcome<()> {
+    let host = Host::start()?;
+    let pings = flood_ping(&host.kernel, "10.0.0.2".parse()?, 10_000, 56)?;
+    assert_eq!((pings.sent, pings.received), (10_000, 10_000));
+    Ok(())
+}
+
+fn pings_of_every_size_class() -> Outcome<()> {
+    let host = Host::start()?;
+    // None; without room for ping's time stamp; the default; around one, two and three packets
+    // of 1500 bytes; many; and the greatest.
+    let sizes = [
+        0, 1, 7, 8, 56, 1471, 1472, 1473, 2951, 2952, 2953, 2960, 4432, 4433, 8000, 8972, 32_768,
+        65_506, LONGEST,
+    ];
+    for size in sizes {
+        let pings = flood_ping(&host.kernel, "10.0.0.2".parse()?, 20, size)?;
+        assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
+    }
+    Ok(())
+}
+
+fn udp_echo_of_every_length() -> Outcome<()> {
+    let host = Host::start()?;
+    let _echo = host.echo()?;
+    udp_echo(&host.kernel, ECHO.parse()?, 0..=LONGEST)
+}
+
+fn udp_echo_with_long_frames() -> Outcome<()> {
+    let host = Host::start_with(|config| config.options.mtu = Some(9000))?;
+    let _echo = host.echo()?;
+    // Around one frame and two, and the greatest.
+    for lengths in [
+        0..=9,
+        1450..=1500,
+        8950..=9000,
+        17_940..=17_960,
+        LONGEST - 9..=LONGEST,
+    ] {
+        udp_echo(&host.kernel, ECHO.parse()?, lengths)?;
+    }
+    Ok(())
+}
