@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -93,7 +94,11 @@ impl QueueActor {
                 CloseReason::DeviceLost("an engine panicked".into())
             }
         };
-        self.shard.borrow().close_all(&reason);
+        // After a panic nothing is sure: a second one must not keep the others from hearing of it.
+        let closed = catch_unwind(AssertUnwindSafe(|| self.shard.borrow().close_all(&reason)));
+        if closed.is_err() {
+            tracing::error!(cpu, "closing the sockets panicked, too; some were not told");
+        }
         for waiting in self.stopping.drain(..) {
             let _ = waiting.send(());
         }

@@ -4,16 +4,18 @@
 //! socket handles of the same arbiter borrow it to send, so they learn the outcome at once. It
 //! is never borrowed while foreign code runs: handing a message to a mailbox only queues it.
 
+mod sockets;
+mod transmit;
+
 use std::cell::{RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::mem::take;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use actix::Recipient;
-use virtroupe_driver::{Features, Frame, Pool, QueuePair, Violation};
+use virtroupe_driver::{Features, Frame, Pool, QueuePair};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters};
 use virtroupe_wire::udp::{UdpSend, UdpSocketId};
@@ -21,19 +23,15 @@ use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
-use crate::messages::{
-    BindError, CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
-};
+use crate::messages::{CloseReason, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
 use crate::outlet::{Offer, Outlet, Packets};
 use crate::registry::{PortRegistry, Reservation};
 
 /// Datagrams that a socket keeps until its first recipient is set.
 const UNCLAIMED: usize = 256;
-/// Senders woken at once when the transmit ring has room: one for each burst of this length.
-const FRAMES_PER_WAITER: usize = 32;
-
-/// Frames of the longest datagram at the usual MTU.
-const LONGEST_TRAIN: usize = 46;
+/// How often senders that wait for packet memory are looked after while nothing else happens:
+/// nobody tells the stack when applications let go of packets.
+const POOL_WATCH: Duration = Duration::from_millis(1);
 
 /// What a subscription does with the frames that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,8 +179,6 @@ impl Shard {
         }
     }
 
-    // ---- the queue actor's side ----
-
     /// Lets subscriptions and engines have a burst of received frames. Drains it.
     pub(crate) fn receive(&mut self, now: Instant, burst: &mut Vec<Frame>, pool: &mut Pool) {
         if !self.subscriptions.is_empty() {
@@ -231,12 +227,14 @@ impl Shard {
         }
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// When the poll loop must run again at the latest, whatever happens until then.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let parked = self.parked_since.map(|since| since + self.patience);
-        match (self.host.next_deadline(), parked) {
-            (Some(timer), Some(parked)) => Some(timer.min(parked)),
-            (timer, parked) => timer.or(parked),
-        }
+        let waiters = (!self.waiters.is_empty()).then(|| now + POOL_WATCH);
+        [self.host.next_deadline(), parked, waiters]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Puts what arrived into the mailboxes: one message for each receiver.
@@ -369,34 +367,6 @@ impl Shard {
         }
     }
 
-    /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
-    /// many frames went. What is left then found no room in the ring.
-    pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
-        let mut moved = 0;
-        loop {
-            let queue = self.host.transmit();
-            let before = queue.len();
-            pair.transmit(queue)?;
-            let left = self.host.transmit().len();
-            moved += before - left;
-            self.host
-                .set_transmit_room(pair.transmit_room().saturating_sub(left));
-            // New room lets frames in that waited for it inside the engine.
-            if self.host.transmit().len() == left {
-                break;
-            }
-        }
-        if !self.waiters.is_empty() && self.is_roomy(pair) {
-            self.wake_waiters(pair.transmit_room() / FRAMES_PER_WAITER);
-        }
-        Ok(moved)
-    }
-
-    /// Whether there is room enough in the ring to wake those who wait for some.
-    fn is_roomy(&self, pair: &QueuePair) -> bool {
-        pair.transmit_room() >= usize::from(self.features.queue_size) / 2
-    }
-
     /// Counts packets that had a receiver and did not reach it.
     fn lose(&mut self, reason: DropReason, packets: u64) {
         self.undelivered += packets;
@@ -406,56 +376,6 @@ impl Shard {
     /// Counts packets that were lost outside of the engines.
     pub(crate) fn count_drop(&mut self, reason: DropReason, packets: u64) {
         self.drops.add(reason, packets);
-    }
-
-    /// Frames that wait for the device.
-    pub(crate) fn has_output(&mut self) -> bool {
-        !self.host.transmit().is_empty()
-    }
-
-    /// Whether somebody waits for room in the transmit ring: a sender, frames, or, as there is
-    /// none at all, perhaps frames inside the engine.
-    pub(crate) fn needs_room(&mut self) -> bool {
-        !self.waiters.is_empty() || self.has_output() || self.host.transmit_room() == 0
-    }
-
-    /// Whether senders wait although there is room: no interrupt would wake them.
-    pub(crate) fn owes_notices(&self, pair: &QueuePair) -> bool {
-        !self.waiters.is_empty() && self.is_roomy(pair)
-    }
-
-    pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {
-        self.sleeper = waker;
-    }
-
-    fn wake_waiters(&mut self, count: usize) {
-        let mut left = count.max(1);
-        while left > 0 {
-            let Some(waiter) = self.waiters.pop_front() else {
-                return;
-            };
-            // One-shot and at most one outstanding for each sender, so the mailbox's bound is
-            // not needed to bound them, and the notice can not be refused. A waiter that died
-            // passes its turn on.
-            if let Some(events) = self.events_of(waiter)
-                && events.connected()
-            {
-                events.do_send(SocketEvent::TxReady);
-                left -= 1;
-            }
-        }
-    }
-
-    fn events_of(&self, waiter: Waiter) -> Option<&Recipient<SocketEvent>> {
-        match waiter {
-            Waiter::Socket(id) => self.sockets.get(&id)?.events.as_ref(),
-            Waiter::Subscription(id) => self
-                .subscriptions
-                .iter()
-                .find(|open| open.id == id)?
-                .events
-                .as_ref(),
-        }
     }
 
     /// Closes every socket and subscription, and tells their owners why.
@@ -485,211 +405,6 @@ impl Shard {
         self.parked_since = None;
         let unsent = self.host.transmit().drain(..).count() as u64;
         self.drops.add(lost, unsent);
-    }
-
-    // ---- the applications' side ----
-
-    pub(crate) fn bind_udp(&mut self, local: SocketAddr) -> Result<UdpSocketId, BindError> {
-        if self.closed.is_some() {
-            return Err(BindError::Stopped);
-        }
-        let id = self.host.bind_udp(local)?;
-        let bound = self.host.udp_local(id).unwrap_or(local);
-        match self.registry.reserve(bound, self.cpu) {
-            Ok(reservation) => {
-                let socket = Socket {
-                    outlet: None,
-                    events: None,
-                    is_remote: false,
-                    _reservation: reservation,
-                };
-                self.sockets.insert(id, socket);
-                Ok(id)
-            }
-            Err(cpu) => {
-                self.host.close_udp(id);
-                Err(BindError::InUseOnOtherCpu { local: bound, cpu })
-            }
-        }
-    }
-
-    pub(crate) fn host(&mut self) -> &mut Host<Frame> {
-        &mut self.host
-    }
-
-    pub(crate) fn deliver_udp(&mut self, id: UdpSocketId, recipient: Recipient<UdpReceived>) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            if let Some(mut old) = socket.outlet.replace(Outlet::new(recipient))
-                && old.is_parked()
-            {
-                self.unpark();
-                self.lose(DropReason::ReceiverGone, old.give_up());
-            }
-            // What came before there was a recipient. If it is parked, the actor must not sleep.
-            self.dispatch_socket(id);
-            self.wake();
-        }
-    }
-
-    /// Closes a socket when it finds its receiver gone: for receivers on other arbiters.
-    pub(crate) fn close_with_receiver(&mut self, id: UdpSocketId) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.is_remote = true;
-        }
-    }
-
-    pub(crate) fn events_udp(&mut self, id: UdpSocketId, recipient: Recipient<SocketEvent>) {
-        if let Some(reason) = &self.closed {
-            recipient.do_send(SocketEvent::Closed(reason.clone()));
-        } else if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.events = Some(recipient);
-        }
-    }
-
-    pub(crate) fn close_udp(&mut self, id: UdpSocketId) {
-        if let Some(socket) = self.sockets.remove(&id) {
-            if let Some(mut outlet) = socket.outlet.filter(Outlet::is_parked) {
-                self.unpark();
-                self.lose(DropReason::SocketClosed, outlet.give_up());
-            }
-            self.waiters.retain(|waiter| *waiter != Waiter::Socket(id));
-            self.host.close_udp(id);
-        }
-    }
-
-    pub(crate) fn send_udp(
-        &mut self,
-        id: UdpSocketId,
-        burst: &mut Vec<UdpSend<Frame>>,
-    ) -> SendOutcome {
-        let now = self.clock.now();
-        let egress = self.egress.clone();
-        let mut pair = egress.borrow_mut();
-        if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
-            self.look_for_room(&mut pair);
-        }
-        let outcome = self.host.send_udp(now, id, burst, pair.pool());
-        // What was sent to ourselves has arrived; what waits for the device needs the actor.
-        self.wake();
-        SendOutcome {
-            accepted: outcome.accepted,
-            refused: outcome.refused,
-            reason: burst.first().and_then(|send| send.refused),
-        }
-    }
-
-    /// Looks whether the device has sent something meanwhile. A violation is found again, and
-    /// dealt with, by the poll loop.
-    fn look_for_room(&mut self, pair: &mut QueuePair) {
-        if self.closed.is_none() {
-            let _ = pair.reclaim();
-        }
-        let waiting = self.host.transmit().len();
-        self.host
-            .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
-    }
-
-    /// An empty vector for replies, to be filled while the shard is not borrowed.
-    pub(crate) fn lend_replies(&mut self) -> Vec<UdpSend<Frame>> {
-        take(&mut self.replies)
-    }
-
-    /// Takes that vector back for the next replies.
-    pub(crate) fn take_back_replies(&mut self, replies: Vec<UdpSend<Frame>>) {
-        self.replies = replies;
-    }
-
-    pub(crate) fn subscribe(
-        &mut self,
-        filter: Filter,
-        capture: Capture,
-        recipient: Recipient<PacketsReceived>,
-    ) -> SubscriptionId {
-        let id = SubscriptionId(self.next_subscription);
-        self.next_subscription += 1;
-        self.subscriptions.push(Subscription {
-            id,
-            filter,
-            capture,
-            outlet: Outlet::new(recipient),
-            events: None,
-            pending: Burst::new(),
-        });
-        id
-    }
-
-    pub(crate) fn events_subscription(
-        &mut self,
-        id: SubscriptionId,
-        recipient: Recipient<SocketEvent>,
-    ) {
-        if let Some(reason) = &self.closed {
-            recipient.do_send(SocketEvent::Closed(reason.clone()));
-        } else if let Some(open) = self.subscriptions.iter_mut().find(|open| open.id == id) {
-            open.events = Some(recipient);
-        }
-    }
-
-    pub(crate) fn unsubscribe(&mut self, id: SubscriptionId) {
-        if let Some(at) = self.subscriptions.iter().position(|open| open.id == id) {
-            let mut subscription = self.subscriptions.remove(at);
-            if subscription.outlet.is_parked() {
-                self.unpark();
-            }
-            let lost = subscription.outlet.give_up() + subscription.pending.len() as u64;
-            self.lose(DropReason::SocketClosed, lost);
-            self.waiters
-                .retain(|waiter| *waiter != Waiter::Subscription(id));
-        }
-    }
-
-    /// Puts whole Ethernet frames into the transmit queue; those without room stay.
-    pub(crate) fn transmit_frames(&mut self, frames: &mut Vec<Frame>) -> SendOutcome {
-        let offered = frames.len();
-        let reason = match self.closed {
-            Some(_) => DropReason::SocketClosed,
-            None => {
-                self.accept_frames(frames);
-                DropReason::RingFull
-            }
-        };
-        let refused = frames.len();
-        self.drops.add(reason, refused as u64);
-        SendOutcome {
-            accepted: offered - refused,
-            refused,
-            reason: (refused > 0).then_some(reason),
-        }
-    }
-
-    fn accept_frames(&mut self, frames: &mut Vec<Frame>) {
-        if self.host.transmit_room() < frames.len() {
-            let egress = self.egress.clone();
-            self.look_for_room(&mut egress.borrow_mut());
-        }
-        let room = self.host.transmit_room();
-        let accepted = room.min(frames.len());
-        self.host.transmit().extend(frames.drain(..accepted));
-        self.host.set_transmit_room(room - accepted);
-        self.wake();
-    }
-
-    /// An empty frame with headroom.
-    pub(crate) fn frame(&mut self) -> Option<Frame> {
-        self.egress.borrow_mut().pool().frame()
-    }
-
-    pub(crate) fn wait_for_room(&mut self, waiter: Waiter) {
-        if !self.waiters.contains(&waiter) {
-            self.waiters.push_back(waiter);
-        }
-        self.wake();
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.sleeper.take() {
-            waker.wake();
-        }
     }
 }
 
