@@ -129,11 +129,14 @@ impl Shard {
             cpu,
             clock,
             features,
-            host,
+            mut host,
             egress,
             registry,
             patience,
         } = parts;
+        let ring = egress.borrow().transmit_room();
+        host.set_transmit_capacity(ring);
+        host.set_transmit_room(ring);
         Shard {
             cpu,
             clock,
