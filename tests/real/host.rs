@@ -117,11 +117,6 @@ impl Host {
         let seen = self.wait(actor.seen.recv());
         Ok(seen.ok_or("the actor ended")?)
     }
-
-    /// Every drop so far, by reason.
-    pub fn drops(&self) -> Outcome<virtroupe::Drops> {
-        Ok(self.wait(self.stack.stats())?.drops())
-    }
 }
 
 impl Drop for Host {
