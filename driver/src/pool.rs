@@ -356,14 +356,22 @@ impl Pool {
         self.local().pop()
     }
 
+    /// Takes `count` slots, or as many as there are. The caller must return each or make it a
+    /// frame.
+    pub(crate) fn take_many(&mut self, count: usize) -> std::vec::Drain<'_, u32> {
+        let local = self.local();
+        let rest = local.len().saturating_sub(count);
+        local.drain(rest..)
+    }
+
+    /// The address of the first slot; slot n is n strides behind it.
+    pub(crate) fn slots(&self) -> NonNull<u8> {
+        self.home().slots
+    }
+
     /// Returns slots that `take` or a frame's `into_slot` gave.
     pub(crate) fn give(&mut self, slot: u32) {
         self.local().push(slot);
-    }
-
-    /// The device-independent address of `slot`.
-    pub(crate) fn slot_address(&self, slot: u32) -> NonNull<u8> {
-        self.home().slot_address(slot)
     }
 
     /// An empty frame with [`virtroupe_wire::buffer::HEADROOM`] bytes of headroom; `None` if no

@@ -187,6 +187,6 @@ impl QueuePair {
     /// Only after the device was reset or lost: before, it may still write into that memory.
     pub fn reclaim_after_reset(&mut self) -> usize {
         self.receive.reclaim_all(&mut self.pool);
-        self.transmit.reclaim_all()
+        self.transmit.reclaim_all(&mut self.pool)
     }
 }

@@ -87,25 +87,22 @@ impl ReceiveQueue {
         let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
         let available = pool.ensure(wanted + reserve);
         let spare = available.saturating_sub(reserve);
-        for _ in 0..spare.max(available.min(to_half)).min(wanted) {
-            let (Some(slot), Some(id)) = (pool.take(), self.free.take()) else {
-                break;
-            };
-            self.post(id, slot, pool);
+        let count = spare.max(available.min(to_half)).min(wanted);
+        // Where the device finds the buffer of slot 0.
+        let first = (pool.slots().as_ptr() as u64)
+            .wrapping_add(BUFFER_START as u64)
+            .wrapping_add(self.iova_offset);
+        for slot in pool.take_many(count).rev() {
+            let Some(id) = self.free.take() else { break };
+            let address = first.wrapping_add(u64::from(slot) * SLOT_STRIDE as u64);
+            self.ring
+                .write_descriptor(id, address, BUFFER_LENGTH, DESC_F_WRITE, 0);
+            if let Some(posted) = self.posted.get_mut(usize::from(id)) {
+                *posted = slot;
+            }
+            self.ring.push_avail(id);
         }
         self.ring.publish()
-    }
-
-    fn post(&mut self, id: u16, slot: u32, pool: &Pool) {
-        // SAFETY: `BUFFER_START` is inside the slot.
-        let buffer = unsafe { pool.slot_address(slot).add(BUFFER_START) };
-        let address = (buffer.as_ptr() as u64).wrapping_add(self.iova_offset);
-        self.ring
-            .write_descriptor(id, address, BUFFER_LENGTH, DESC_F_WRITE, 0);
-        if let Some(posted) = self.posted.get_mut(usize::from(id)) {
-            *posted = slot;
-        }
-        self.ring.push_avail(id);
     }
 
     /// Takes up to `limit` received frames into `burst`. Those that the pool can not replace in
@@ -128,6 +125,9 @@ impl ReceiveQueue {
         let owed = usize::from(self.free.len()) + reserve;
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
         let mut result = Ok(take);
+        let before = burst.len();
+        let mut bytes = 0;
+        burst.reserve(take);
         for place in 0..take {
             let (slot, length) = match self.take_used() {
                 Ok(used) => used,
@@ -137,8 +137,7 @@ impl ReceiveQueue {
                 }
             };
             let length = length - NET_HEADER as u16;
-            self.counters.frames += 1;
-            self.counters.bytes += u64::from(length);
+            bytes += u64::from(length);
             let mut frame = pool.frame_of(slot, SLOT_DATA, length);
             if place >= replaceable {
                 frame = Frame::on_heap(frame.head());
@@ -148,10 +147,13 @@ impl ReceiveQueue {
             }
             burst.push(frame);
         }
+        self.counters.frames += (burst.len() - before) as u64;
+        self.counters.bytes += bytes;
         result
     }
 
     /// The slot and the length, header included, of the next used buffer.
+    #[inline]
     fn take_used(&mut self) -> Result<(u32, u16), Violation> {
         let used = self.ring.peek_used();
         let unknown = Violation::UsedId(used.id);

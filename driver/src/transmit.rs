@@ -30,13 +30,13 @@ pub struct TransmitCounters {
 pub(crate) struct TransmitQueue {
     ring: SplitRing,
     free: FreeDescriptors,
-    /// The frame that starts at each outstanding descriptor, and how many follow it.
-    sent: Box<[Sent]>,
+    /// For each descriptor, what it is the head of: the slot of a frame that is one segment of
+    /// our own pool, which is the common case, or `VACANT`, or `OTHER`.
+    slots: Box<[u32]>,
+    /// For each descriptor marked `OTHER`: its frame; and the links of chains.
+    others: Box<[Other]>,
     /// Chains outstanding.
     chains: u16,
-    /// Heads in the order in which they were made available, for in-order devices.
-    order: Box<[u16]>,
-    order_head: u16,
     iova_offset: u64,
     memory: Arc<DmaMemory>,
     pub(crate) counters: TransmitCounters,
@@ -69,12 +69,16 @@ fn gather(frame: &Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
     }
 }
 
+/// The descriptor is not the head of an outstanding frame.
+const VACANT: u32 = u32::MAX;
+/// The frame of the descriptor is in `others`.
+const OTHER: u32 = u32::MAX - 1;
+
 #[derive(Default)]
-struct Sent {
+struct Other {
     frame: Option<Frame>,
-    /// Descriptor that follows this one in its chain, valid if `more`.
-    next: u16,
-    more: bool,
+    /// Descriptor that follows this one in its chain.
+    next: Option<u16>,
 }
 
 impl TransmitQueue {
@@ -89,10 +93,9 @@ impl TransmitQueue {
         ring.suppress_interrupts();
         Some(TransmitQueue {
             free: FreeDescriptors::new(layout.size),
-            sent: (0..layout.size).map(|_| Sent::default()).collect(),
+            slots: vec![VACANT; usize::from(layout.size)].into(),
+            others: (0..layout.size).map(|_| Other::default()).collect(),
             chains: 0,
-            order: vec![0; usize::from(layout.size)].into(),
-            order_head: 0,
             ring,
             iova_offset,
             memory,
@@ -120,19 +123,17 @@ impl TransmitQueue {
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
         let mut taken = 0;
         let mut bytes = 0;
-        // `drain` may leave the vector's front unconsumed only if dropped early, so count first.
         let fits = self.count_fitting(burst);
         for frame in burst.drain(..fits) {
-            let frame = match self.in_sight(frame, pool) {
-                Ok(frame) => frame,
-                Err(reason) => {
-                    self.counters.drops.add(reason, 1);
-                    continue;
-                }
-            };
-            bytes += frame.len() as u64;
+            let length = frame.len() as u64;
+            if frame.home() == Some(pool.home_pointer()) && !frame.is_chain() {
+                self.push_plain(frame);
+            } else if let Err(reason) = self.push_other(frame, pool) {
+                self.counters.drops.add(reason, 1);
+                continue;
+            }
             taken += 1;
-            self.push(frame);
+            bytes += length;
         }
         self.counters.frames += taken;
         self.counters.bytes += bytes;
@@ -143,6 +144,9 @@ impl TransmitQueue {
     fn count_fitting(&self, burst: &[Frame]) -> usize {
         let most = self.most_segments();
         let mut room = self.room();
+        if burst.len() <= room && !burst.iter().any(Frame::is_chain) {
+            return burst.len();
+        }
         let mut count = 0;
         for frame in burst {
             // A frame that is copied takes no more segments than it has now.
@@ -170,17 +174,7 @@ impl TransmitQueue {
     ///
     /// # Errors
     /// `PoolEmpty` if the pool has no slot, `TooBig` if a part that must be copied exceeds one.
-    #[inline]
     fn in_sight(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
-        let own = frame.home() == Some(pool.home_pointer());
-        if own && !frame.is_chain() {
-            return Ok(frame);
-        }
-        self.in_sight_slow(frame, pool)
-    }
-
-    #[cold]
-    fn in_sight_slow(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
         if segments(&frame) > self.most_segments() {
             self.counters.copied += 1;
             return gather(&frame, pool);
@@ -215,40 +209,50 @@ impl TransmitQueue {
             .is_some_and(|home| Arc::ptr_eq(unsafe { home.as_ref() }.memory(), &self.memory))
     }
 
-    /// Writes the descriptors of one frame. There are enough.
-    fn push(&mut self, mut frame: Frame) {
-        let Some(header) = frame.clear_net_header() else {
+    /// Sends a frame that is one segment of our own pool. There is a descriptor.
+    #[inline]
+    fn push_plain(&mut self, mut frame: Frame) {
+        let (Some(header), Some(id)) = (frame.clear_net_header(), self.free.take()) else {
             return;
         };
-        let Some(head) = self.free.take() else { return };
         let length = frame.head().len() as u32 + NET_HEADER as u32;
-        let mut tail = frame.tail();
+        self.write(id, header, length, None);
+        self.occupy(id, frame.into_slot());
+    }
+
+    /// Sends any other frame: its chain, and what the device sees only of a copy. There are
+    /// enough descriptors.
+    #[cold]
+    fn push_other(&mut self, frame: Frame, pool: &mut Pool) -> Result<(), DropReason> {
+        let mut frame = self.in_sight(frame, pool)?;
+        let (Some(header), Some(head)) = (frame.clear_net_header(), self.free.take()) else {
+            return Err(DropReason::RingFull);
+        };
         let mut id = head;
-        self.set_link(id, None);
-        if tail.is_none() {
-            self.write(id, header, length, None);
-        } else {
-            let mut part = (header, length);
-            while let Some(segment) = tail {
-                let Some(next) = self.free.take() else { break };
-                self.write(id, part.0, part.1, Some(next));
-                self.set_link(id, Some(next));
-                self.set_link(next, None);
-                part = (segment.data(), segment.head().len() as u32);
-                id = next;
-                tail = segment.tail();
-            }
-            self.write(id, part.0, part.1, None);
+        let mut part = (header, frame.head().len() as u32 + NET_HEADER as u32);
+        let mut tail = frame.tail();
+        while let Some(segment) = tail {
+            let Some(next) = self.free.take() else { break };
+            self.write(id, part.0, part.1, Some(next));
+            self.link(id, Some(next));
+            part = (segment.data(), segment.head().len() as u32);
+            id = next;
+            tail = segment.tail();
         }
-        if let Some(sent) = self.sent.get_mut(usize::from(head)) {
-            sent.frame = Some(frame);
+        self.write(id, part.0, part.1, None);
+        self.link(id, None);
+        if let Some(other) = self.others.get_mut(usize::from(head)) {
+            other.frame = Some(frame);
         }
-        if self.ring.in_order() {
-            let at =
-                usize::from(self.order_head.wrapping_add(self.chains)) & (self.order.len() - 1);
-            if let Some(entry) = self.order.get_mut(at) {
-                *entry = head;
-            }
+        self.occupy(head, OTHER);
+        Ok(())
+    }
+
+    /// Makes the chain that starts at `head` available.
+    #[inline]
+    fn occupy(&mut self, head: u16, slot: u32) {
+        if let Some(entry) = self.slots.get_mut(usize::from(head)) {
+            *entry = slot;
         }
         self.chains += 1;
         self.ring.push_avail(head);
@@ -261,73 +265,96 @@ impl TransmitQueue {
             .write_descriptor(id, address, length, flags, next.unwrap_or(0));
     }
 
-    fn set_link(&mut self, id: u16, next: Option<u16>) {
-        if let Some(sent) = self.sent.get_mut(usize::from(id)) {
-            sent.more = next.is_some();
-            sent.next = next.unwrap_or(0);
+    fn link(&mut self, id: u16, next: Option<u16>) {
+        if let Some(other) = self.others.get_mut(usize::from(id)) {
+            other.next = next;
         }
     }
 
     /// Takes back what the device has sent. Returns the number of frames.
     pub(crate) fn reclaim(&mut self, pool: &mut Pool) -> Result<usize, Violation> {
-        let mut pending = self.ring.used_pending(self.chains)?;
-        let mut frames = 0;
-        while pending > 0 {
-            let used = self.ring.peek_used();
-            let id = u16::try_from(used.id).map_err(|_| Violation::UsedId(used.id))?;
-            let batch = if self.ring.in_order() {
-                self.batch_up_to(id, pending)?
+        let pending = self.ring.used_pending(self.chains)?;
+        let in_order = self.ring.in_order();
+        let mut left = pending;
+        while left > 0 {
+            let used = self.ring.peek_used().id;
+            let mut head = u16::try_from(used).map_err(|_| Violation::UsedId(used))?;
+            let batch = if in_order {
+                self.batch_up_to(head, left)?
             } else {
                 1
             };
-            for place in 0..batch {
-                let head = if self.ring.in_order() {
-                    self.ordered(place)
-                } else {
-                    id
-                };
+            for _ in 0..batch {
+                if in_order {
+                    head = self.free.oldest(0);
+                }
                 self.release(head, pool)?;
             }
-            self.order_head = self.order_head.wrapping_add(batch);
             self.ring.advance_used(batch);
-            pending -= batch;
-            frames += usize::from(batch);
+            left -= batch;
         }
-        Ok(frames)
-    }
-
-    fn ordered(&self, place: u16) -> u16 {
-        let at = usize::from(self.order_head.wrapping_add(place)) & (self.order.len() - 1);
-        self.order.get(at).copied().unwrap_or(0)
+        Ok(usize::from(pending))
     }
 
     /// An in-order device may write one used entry for a batch, with the last head (section
-    /// 2.7.9): how many chains that covers.
+    /// 2.7.9): how many chains that covers, of at most `pending`.
+    #[inline]
     fn batch_up_to(&self, id: u16, pending: u16) -> Result<u16, Violation> {
-        (0..pending)
-            .find(|place| self.ordered(*place) == id)
-            .map(|place| place + 1)
-            .ok_or(Violation::UsedId(u32::from(id)))
+        let mut place = 0;
+        for batch in 1..=pending {
+            let head = self.free.oldest(place);
+            if head == id {
+                return Ok(batch);
+            }
+            place += self.descriptors(head);
+        }
+        Err(Violation::UsedId(u32::from(id)))
     }
 
+    /// Descriptors of the chain that starts at `head`.
+    fn descriptors(&self, head: u16) -> u16 {
+        let is_other = self.slots.get(usize::from(head)) == Some(&OTHER);
+        let mut count = 1;
+        let mut link = is_other.then_some(head).and_then(|head| self.next(head));
+        while let Some(id) = link {
+            count += 1;
+            link = self.next(id);
+        }
+        count
+    }
+
+    fn next(&self, id: u16) -> Option<u16> {
+        self.others.get(usize::from(id))?.next
+    }
+
+    #[inline]
     fn release(&mut self, head: u16, pool: &mut Pool) -> Result<(), Violation> {
         let unknown = Violation::UsedId(u32::from(head));
-        let sent = self.sent.get_mut(usize::from(head)).ok_or(unknown)?;
-        let frame = sent.frame.take().ok_or(unknown)?;
-        let mut link = sent.more.then_some(sent.next);
-        self.free.give(head);
-        self.chains -= 1;
-        while let Some(id) = link {
-            self.free.give(id);
-            link = self
-                .sent
-                .get(usize::from(id))
-                .and_then(|sent| sent.more.then_some(sent.next));
+        let entry = self.slots.get_mut(usize::from(head)).ok_or(unknown)?;
+        let slot = std::mem::replace(entry, VACANT);
+        if slot == VACANT {
+            return Err(unknown);
         }
-        if frame.home() == Some(pool.home_pointer()) && !frame.is_chain() {
-            pool.give(frame.into_slot());
+        self.chains -= 1;
+        self.free.give(head);
+        if slot == OTHER {
+            self.release_other(head);
+        } else {
+            pool.give(slot);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn release_other(&mut self, head: u16) {
+        let mut link = self.next(head);
+        while let Some(id) = link {
+            self.free.give(id);
+            link = self.next(id);
+        }
+        if let Some(other) = self.others.get_mut(usize::from(head)) {
+            other.frame = None;
+        }
     }
 
     pub(crate) fn request_interrupt(&mut self) {
@@ -345,11 +372,17 @@ impl TransmitQueue {
     }
 
     /// Takes back every frame. The device must have been reset. Returns the number of frames.
-    pub(crate) fn reclaim_all(&mut self) -> usize {
+    pub(crate) fn reclaim_all(&mut self, pool: &mut Pool) -> usize {
+        let mut frames = 0;
+        for (slot, other) in self.slots.iter_mut().zip(&mut self.others) {
+            match std::mem::replace(slot, VACANT) {
+                VACANT => continue,
+                OTHER => other.frame = None,
+                slot => pool.give(slot),
+            }
+            frames += 1;
+        }
         self.chains = 0;
-        self.sent
-            .iter_mut()
-            .filter_map(|sent| sent.frame.take())
-            .count()
+        frames
     }
 }

@@ -312,6 +312,7 @@ impl FreeDescriptors {
         usize::from(index) & (self.ids.len() - 1)
     }
 
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<u16> {
         if self.free == 0 {
             return None;
@@ -322,6 +323,15 @@ impl FreeDescriptors {
         Some(id)
     }
 
+    /// The descriptor that was taken first of those that are out. With an in-order device they
+    /// come back in this order, so what was taken is what `ids` still holds.
+    #[inline]
+    pub(crate) fn oldest(&self, place: u16) -> u16 {
+        let at = self.at(self.head.wrapping_add(self.free).wrapping_add(place));
+        self.ids.get(at).copied().unwrap_or(0)
+    }
+
+    #[inline]
     pub(crate) fn give(&mut self, id: u16) {
         let at = self.at(self.head.wrapping_add(self.free));
         if let Some(entry) = self.ids.get_mut(at) {
