@@ -5,6 +5,8 @@
 //! cargo run --release --example counter -- --vhost-user /tmp/vhost.sock
 //! ```
 
+#[path = "common/cost.rs"]
+mod cost;
 #[path = "common/device.rs"]
 mod device;
 #[path = "common/exit.rs"]
@@ -13,6 +15,8 @@ mod exit;
 mod packets;
 #[path = "common/report.rs"]
 mod report;
+#[path = "common/serve.rs"]
+mod serve;
 
 use std::process::ExitCode;
 
@@ -88,9 +92,9 @@ async fn run(options: Options) -> Outcome<ExitCode> {
             .start()
         })
         .await?;
-    report::wait(options.seconds).await;
+    serve::until_end(&stack, options.seconds).await?;
     let packets = counter.send(Count).await?;
-    report::busy_cycles(&stack.stats().await?);
+    cost::busy_cycles(&stack.stats().await?);
     println!("delivered_packets {packets}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,8 @@
 
 #[path = "common/client.rs"]
 mod client;
+#[path = "common/cost.rs"]
+mod cost;
 #[path = "common/demo.rs"]
 mod demo;
 #[path = "common/device.rs"]
@@ -19,6 +21,8 @@ mod exit;
 mod report;
 #[path = "common/sandbox.rs"]
 mod sandbox;
+#[path = "common/serve.rs"]
+mod serve;
 #[path = "common/table.rs"]
 mod table;
 
@@ -101,9 +105,9 @@ fn run(options: Options) -> Outcome<ExitCode> {
 async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     let _echo = start_echo(&stack, options.port).await?;
-    report::wait(options.seconds).await;
+    serve::until_end(&stack, options.seconds).await?;
     let stats = stack.stats().await?;
-    report::busy_cycles(&stats);
+    cost::busy_cycles(&stats);
     println!("{stats}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

@@ -45,8 +45,8 @@ pub struct Config {
     /// Rings, pool, MTU and Ethernet address.
     #[serde(default)]
     pub options: DeviceOptions,
-    /// Addresses, routes, neighbours and limits. `mac` and `mtu` in here are not used: the
-    /// device's are, or those in `options`.
+    /// Addresses, routes, neighbours and limits. `mtu` in here is not used and `mac` must not be
+    /// set: the device's are used, or those in `options`.
     #[serde(default)]
     pub host: HostConfig,
     /// How the queue is polled.
@@ -173,6 +173,14 @@ pub enum ConfigError {
     /// No address was given.
     #[error("no address: set host.addresses (--ip 10.0.0.1/24) or host.owned")]
     NoAddress,
+    /// The Ethernet address is not one that a station can have.
+    #[error(
+        "options.mac is {0}, which no station can have; use a unicast address (02:00:00:00:00:01)"
+    )]
+    Mac(MacAddr),
+    /// An Ethernet address was set where it has no effect.
+    #[error("host.mac has no effect: the device's is used; to set another, use options.mac")]
+    HostMac,
     /// A number is out of its range.
     #[error("{field} is {value}, but must be {expected}")]
     Range {
@@ -183,6 +191,15 @@ pub enum ConfigError {
         /// Its range.
         expected: &'static str,
     },
+}
+
+impl ConfigError {
+    /// The error in one line; its own text quotes the file over several.
+    fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(0, |before| before.matches('\n').count()) + 1;
+        ConfigError::Syntax(format!("line {line}: {}", error.message()))
+    }
 }
 
 impl Config {
@@ -203,7 +220,7 @@ impl Config {
     /// # Errors
     /// When it is not valid; says the line and what was expected.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))
+        toml::from_str(text).map_err(|error| ConfigError::syntax(text, &error))
     }
 
     /// Reads a TOML file.
@@ -250,6 +267,12 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.host.addresses.is_empty() && self.host.owned.is_empty() {
             return Err(ConfigError::NoAddress);
+        }
+        if let Some(mac) = self.options.mac.filter(|mac| !mac.is_unicast()) {
+            return Err(ConfigError::Mac(mac));
+        }
+        if self.host.mac != MacAddr::default() {
+            return Err(ConfigError::HostMac);
         }
         let range = |field, value: usize, range: std::ops::RangeInclusive<usize>, expected| {
             let inside = range.contains(&value);

@@ -72,6 +72,9 @@ pub enum StartFailure {
         /// What to look at.
         advice: &'static str,
     },
+    /// The device was lost meanwhile. Says what was seen.
+    #[error("the device was lost during start-up: {0}; is the backend still running?")]
+    DeviceLost(String),
     /// An actor or thread ended meanwhile.
     #[error("an actor of the stack ended during start-up; the log says why")]
     Ended,

@@ -7,8 +7,13 @@ use virtroupe_wire::Drops;
 
 /// Every counter of the stack, at one moment.
 ///
-/// For each cpu: `received = delivered + consumed by the engines + dropped`, and
-/// `offered = accepted + refused` for each sender, with refused ones among the drops.
+/// For each cpu, packets that came from the device or from ourselves are `delivered` to a
+/// socket, `consumed` by the engines, `rx_dropped`, or held as fragments: see
+/// [`HostCounters`](virtroupe_wire::host::HostCounters). What was delivered to a socket, and
+/// what a subscription took or got a copy of, is then `delivered` or `undelivered` to its actor,
+/// or still on its way there. For each sender `offered = accepted + refused`. What was
+/// `rx_dropped`, undelivered or refused, and what was accepted and could not be sent, is in the
+/// drops under its reason.
 #[derive(Debug, Clone, Default)]
 pub struct Stats {
     /// One entry for each cpu.

@@ -1,11 +1,13 @@
 //! The supervisor actor, and the handle to a running stack.
 
 use std::future::Future;
+use std::mem::take;
 use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use virtroupe_actors::clock::Clock;
 use virtroupe_actors::cpu::{CpuSetup, start_arbiter, start_stack};
 use virtroupe_actors::device::{DeviceActor, DeviceChanged, Initialize, ResetDevice, WaitForLink};
@@ -21,18 +23,27 @@ use crate::error::{Stage, StartError, StartFailure};
 use crate::stats::Stats;
 use crate::transport;
 
+/// How long a cpu may take to answer at shutdown, on top of what draining takes.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Starts the device and the cpus, watches them, and stops them again.
 pub struct Supervisor {
     device: Addr<DeviceActor>,
     cpus: Vec<Cpu>,
     limits: TimeLimits,
     subscribers: Vec<Recipient<Lifecycle>>,
-    stopped: bool,
+    /// Callers of [`Stack::ended`].
+    waiting: Vec<oneshot::Sender<Lifecycle>>,
+    /// What a new subscriber is told: `Ready`, or the end. `None` during start-up.
+    state: Option<Lifecycle>,
+    /// Becomes true when everything is stopped. `None` until stopping begins.
+    stopped: Option<watch::Receiver<bool>>,
 }
 
 struct Cpu {
     arbiter: Arbiter,
-    queue: Addr<QueueActor>,
+    /// `None` if start-up did not come so far.
+    queue: Option<Addr<QueueActor>>,
 }
 
 /// What happens to the stack as a whole.
@@ -93,7 +104,9 @@ impl Supervisor {
                 cpus: Vec::new(),
                 limits: config.limits.clone(),
                 subscribers: Vec::new(),
-                stopped: false,
+                waiting: Vec::new(),
+                state: None,
+                stopped: None,
             }
         });
         let failed = |stage, cause| StartError { stage, cause };
@@ -104,13 +117,14 @@ impl Supervisor {
             config,
             cpus: Vec::new(),
         };
-        match start.run(transport).await {
+        let started = match start.run(transport).await {
             Ok(features) => start.finish(features).await,
-            Err(error) => {
-                start.abandon().await;
-                Err(error)
-            }
+            Err(error) => Err(error),
+        };
+        if started.is_err() {
+            start.abandon().await;
         }
+        started
     }
 }
 
@@ -137,16 +151,22 @@ impl StartUp {
         )
         .await?;
         let arbiter = self.arbiter(limits.queue_ms).await?;
+        let spawner = arbiter.handle();
+        self.cpus.push(Cpu {
+            arbiter,
+            queue: None,
+        });
         stage(Stage::Link, limits.link_ms, self.device.send(WaitForLink)).await?;
-        let queue = self.stack(&arbiter, limits.stack_ms).await?;
-        let started = stage(
+        let queue = self.stack(&spawner, limits.stack_ms).await?;
+        if let Some(cpu) = self.cpus.last_mut() {
+            cpu.queue = Some(queue.clone());
+        }
+        stage(
             Stage::Receive,
             limits.receive_ms,
             queue.send(StartReceiving),
         )
-        .await;
-        self.cpus.push(Cpu { arbiter, queue });
-        started?;
+        .await?;
         Ok(features)
     }
 
@@ -155,7 +175,11 @@ impl StartUp {
         stage(Stage::Queue, limit, async { Ok(started.await) }).await
     }
 
-    async fn stack(&self, arbiter: &Arbiter, limit: u64) -> Result<Addr<QueueActor>, StartError> {
+    async fn stack(
+        &self,
+        arbiter: &ArbiterHandle,
+        limit: u64,
+    ) -> Result<Addr<QueueActor>, StartError> {
         let setup = CpuSetup {
             cpu: 0,
             device: self.device.clone(),
@@ -171,39 +195,42 @@ impl StartUp {
             let _ = report.send(start_stack(setup).await);
         });
         let built = async move { built.await.map_err(|_| MailboxError::Closed) };
-        let started = stage(Stage::Stack, limit, built).await;
-        if started.is_err() {
-            arbiter.stop();
-        }
-        started
+        stage(Stage::Stack, limit, built).await
     }
 
-    /// Hands everything to the supervisor.
-    async fn finish(self, features: Features) -> Result<Stack, StartError> {
-        let queues = self.cpus.iter().map(|cpu| cpu.queue.clone()).collect();
+    /// Hands everything to the supervisor, unless the device was lost meanwhile.
+    async fn finish(&mut self, features: Features) -> Result<Stack, StartError> {
+        let failed = |cause| StartError {
+            stage: Stage::Receive,
+            cause,
+        };
+        let cpus = take(&mut self.cpus);
+        let queues = cpus.iter().filter_map(|cpu| cpu.queue.clone()).collect();
         let adopt = Adopt {
-            cpus: self.cpus,
+            cpus,
             features: Some(features.clone()),
         };
-        let adopted = self.supervisor.send(adopt).await;
-        adopted.map_err(|_| StartError {
-            stage: Stage::Receive,
-            cause: StartFailure::Ended,
-        })?;
-        Ok(Stack {
-            supervisor: self.supervisor,
-            queues,
-            features,
-        })
+        match self.supervisor.send(adopt).await {
+            Ok(None) => Ok(Stack {
+                supervisor: self.supervisor.clone(),
+                queues,
+                features,
+            }),
+            Ok(Some(end)) => Err(failed(StartFailure::DeviceLost(end))),
+            Err(_) => Err(failed(StartFailure::Ended)),
+        }
     }
 
     /// Undoes what was done.
-    async fn abandon(self) {
-        let adopt = Adopt {
-            cpus: self.cpus,
-            features: None,
-        };
-        let _ = self.supervisor.send(adopt).await;
+    async fn abandon(&mut self) {
+        let cpus = take(&mut self.cpus);
+        if !cpus.is_empty() {
+            let adopt = Adopt {
+                cpus,
+                features: None,
+            };
+            let _ = self.supervisor.send(adopt).await;
+        }
         let _ = self.supervisor.send(Shutdown).await;
     }
 }
@@ -214,7 +241,7 @@ async fn stage<T, E: Into<StartFailure>>(
     limit: u64,
     work: impl Future<Output = Result<Result<T, E>, MailboxError>>,
 ) -> Result<T, StartError> {
-    let result = match tokio::time::timeout(Duration::from_millis(limit), work).await {
+    let result = match timeout(Duration::from_millis(limit), work).await {
         Ok(Ok(result)) => result.map_err(Into::into),
         Ok(Err(_)) => Err(StartFailure::Ended),
         Err(_) => Err(StartFailure::TimedOut {
@@ -249,49 +276,57 @@ impl Actor for Supervisor {
 
 impl Supervisor {
     fn tell(&mut self, event: Lifecycle) {
+        if !matches!(event, Lifecycle::LinkUp | Lifecycle::LinkDown) {
+            self.state = Some(event.clone());
+        }
         self.subscribers.retain(Recipient::connected);
         for subscriber in &self.subscribers {
             subscriber.do_send(event.clone());
         }
-    }
-
-    /// Stops all cpus and the device, and gives back their memory.
-    fn stop(&mut self, reason: CloseReason) -> impl Future<Output = ()> + 'static {
-        let cpus = std::mem::take(&mut self.cpus);
-        let device = self.device.clone();
-        let drain = match reason {
-            CloseReason::Shutdown => self.limits.drain(),
-            CloseReason::DeviceLost(_) => Duration::ZERO,
-        };
-        self.stopped = true;
-        async move {
-            for cpu in &cpus {
-                let _ = cpu
-                    .queue
-                    .send(StopQueue {
-                        drain,
-                        reason: reason.clone(),
-                    })
-                    .await;
-            }
-            match device.send(ResetDevice).await {
-                Ok(Ok(())) => {
-                    for cpu in &cpus {
-                        let _ = cpu.queue.send(ReleaseQueue).await;
-                    }
-                }
-                // The device may still write: its memory stays mapped until the process ends.
-                Ok(Err(error)) => tracing::warn!(%error, "the device could not be reset"),
-                Err(error) => tracing::warn!(%error, "the device actor is gone"),
-            }
-            for cpu in cpus {
-                cpu.arbiter.stop();
+        if matches!(event, Lifecycle::DeviceLost(_) | Lifecycle::Stopped) {
+            for waiting in self.waiting.drain(..) {
+                let _ = waiting.send(event.clone());
             }
         }
     }
 
+    /// Stops all cpus and the device, and gives back their memory, once; whoever asks again
+    /// waits for the same.
+    fn stop(&mut self, reason: CloseReason) -> impl Future<Output = ()> + 'static {
+        let mut stopped = match &self.stopped {
+            Some(stopped) => stopped.clone(),
+            None => {
+                let (done, stopped) = watch::channel(false);
+                let work = stop_all(self.stop_cpus(reason), self.device.clone());
+                // Not in the actor's context, whose end would cut it short.
+                actix::spawn(async move {
+                    work.await;
+                    let _ = done.send(true);
+                });
+                self.stopped = Some(stopped.clone());
+                stopped
+            }
+        };
+        async move {
+            let _ = stopped.wait_for(|done| *done).await;
+        }
+    }
+
+    fn stop_cpus(&mut self, reason: CloseReason) -> Vec<Stopping> {
+        let drain = match reason {
+            CloseReason::Shutdown => self.limits.drain(),
+            CloseReason::DeviceLost(_) => Duration::ZERO,
+        };
+        let stopping = |cpu| Stopping {
+            cpu,
+            drain,
+            reason: reason.clone(),
+        };
+        take(&mut self.cpus).into_iter().map(stopping).collect()
+    }
+
     fn device_lost(&mut self, how: String, ctx: &mut Context<Self>) {
-        if self.stopped {
+        if self.stopped.is_some() {
             return;
         }
         tracing::error!(%how, "the device is lost; all sockets are closed");
@@ -303,8 +338,61 @@ impl Supervisor {
     }
 }
 
+/// A cpu that is to be stopped.
+struct Stopping {
+    cpu: Cpu,
+    drain: Duration,
+    reason: CloseReason,
+}
+
+impl Stopping {
+    /// Drains and closes the queue. A cpu that an application keeps busy is not waited for.
+    async fn stop(&mut self) {
+        let Some(queue) = &self.cpu.queue else { return };
+        let stop = queue.send(StopQueue {
+            drain: self.drain,
+            reason: self.reason.clone(),
+        });
+        if timeout(self.drain.saturating_add(GRACE), stop)
+            .await
+            .is_err()
+        {
+            tracing::warn!("a cpu does not answer: an actor on it blocks; it is left behind");
+        }
+    }
+
+    /// Takes back the memory of the queue and ends the thread. Only after the device was reset.
+    async fn release(&self) {
+        if let Some(queue) = &self.cpu.queue {
+            let _ = timeout(GRACE, queue.send(ReleaseQueue)).await;
+        }
+    }
+}
+
+/// Queues first, so that what waits is sent; then the device; then the memory that it held.
+async fn stop_all(mut cpus: Vec<Stopping>, device: Addr<DeviceActor>) {
+    for cpu in &mut cpus {
+        cpu.stop().await;
+    }
+    match device.send(ResetDevice).await {
+        Ok(Ok(())) => {
+            for cpu in &cpus {
+                cpu.release().await;
+            }
+        }
+        // The device may still write: its memory stays mapped until the process ends.
+        Ok(Err(error)) => tracing::warn!(%error, "the device could not be reset"),
+        Err(error) => tracing::warn!(%error, "the device actor is gone"),
+    }
+    for Stopping { cpu, .. } in cpus {
+        cpu.arbiter.stop();
+    }
+}
+
+/// Hands over the cpus. Answers how the device was lost, if it was: then start-up has failed,
+/// and the cpus were stopped.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Option<String>")]
 struct Adopt {
     cpus: Vec<Cpu>,
     /// `None` if start-up failed.
@@ -312,13 +400,28 @@ struct Adopt {
 }
 
 impl Handler<Adopt> for Supervisor {
-    type Result = ();
+    type Result = ResponseActFuture<Self, Option<String>>;
 
-    fn handle(&mut self, adopt: Adopt, _: &mut Self::Context) {
+    fn handle(&mut self, adopt: Adopt, _: &mut Self::Context) -> Self::Result {
         self.cpus = adopt.cpus;
-        if let Some(features) = adopt.features {
-            self.tell(Lifecycle::Ready(features));
-        }
+        let Some(stopped) = &self.stopped else {
+            if let Some(features) = adopt.features {
+                self.tell(Lifecycle::Ready(features));
+            }
+            return Box::pin(fut::ready(None));
+        };
+        let mut stopped = stopped.clone();
+        let lost = "the device was lost; the log says how".to_owned();
+        let cpus = self.stop_cpus(CloseReason::DeviceLost(lost));
+        let device = self.device.clone();
+        let stop = async move {
+            let _ = stopped.wait_for(|done| *done).await;
+            stop_all(cpus, device).await;
+        };
+        Box::pin(stop.into_actor(self).map(|_, actor, _| match &actor.state {
+            Some(Lifecycle::DeviceLost(how)) => Some(how.clone()),
+            _ => Some("it was stopped".into()),
+        }))
     }
 }
 
@@ -351,7 +454,27 @@ impl Handler<Subscribe> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Subscribe(subscriber): Subscribe, _: &mut Self::Context) {
+        if let Some(state) = &self.state {
+            subscriber.do_send(state.clone());
+        }
         self.subscribers.push(subscriber);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "Lifecycle")]
+struct WaitForEnd;
+
+impl Handler<WaitForEnd> for Supervisor {
+    type Result = ResponseFuture<Lifecycle>;
+
+    fn handle(&mut self, _: WaitForEnd, _: &mut Self::Context) -> Self::Result {
+        if let Some(ended @ (Lifecycle::DeviceLost(_) | Lifecycle::Stopped)) = self.state.clone() {
+            return Box::pin(async { ended });
+        }
+        let (sender, ended) = oneshot::channel();
+        self.waiting.push(sender);
+        Box::pin(async { ended.await.unwrap_or(Lifecycle::Stopped) })
     }
 }
 
@@ -437,13 +560,23 @@ impl Stack {
         Ok(Stats { cpus })
     }
 
-    /// Subscribes an actor to what happens to the stack as a whole.
+    /// Subscribes an actor to what happens to the stack as a whole. It is told at once how the
+    /// stack is: [`Lifecycle::Ready`] while it runs.
     pub fn subscribe<A>(&self, subscriber: Addr<A>)
     where
         A: Actor + Handler<Lifecycle>,
         A::Context: ToEnvelope<A, Lifecycle>,
     {
         self.supervisor.do_send(Subscribe(subscriber.recipient()));
+    }
+
+    /// Waits until the stack has ended: by [`shutdown`](Self::shutdown), which gives
+    /// [`Lifecycle::Stopped`], or by itself, which gives [`Lifecycle::DeviceLost`].
+    pub async fn ended(&self) -> Lifecycle {
+        self.supervisor
+            .send(WaitForEnd)
+            .await
+            .unwrap_or(Lifecycle::Stopped)
     }
 
     /// Stops receiving, sends what waits, closes all sockets, and resets the device. Done when

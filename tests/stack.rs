@@ -13,4 +13,5 @@ mod stack {
     mod packets;
     mod start_up;
     mod udp;
+    mod wake_ups;
 }

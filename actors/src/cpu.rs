@@ -35,13 +35,25 @@ pub async fn start_arbiter(cpu: u16, core: Option<usize>) -> std::io::Result<Arb
             .build()
             .unwrap_or_else(|error| panic!("cannot build the runtime of cpu {cpu}: {error}"))
     });
+    let mut guard = StopUnlessStarted(Some(arbiter));
     match pinned.await {
-        Ok(Ok(())) => Ok(arbiter),
-        Ok(Err(error)) => {
-            arbiter.stop();
-            Err(error)
-        }
+        Ok(Ok(())) => guard
+            .0
+            .take()
+            .ok_or_else(|| std::io::Error::other("the arbiter is gone")),
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(std::io::Error::other("the arbiter's thread did not start")),
+    }
+}
+
+/// Ends the thread when nobody takes the arbiter: it did not start, or took too long.
+struct StopUnlessStarted(Option<Arbiter>);
+
+impl Drop for StopUnlessStarted {
+    fn drop(&mut self) {
+        if let Some(arbiter) = &self.0 {
+            arbiter.stop();
+        }
     }
 }
 
@@ -76,7 +88,7 @@ pub struct CpuSetup {
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
     /// The device actor is gone or has no queue for this cpu.
-    #[error("the device has no queue for cpu {0}; lower `cpus`")]
+    #[error("the device has no queue for cpu {0}: it was lost, or has fewer queues than cpus")]
     NoQueue(u16),
     /// Addresses or routes are not valid.
     #[error(transparent)]

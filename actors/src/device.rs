@@ -1,7 +1,7 @@
 //! The device actor: owns the device, gives each cpu its queue, and watches for changes.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::poll::watch;
@@ -9,6 +9,9 @@ use actix::prelude::*;
 use tokio::io::unix::AsyncFd;
 use virtroupe_driver::transport::{DeviceConfig, DeviceEvent, TransportError};
 use virtroupe_driver::{Device, DeviceError, DeviceOptions, Features, Transport, UnboundQueuePair};
+
+/// How often the link is asked for while start-up waits for it.
+const LINK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Owns the hardware, which is initialised once and shared by all cpus.
 ///
@@ -19,6 +22,10 @@ pub struct DeviceActor {
     /// The pairs that no cpu has asked for yet, by index.
     pairs: Vec<Option<UnboundQueuePair>>,
     watcher: Recipient<DeviceChanged>,
+    /// The future that waits for the device's events.
+    watch: Option<SpawnHandle>,
+    /// Set by [`ResetDevice`]: an initialisation that is still under way must not come to life.
+    is_over: bool,
 }
 
 impl DeviceActor {
@@ -29,6 +36,8 @@ impl DeviceActor {
             device: None,
             pairs: Vec::new(),
             watcher,
+            watch: None,
+            is_over: false,
         }
     }
 }
@@ -76,6 +85,16 @@ impl Handler<Initialize> for DeviceActor {
                 .into())
             })?;
             let features = device.features().clone();
+            if actor.is_over {
+                // Nobody waits for it any more. The device must still be stopped.
+                let device = Arc::new(Mutex::new(device));
+                actix::spawn(async move {
+                    if let Err(error) = reset(device).await {
+                        tracing::warn!(%error, "the device could not be reset");
+                    }
+                });
+                return Ok(features);
+            }
             actor.pairs = pairs.into_iter().map(Some).collect();
             actor.device = Some(Arc::new(Mutex::new(device)));
             actor.watch(ctx);
@@ -92,9 +111,10 @@ impl DeviceActor {
             return;
         };
         let Some(events) = event_file(&device) else {
+            tracing::debug!("the device has no event file that could be watched");
             return;
         };
-        ctx.spawn(
+        let watch = ctx.spawn(
             async move {
                 while let Ok(mut ready) = events.readable().await {
                     ready.clear_ready();
@@ -122,7 +142,28 @@ impl DeviceActor {
                 }
             }),
         );
+        self.watch = Some(watch);
     }
+}
+
+/// Resets the device and lets go of it. If that fails the device may still write, so the memory
+/// that was mapped for it is kept until the process ends.
+async fn reset(device: Arc<Mutex<Device>>) -> Result<(), TransportError> {
+    let kept = device.clone();
+    let work = tokio::task::spawn_blocking(move || lock(&device).reset());
+    let result = match work.await {
+        // Gone, so it writes no more.
+        Ok(Err(TransportError::Closed { .. })) => Ok(()),
+        Ok(result) => result,
+        Err(_) => Err(TransportError::Device {
+            device: lock(&kept).name().to_owned(),
+            problem: "the transport panicked during reset; please report it".into(),
+        }),
+    };
+    if result.is_err() {
+        std::mem::forget(kept);
+    }
+    result
 }
 
 fn event_file(device: &Mutex<Device>) -> Option<AsyncFd<OwnedFd>> {
@@ -201,11 +242,10 @@ impl Handler<WaitForLink> for DeviceActor {
     type Result = ResponseFuture<Result<(), TransportError>>;
 
     fn handle(&mut self, _: WaitForLink, _: &mut Self::Context) -> Self::Result {
-        let device = self.device.clone();
+        // Weak: who asked may be gone, and then waiting ends with the device.
+        let device = self.device.as_ref().map(Arc::downgrade);
         Box::pin(async move {
-            let Some(device) = device else { return Ok(()) };
-            loop {
-                let device = device.clone();
+            while let Some(device) = device.as_ref().and_then(Weak::upgrade) {
                 let config = tokio::task::spawn_blocking(move || lock(&device).config());
                 match config.await {
                     Ok(Ok(DeviceConfig {
@@ -215,8 +255,12 @@ impl Handler<WaitForLink> for DeviceActor {
                     Ok(Err(error)) => return Err(error),
                     Ok(Ok(_)) | Err(_) => return Ok(()),
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(LINK_INTERVAL).await;
             }
+            Err(TransportError::Device {
+                device: "the device".into(),
+                problem: "was lost or stopped before its link was up; its log may say why".into(),
+            })
         })
     }
 }
@@ -229,14 +273,18 @@ pub struct ResetDevice;
 impl Handler<ResetDevice> for DeviceActor {
     type Result = ResponseFuture<Result<(), TransportError>>;
 
-    fn handle(&mut self, _: ResetDevice, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: ResetDevice, ctx: &mut Self::Context) -> Self::Result {
+        self.is_over = true;
         self.pairs.clear();
+        if let Some(watch) = self.watch.take() {
+            ctx.cancel_future(watch);
+        }
         let device = self.device.take();
         Box::pin(async move {
-            let Some(device) = device else { return Ok(()) };
-            tokio::task::spawn_blocking(move || lock(&device).reset())
-                .await
-                .unwrap_or(Ok(()))
+            match device {
+                Some(device) => reset(device).await,
+                None => Ok(()),
+            }
         })
     }
 }

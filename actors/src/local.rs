@@ -104,7 +104,8 @@ impl UdpSocket {
             .deliver_udp(self.id, recipient.into_recipient());
     }
 
-    /// Sets the actor that gets errors, room notices, and the end of the socket.
+    /// Sets the actor that gets errors, room notices, and the end of the socket; the latter at
+    /// once if the stack has closed it already. Errors that find its mailbox full are lost.
     pub fn events_to(&self, recipient: impl IntoRecipient<SocketEvent>) {
         self.shard
             .borrow()
@@ -128,12 +129,17 @@ impl UdpSocket {
     /// Sends each datagram back to where it came from, from the address that it was sent to,
     /// without a copy. What is refused is dropped; the outcome says how many.
     pub fn reply(&self, datagrams: impl IntoIterator<Item = UdpDatagram<Frame>>) -> SendOutcome {
-        self.shard
-            .borrow()
-            .reply_udp(self.id, datagrams.into_iter())
+        // The iterator is foreign code, which may use the stack: the shard is not borrowed then.
+        let mut replies = self.shard.borrow().lend_replies();
+        replies.extend(datagrams.into_iter().map(UdpSend::reply));
+        let outcome = self.shard.borrow().send_udp(self.id, &mut replies);
+        replies.clear();
+        self.shard.borrow().take_back_replies(replies);
+        outcome
     }
 
-    /// Asks for one [`SocketEvent::TxReady`] when there is room again.
+    /// Asks for one [`SocketEvent::TxReady`] when there is room again, to the actor that
+    /// [`events_to`](Self::events_to) has set before.
     pub fn notify_when_ready(&self) {
         self.shard.borrow().wait_for_room(Waiter::Socket(self.id));
     }
@@ -181,7 +187,8 @@ impl PacketSocket {
             .events_subscription(self.id, recipient.into_recipient());
     }
 
-    /// Asks for one [`SocketEvent::TxReady`] when there is room again.
+    /// Asks for one [`SocketEvent::TxReady`] when there is room again, to the actor that
+    /// [`events_to`](Self::events_to) has set before.
     pub fn notify_when_ready(&self) {
         self.shard
             .borrow()

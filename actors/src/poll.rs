@@ -179,12 +179,15 @@ impl PollLoop {
     }
 
     /// Goes to sleep if nothing came meanwhile. Returns whether it did.
-    fn sleep(&mut self, cx: &mut Context<'_>) -> bool {
-        let waits_for_room = {
-            let shard = self.shard.borrow();
-            shard.has_waiters()
+    fn sleep(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let needs_room = {
+            let mut shard = self.shard.borrow();
+            if shard.owes_notices(&mut self.pair.borrow_mut()) {
+                return false;
+            }
+            shard.needs_room()
         };
-        if !self.pair.borrow_mut().arm(waits_for_room) {
+        if !self.pair.borrow_mut().arm(needs_room) {
             self.pair.borrow_mut().disarm();
             return false;
         }
@@ -196,7 +199,7 @@ impl PollLoop {
             }
         }
         let mut shard = self.shard.borrow();
-        if let Some(deadline) = shard.next_deadline() {
+        if let Some(deadline) = shard.next_deadline(now) {
             self.timer
                 .as_mut()
                 .reset(self.clock.to_std(deadline).into());
@@ -239,7 +242,8 @@ impl PollLoop {
     }
 
     fn end(&mut self, end: QueueEnd) -> Poll<QueueEnd> {
-        // What the panic or the violation left half done is lost, and counted.
+        // What came before a violation is lost, and counted. Of a burst in which an engine
+        // panicked, what the engine had taken is gone uncounted.
         let lost = self.burst.drain(..).count() as u64;
         let reason = match end {
             QueueEnd::Panicked => DropReason::EnginePanic,
@@ -282,7 +286,7 @@ impl Future for PollLoop {
             if now >= stop_at || this.is_drained() {
                 return this.end(QueueEnd::Stopped);
             }
-        } else if moved == 0 && !this.is_spinning(now) && this.sleep(cx) {
+        } else if moved == 0 && !this.is_spinning(now) && this.sleep(now, cx) {
             return Poll::Pending;
         }
         cx.waker().wake_by_ref();

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub struct QueueActor {
     control: Rc<Control>,
     clock: Clock,
     settings: PollSettings,
+    /// Whether there is a poll loop, or was one.
+    started: bool,
     ended: Option<QueueEnd>,
     stop_reason: Option<CloseReason>,
     /// Told when the loop ends by itself.
@@ -65,6 +68,7 @@ impl QueueActor {
             control: Control::new(),
             clock,
             settings,
+            started: false,
             ended: None,
             stop_reason: None,
             watcher,
@@ -90,7 +94,11 @@ impl QueueActor {
                 CloseReason::DeviceLost("an engine panicked".into())
             }
         };
-        self.shard.borrow().close_all(&reason);
+        // After a panic nothing is sure: a second one must not keep the others from hearing of it.
+        let closed = catch_unwind(AssertUnwindSafe(|| self.shard.borrow().close_all(&reason)));
+        if closed.is_err() {
+            tracing::error!(cpu, "closing the sockets panicked, too; some were not told");
+        }
         for waiting in self.stopping.drain(..) {
             let _ = waiting.send(());
         }
@@ -128,6 +136,7 @@ impl Handler<StartReceiving> for QueueActor {
             self.clock,
             self.settings.clone(),
         )?;
+        self.started = true;
         let ended = wrap_future::<_, Self>(poll).map(|end, actor, _| actor.loop_ended(end));
         ctx.spawn(ended);
         Ok(())
@@ -152,9 +161,14 @@ impl Handler<StopQueue> for QueueActor {
         if self.ended.is_some() {
             return Box::pin(async {});
         }
+        self.stop_reason = Some(stop.reason);
+        if !self.started {
+            // Start-up failed before there was a loop to wait for.
+            self.loop_ended(QueueEnd::Stopped);
+            return Box::pin(async {});
+        }
         let (sender, ended) = tokio::sync::oneshot::channel();
         self.stopping.push(sender);
-        self.stop_reason = Some(stop.reason);
         self.control.stop(self.clock.now() + stop.drain);
         Box::pin(async move {
             let _ = ended.await;
@@ -250,6 +264,9 @@ impl Handler<RunLocal> for QueueActor {
 // ---- the same services by message, for actors on other arbiters ----
 
 /// Binds a UDP socket for an actor on another arbiter. See [`LocalStack::bind_udp`].
+///
+/// The socket is closed by [`CloseUdp`], or when the next datagram finds that the receiver has
+/// stopped.
 #[derive(Message)]
 #[rtype(result = "Result<(UdpSocketId, SocketAddr), BindError>")]
 pub struct BindUdp {
@@ -267,6 +284,7 @@ impl Handler<BindUdp> for QueueActor {
     fn handle(&mut self, bind: BindUdp, _: &mut Self::Context) -> Self::Result {
         let mut shard = self.shard.borrow();
         let id = shard.bind_udp(bind.local)?;
+        shard.close_with_receiver(id);
         shard.deliver_udp(id, bind.received);
         if let Some(events) = bind.events {
             shard.events_udp(id, events);
@@ -379,3 +397,6 @@ impl Handler<TransmitFrames> for QueueActor {
         MessageResult((outcome, frames))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,36 +4,34 @@
 //! socket handles of the same arbiter borrow it to send, so they learn the outcome at once. It
 //! is never borrowed while foreign code runs: handing a message to a mailbox only queues it.
 
+mod sockets;
+mod transmit;
+
 use std::cell::{RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::mem::take;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use actix::Recipient;
-use virtroupe_driver::{Features, Frame, Pool, QueuePair, Violation};
+use virtroupe_driver::{Features, Frame, Pool, QueuePair};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters};
-use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
+use virtroupe_wire::udp::{UdpSend, UdpSocketId};
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
-use crate::messages::{
-    BindError, CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
-};
+use crate::messages::{CloseReason, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
 use crate::outlet::{Offer, Outlet, Packets};
 use crate::registry::{PortRegistry, Reservation};
 
 /// Datagrams that a socket keeps until its first recipient is set.
 const UNCLAIMED: usize = 256;
-/// Senders woken at once when the transmit ring has room: one for each burst of this length.
-const FRAMES_PER_WAITER: usize = 32;
-
-/// Frames of the longest datagram at the usual MTU.
-const LONGEST_TRAIN: usize = 46;
+/// How often senders that wait for packet memory are looked after while nothing else happens:
+/// nobody tells the stack when applications let go of packets.
+const POOL_WATCH: Duration = Duration::from_millis(1);
 
 /// What a subscription does with the frames that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +55,7 @@ pub struct Shard {
     next_subscription: u64,
     /// Memory for `capture`, empty between bursts.
     kept: Vec<Frame>,
-    /// Memory for `reply_udp`, empty between bursts.
+    /// Memory for replies, empty between bursts.
     replies: Vec<UdpSend<Frame>>,
     waiters: VecDeque<Waiter>,
     /// Receivers whose mailbox was full, and since when.
@@ -75,6 +73,8 @@ pub struct Shard {
 struct Socket {
     outlet: Option<Outlet<UdpReceived>>,
     events: Option<Recipient<SocketEvent>>,
+    /// Whether it closes with its receiver, as no handle on this arbiter would close it.
+    is_remote: bool,
     /// Frees the address when the socket goes.
     _reservation: Reservation,
 }
@@ -129,11 +129,14 @@ impl Shard {
             cpu,
             clock,
             features,
-            host,
+            mut host,
             egress,
             registry,
             patience,
         } = parts;
+        let ring = egress.borrow().transmit_room();
+        host.set_transmit_capacity(ring);
+        host.set_transmit_room(ring);
         Shard {
             cpu,
             clock,
@@ -178,8 +181,6 @@ impl Shard {
             subscriptions: self.subscriptions.len(),
         }
     }
-
-    // ---- the queue actor's side ----
 
     /// Lets subscriptions and engines have a burst of received frames. Drains it.
     pub(crate) fn receive(&mut self, now: Instant, burst: &mut Vec<Frame>, pool: &mut Pool) {
@@ -229,12 +230,14 @@ impl Shard {
         }
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// When the poll loop must run again at the latest, whatever happens until then.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let parked = self.parked_since.map(|since| since + self.patience);
-        match (self.host.next_deadline(), parked) {
-            (Some(timer), Some(parked)) => Some(timer.min(parked)),
-            (timer, parked) => timer.or(parked),
-        }
+        let waiters = (!self.waiters.is_empty()).then(|| now + POOL_WATCH);
+        [self.host.next_deadline(), parked, waiters]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Puts what arrived into the mailboxes: one message for each receiver.
@@ -259,8 +262,9 @@ impl Shard {
         };
         if let Some(errors) = self.host.udp_errors(id) {
             for error in errors.drain(..) {
+                // Peers cause these, so the mailbox's bound holds: what finds it full is lost.
                 if let Some(events) = &socket.events {
-                    events.do_send(SocketEvent::Failed(error));
+                    let _ = events.try_send(SocketEvent::Failed(error));
                 }
             }
         }
@@ -284,10 +288,16 @@ impl Shard {
             datagrams,
         };
         let packets = message.packets();
+        let is_remote = socket.is_remote;
         match outlet.offer(message) {
             Offer::Delivered => self.delivered += packets,
             Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.lose(reason, packets),
+            Offer::Dropped(reason, packets) => {
+                self.lose(reason, packets);
+                if is_remote && reason == DropReason::ReceiverGone {
+                    self.close_udp(id);
+                }
+            }
         }
     }
 
@@ -339,9 +349,12 @@ impl Shard {
         self.delivered += tally.delivered;
         self.drops += &tally.drops;
         self.undelivered += tally.drops.total();
+        let resolved = self.parked - tally.parked;
         self.parked = tally.parked;
         if self.parked == 0 {
             self.parked_since = None;
+        }
+        if resolved > 0 {
             // What looped back to ourselves meanwhile.
             for id in self.sockets.keys().copied().collect::<Vec<_>>() {
                 self.dispatch_socket(id);
@@ -349,19 +362,12 @@ impl Shard {
         }
     }
 
-    /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
-    /// many frames went.
-    pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
-        let queue = self.host.transmit();
-        let before = queue.len();
-        pair.transmit(queue)?;
-        let left = self.host.transmit().len();
-        let room = pair.transmit_room();
-        self.host.set_transmit_room(room.saturating_sub(left));
-        if !self.waiters.is_empty() && room >= usize::from(self.features.queue_size) / 2 {
-            self.wake_waiters(room / FRAMES_PER_WAITER);
+    /// A receiver with a parked message is gone.
+    fn unpark(&mut self) {
+        self.parked -= 1;
+        if self.parked == 0 {
+            self.parked_since = None;
         }
-        Ok(before - left)
     }
 
     /// Counts packets that had a receiver and did not reach it.
@@ -373,46 +379,6 @@ impl Shard {
     /// Counts packets that were lost outside of the engines.
     pub(crate) fn count_drop(&mut self, reason: DropReason, packets: u64) {
         self.drops.add(reason, packets);
-    }
-
-    /// Frames that wait for the device.
-    pub(crate) fn has_output(&mut self) -> bool {
-        !self.host.transmit().is_empty()
-    }
-
-    /// Whether somebody waits for room in the transmit ring.
-    pub(crate) fn has_waiters(&self) -> bool {
-        !self.waiters.is_empty()
-    }
-
-    pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {
-        self.sleeper = waker;
-    }
-
-    fn wake_waiters(&mut self, count: usize) {
-        for _ in 0..count.max(1) {
-            let Some(waiter) = self.waiters.pop_front() else {
-                return;
-            };
-            // One-shot and at most one outstanding for each sender, so the mailbox's bound is
-            // not needed to bound them, and the notice can not be refused.
-            match self.events_of(waiter) {
-                Some(events) if events.connected() => events.do_send(SocketEvent::TxReady),
-                _ => {}
-            }
-        }
-    }
-
-    fn events_of(&self, waiter: Waiter) -> Option<&Recipient<SocketEvent>> {
-        match waiter {
-            Waiter::Socket(id) => self.sockets.get(&id)?.events.as_ref(),
-            Waiter::Subscription(id) => self
-                .subscriptions
-                .iter()
-                .find(|open| open.id == id)?
-                .events
-                .as_ref(),
-        }
     }
 
     /// Closes every socket and subscription, and tells their owners why.
@@ -432,8 +398,7 @@ impl Shard {
         }
         for mut subscription in take(&mut self.subscriptions) {
             let parked = subscription.outlet.give_up();
-            self.drops
-                .add(lost, parked + subscription.pending.len() as u64);
+            self.lose(lost, parked + subscription.pending.len() as u64);
             if let Some(events) = subscription.events {
                 events.do_send(SocketEvent::Closed(reason.clone()));
             }
@@ -443,184 +408,6 @@ impl Shard {
         self.parked_since = None;
         let unsent = self.host.transmit().drain(..).count() as u64;
         self.drops.add(lost, unsent);
-    }
-
-    // ---- the applications' side ----
-
-    pub(crate) fn bind_udp(&mut self, local: SocketAddr) -> Result<UdpSocketId, BindError> {
-        if self.closed.is_some() {
-            return Err(BindError::Stopped);
-        }
-        let id = self.host.bind_udp(local)?;
-        let bound = self.host.udp_local(id).unwrap_or(local);
-        match self.registry.reserve(bound, self.cpu) {
-            Ok(reservation) => {
-                let socket = Socket {
-                    outlet: None,
-                    events: None,
-                    _reservation: reservation,
-                };
-                self.sockets.insert(id, socket);
-                Ok(id)
-            }
-            Err(cpu) => {
-                self.host.close_udp(id);
-                Err(BindError::InUseOnOtherCpu { local: bound, cpu })
-            }
-        }
-    }
-
-    pub(crate) fn host(&mut self) -> &mut Host<Frame> {
-        &mut self.host
-    }
-
-    pub(crate) fn deliver_udp(&mut self, id: UdpSocketId, recipient: Recipient<UdpReceived>) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            if let Some(mut old) = socket.outlet.replace(Outlet::new(recipient))
-                && old.is_parked()
-            {
-                self.parked -= 1;
-                self.lose(DropReason::ReceiverGone, old.give_up());
-            }
-            // What came before there was a recipient.
-            self.dispatch_socket(id);
-        }
-    }
-
-    pub(crate) fn events_udp(&mut self, id: UdpSocketId, recipient: Recipient<SocketEvent>) {
-        if let Some(socket) = self.sockets.get_mut(&id) {
-            socket.events = Some(recipient);
-        }
-    }
-
-    pub(crate) fn close_udp(&mut self, id: UdpSocketId) {
-        if let Some(socket) = self.sockets.remove(&id) {
-            if let Some(mut outlet) = socket.outlet.filter(Outlet::is_parked) {
-                self.parked -= 1;
-                self.lose(DropReason::SocketClosed, outlet.give_up());
-            }
-            self.waiters.retain(|waiter| *waiter != Waiter::Socket(id));
-            self.host.close_udp(id);
-        }
-    }
-
-    pub(crate) fn send_udp(
-        &mut self,
-        id: UdpSocketId,
-        burst: &mut Vec<UdpSend<Frame>>,
-    ) -> SendOutcome {
-        let now = self.clock.now();
-        let egress = self.egress.clone();
-        let mut pair = egress.borrow_mut();
-        if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
-            // Look whether the device has sent something meanwhile. A violation is found again,
-            // and dealt with, by the poll loop.
-            let _ = pair.reclaim();
-            let waiting = self.host.transmit().len();
-            self.host
-                .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
-        }
-        let outcome = self.host.send_udp(now, id, burst, pair.pool());
-        // What was sent to ourselves has arrived; what waits for the device needs the actor.
-        self.wake();
-        SendOutcome {
-            accepted: outcome.accepted,
-            refused: outcome.refused,
-            reason: burst.first().and_then(|send| send.refused),
-        }
-    }
-
-    /// Turns each datagram around; what is refused is dropped.
-    pub(crate) fn reply_udp(
-        &mut self,
-        id: UdpSocketId,
-        datagrams: impl Iterator<Item = UdpDatagram<Frame>>,
-    ) -> SendOutcome {
-        let mut replies = take(&mut self.replies);
-        replies.extend(datagrams.map(UdpSend::reply));
-        let outcome = self.send_udp(id, &mut replies);
-        replies.clear();
-        self.replies = replies;
-        outcome
-    }
-
-    pub(crate) fn subscribe(
-        &mut self,
-        filter: Filter,
-        capture: Capture,
-        recipient: Recipient<PacketsReceived>,
-    ) -> SubscriptionId {
-        let id = SubscriptionId(self.next_subscription);
-        self.next_subscription += 1;
-        self.subscriptions.push(Subscription {
-            id,
-            filter,
-            capture,
-            outlet: Outlet::new(recipient),
-            events: None,
-            pending: Burst::new(),
-        });
-        id
-    }
-
-    pub(crate) fn events_subscription(
-        &mut self,
-        id: SubscriptionId,
-        recipient: Recipient<SocketEvent>,
-    ) {
-        if let Some(open) = self.subscriptions.iter_mut().find(|open| open.id == id) {
-            open.events = Some(recipient);
-        }
-    }
-
-    pub(crate) fn unsubscribe(&mut self, id: SubscriptionId) {
-        if let Some(at) = self.subscriptions.iter().position(|open| open.id == id) {
-            let mut subscription = self.subscriptions.remove(at);
-            if subscription.outlet.is_parked() {
-                self.parked -= 1;
-            }
-            let lost = subscription.outlet.give_up() + subscription.pending.len() as u64;
-            self.lose(DropReason::SocketClosed, lost);
-            self.waiters
-                .retain(|waiter| *waiter != Waiter::Subscription(id));
-        }
-    }
-
-    /// Puts whole Ethernet frames into the transmit queue; those without room stay.
-    pub(crate) fn transmit_frames(&mut self, frames: &mut Vec<Frame>) -> SendOutcome {
-        let room = self.egress.borrow().transmit_room();
-        let queue = self.host.transmit();
-        let room = room.saturating_sub(queue.len());
-        let accepted = room.min(frames.len());
-        queue.extend(frames.drain(..accepted));
-        self.host.set_transmit_room(room - accepted);
-        let refused = frames.len();
-        self.drops.add(DropReason::RingFull, refused as u64);
-        self.wake();
-        let reason = (refused > 0).then_some(DropReason::RingFull);
-        SendOutcome {
-            accepted,
-            refused,
-            reason,
-        }
-    }
-
-    /// An empty frame with headroom.
-    pub(crate) fn frame(&mut self) -> Option<Frame> {
-        self.egress.borrow_mut().pool().frame()
-    }
-
-    pub(crate) fn wait_for_room(&mut self, waiter: Waiter) {
-        if !self.waiters.contains(&waiter) {
-            self.waiters.push_back(waiter);
-        }
-        self.wake();
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.sleeper.take() {
-            waker.wake();
-        }
     }
 }
 

@@ -55,10 +55,25 @@ impl Chunk {
     }
 }
 
+/// References to one frame, far from where the count would wrap and free memory in use: only
+/// a program that forgets clones for ever comes here.
+const MOST_REFERENCES: u32 = u32::MAX / 2;
+
+#[cold]
+fn too_many(frame: &Frame) -> ! {
+    frame.references().fetch_sub(1, Ordering::Relaxed);
+    panic!("more than {MOST_REFERENCES} chunks of one frame; drop clones, do not forget them");
+}
+
 impl Clone for Chunk {
+    /// # Panics
+    /// If there are 2^31 clones already.
     fn clone(&self) -> Self {
         // Relaxed: whoever clones already has a reference, so the count can not reach zero.
-        self.frame.references().fetch_add(1, Ordering::Relaxed);
+        let before = self.frame.references().fetch_add(1, Ordering::Relaxed);
+        if before >= MOST_REFERENCES {
+            too_many(&self.frame);
+        }
         // SAFETY: a second handle to the frame, but the frame is only read, and dropped by the
         // chunk that takes the count to zero.
         let frame = unsafe { std::ptr::read(&self.frame) };
@@ -159,6 +174,28 @@ mod tests {
         assert_eq!(pool.ensure(1), 0);
         drop(world);
         assert_eq!(pool.ensure(1), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "chunks of one frame")]
+    fn a_count_that_would_wrap_panics_instead_of_freeing_memory_in_use() {
+        let chunk = Frame::on_heap(b"forgotten two thousand million times").freeze();
+        chunk
+            .frame
+            .references()
+            .store(MOST_REFERENCES, Ordering::Relaxed);
+        // The block leaks here, as the forgotten clones would leak it.
+        let chunk = ManuallyDrop::new(chunk);
+        drop(Chunk::clone(&chunk));
+    }
+
+    #[test]
+    fn the_longest_ip_packet_is_frozen_whole() {
+        let packet: Vec<u8> = (0..65_535u32).map(|at| (at % 251) as u8).collect();
+        let mut pieces = packet.chunks(1400);
+        let mut frame = Frame::on_heap(pieces.next().expect("a head"));
+        pieces.for_each(|piece| frame.append(Frame::on_heap(piece)));
+        assert!(frame.freeze()[..] == packet[..]);
     }
 
     #[test]

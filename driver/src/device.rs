@@ -261,7 +261,8 @@ fn plan(
     options: &DeviceOptions,
 ) -> Result<(Arc<DmaMemory>, Features), DeviceError> {
     let pairs = options.queue_pairs;
-    let available = config.max_queue_pairs.unwrap_or(1).max(1);
+    // At most 0x8000 (section 5.1.4.1); a device may claim more.
+    let available = config.max_queue_pairs.unwrap_or(1).clamp(1, 0x8000);
     check(
         "queue_pairs",
         pairs.into(),

@@ -88,7 +88,14 @@ impl Frame {
     /// headroom. A copy of a longer slice holds its first 65 000 bytes.
     pub fn on_heap(bytes: &[u8]) -> Self {
         let bytes = bytes.get(..bytes.len().min(65_000)).unwrap_or_default();
-        let capacity = usize::from(SLOT_DATA) + bytes.len();
+        Self::on_heap_behind(SLOT_DATA, bytes)
+    }
+
+    /// A frame on the heap that holds a copy of `bytes` behind `start` bytes of headroom;
+    /// together at most 65 535 bytes.
+    fn on_heap_behind(start: u16, bytes: &[u8]) -> Self {
+        debug_assert!(usize::from(start) + bytes.len() <= usize::from(u16::MAX));
+        let capacity = usize::from(start) + bytes.len();
         let layout = heap_layout(capacity);
         // SAFETY: the layout has a size above zero.
         let Some(block) = NonNull::new(unsafe { alloc(layout) }) else {
@@ -103,8 +110,8 @@ impl Frame {
         let base = unsafe {
             block.cast::<HeapHeader>().write(header);
             let base = block.add(size_of::<HeapHeader>());
-            base.write_bytes(0, usize::from(SLOT_DATA));
-            base.add(usize::from(SLOT_DATA))
+            base.write_bytes(0, usize::from(start));
+            base.add(usize::from(start))
                 .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
             base
         };
@@ -112,7 +119,7 @@ impl Frame {
             base,
             home: None,
             slot: capacity as u32,
-            start: SLOT_DATA,
+            start,
             length: bytes.len() as u16,
         }
     }
@@ -122,10 +129,13 @@ impl Frame {
         self.home.is_none()
     }
 
-    /// Makes the packet one refcounted segment. A chain is copied into one on the heap first.
+    /// Makes the packet one refcounted segment. A chain is copied into one on the heap first,
+    /// which holds 65 535 bytes, as much as an IP packet; what exceeds that is cut off.
     pub fn freeze(self) -> Chunk {
         if self.is_chain() {
-            return Frame::on_heap(&self.to_vec()).freeze();
+            let mut bytes = self.to_vec();
+            bytes.truncate(usize::from(u16::MAX));
+            return Chunk::new(Frame::on_heap_behind(0, &bytes));
         }
         Chunk::new(self)
     }

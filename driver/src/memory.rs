@@ -104,20 +104,16 @@ impl DmaMemory {
                 ),
             }
         }
-        Self::map_ordinary(bytes)
-    }
-
-    fn map_ordinary(bytes: usize) -> Result<Self, MemoryError> {
-        let length = bytes.checked_next_multiple_of(PAGE).unwrap_or(usize::MAX);
-        let refused = |source| MemoryError::Allocate { bytes, source };
-        // Populating more than there is would not fail: the kernel would kill somebody.
-        if available_memory().is_some_and(|available| length > available) {
-            return Err(refused(io::ErrorKind::OutOfMemory.into()));
-        }
-        Self::map(length, false).map_err(refused)
+        Self::map(bytes.next_multiple_of(PAGE), false)
+            .map_err(|source| MemoryError::Allocate { bytes, source })
     }
 
     fn map(length: usize, huge: bool) -> io::Result<Self> {
+        // More than there is would not fail below: the kernel would kill processes for it.
+        if let Some(available) = available_memory().filter(|bytes| !huge && length > *bytes) {
+            let problem = format!("only {available} bytes are available");
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, problem));
+        }
         let mut flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         if huge {
             flags |= MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
@@ -192,16 +188,6 @@ impl DmaMemory {
     }
 }
 
-/// Bytes that can be had without swapping, as the kernel estimates; `None` if it does not say.
-fn available_memory() -> Option<usize> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
-}
-
 impl Drop for DmaMemory {
     fn drop(&mut self) {
         // SAFETY: `base` and `length` are what mmap returned, and the types that point into the
@@ -211,9 +197,27 @@ impl Drop for DmaMemory {
     }
 }
 
+/// Bytes of memory that the system could give without swapping; `None` if it does not say.
+fn available_memory() -> Option<usize> {
+    let report = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = report
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_memory_than_there_is_is_an_error_and_not_the_end_of_other_processes() {
+        let available = available_memory().expect("Linux says");
+        let error = DmaMemory::allocate(available + (1 << 40), HugePages::Never)
+            .expect_err("there is not as much");
+        assert!(error.to_string().contains("pool_frames"), "{error}");
+    }
 
     #[test]
     fn memory_is_sealed_and_bounded() {

@@ -9,8 +9,9 @@ use crate::ring::Violation;
 use crate::transmit::{TransmitCounters, TransmitQueue};
 use crate::transport::{Doorbell, QueueNotifiers};
 
-/// Slots that a receive ring leaves in the pool: for what the stack sends on its own account,
-/// and the level under which received frames are copied to the heap.
+/// Slots that a receive ring that is at least half full leaves in the pool: for what the stack
+/// sends on its own account. Received frames whose slots could be replaced only out of the
+/// reserve are copied to the heap.
 const RESERVE: usize = 64;
 
 /// A queue pair that is set up but not yet tied to a thread.
@@ -86,10 +87,20 @@ impl QueuePair {
     /// When the device broke the rules of the ring.
     #[inline]
     pub fn transmit(&mut self, burst: &mut Vec<Frame>) -> Result<(), Violation> {
-        if self.transmit.room() < burst.len().saturating_add(self.transmit.size() / 2) {
+        let scarce = self.transmit.room() < burst.len().saturating_add(self.transmit.size() / 2);
+        if scarce {
             self.transmit.reclaim(&mut self.pool)?;
         }
-        if !burst.is_empty() && self.transmit.submit(&mut self.pool, burst) {
+        if burst.is_empty() {
+            return Ok(());
+        }
+        let mut notify = self.transmit.submit(&mut self.pool, burst);
+        if !burst.is_empty() && !scarce {
+            // Long chains found no room, although there was room for as many frames.
+            self.transmit.reclaim(&mut self.pool)?;
+            notify |= self.transmit.submit(&mut self.pool, burst);
+        }
+        if notify {
             self.transmit_doorbell.ring();
         }
         Ok(())
@@ -123,10 +134,17 @@ impl QueuePair {
         (self.pool.capacity(), self.pool.available())
     }
 
-    /// Requests an interrupt for the next received frame and, if `transmit` is set, for the
-    /// next sent one. Returns false if something is there already: then no interrupt may come,
-    /// and the caller polls on.
+    /// Fills the receive ring and requests an interrupt for the next received frame and, if
+    /// `transmit` is set, for the next sent one. Returns false if something is there already:
+    /// then no interrupt may come, and the caller polls on.
+    ///
+    /// It is safe to sleep after true whatever becomes of the pool meanwhile: at least half of
+    /// the receive ring is posted. Frames that the device sends while `transmit` is not set come
+    /// home only after the pair is polled again.
     pub fn arm(&mut self, transmit: bool) -> bool {
+        if self.receive.fill(&mut self.pool, RESERVE) {
+            self.receive_doorbell.ring();
+        }
         self.receive.request_interrupt();
         if transmit {
             self.transmit.request_interrupt();

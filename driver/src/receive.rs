@@ -67,17 +67,27 @@ impl ReceiveQueue {
         self.ring.size() - self.free.len()
     }
 
-    /// Posts slots until the ring is full or the pool keeps no more than `reserve`. Returns
-    /// whether the device wants to be notified.
+    /// As [`fill`](Self::fill), once there is room for a group of slots.
+    #[inline]
     pub(crate) fn refill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
-        let wanted = self.free.len();
-        if wanted < REFILL.min(self.ring.size()) {
+        if self.free.len() < REFILL.min(self.ring.size() / 2) {
             return false;
         }
-        let available = pool
-            .ensure(usize::from(wanted) + reserve)
-            .saturating_sub(reserve);
-        for _ in 0..available.min(usize::from(wanted)) {
+        self.fill(pool, reserve)
+    }
+
+    /// Posts slots until the ring is full or the pool keeps no more than `reserve`; but half of
+    /// the ring has precedence over the reserve. Returns whether the device wants to be notified.
+    ///
+    /// Together with [`harvest`](Self::harvest), which gives away only what can be replaced, this
+    /// keeps half of the ring posted whatever applications hold: a queue that sleeps can always
+    /// be woken by a frame, although nobody tells it that slots came home.
+    pub(crate) fn fill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
+        let wanted = usize::from(self.free.len());
+        let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
+        let available = pool.ensure(wanted + reserve);
+        let spare = available.saturating_sub(reserve);
+        for _ in 0..spare.max(available.min(to_half)).min(wanted) {
             let (Some(slot), Some(id)) = (pool.take(), self.free.take()) else {
                 break;
             };
@@ -98,8 +108,8 @@ impl ReceiveQueue {
         self.ring.push_avail(id);
     }
 
-    /// Takes up to `limit` received frames into `burst`. When the pool has fewer than `reserve`
-    /// slots, frames are copied to the heap and their slots posted again.
+    /// Takes up to `limit` received frames into `burst`. Those that the pool can not replace in
+    /// the ring without touching `reserve` are copied to the heap, and their slots posted again.
     ///
     /// # Errors
     /// The device broke the ring's rules. What came before the violation is in `burst`.
@@ -115,9 +125,10 @@ impl ReceiveQueue {
         if take == 0 {
             return Ok(0);
         }
-        let copy = pool.available() < reserve && pool.ensure(reserve) < reserve;
+        let owed = usize::from(self.free.len()) + reserve;
+        let replaceable = pool.ensure(owed + take).saturating_sub(owed);
         let mut result = Ok(take);
-        for _ in 0..take {
+        for place in 0..take {
             let (slot, length) = match self.take_used() {
                 Ok(used) => used,
                 Err(violation) => {
@@ -129,7 +140,7 @@ impl ReceiveQueue {
             self.counters.frames += 1;
             self.counters.bytes += u64::from(length);
             let mut frame = pool.frame_of(slot, SLOT_DATA, length);
-            if copy {
+            if place >= replaceable {
                 frame = Frame::on_heap(frame.head());
                 self.counters.copied += 1;
             } else {

@@ -19,7 +19,8 @@ pub struct TransmitCounters {
     pub frames: u64,
     /// Their bytes, from the Ethernet header on.
     pub bytes: u64,
-    /// Frames copied into the pool because they were not in the device's sight.
+    /// Frames copied into the pool, wholly or in part, because the device could not see them, or
+    /// because they had too many segments.
     pub copied: u64,
     /// Frames dropped by the driver, by reason.
     pub drops: Drops,
@@ -39,6 +40,33 @@ pub(crate) struct TransmitQueue {
     iova_offset: u64,
     memory: Arc<DmaMemory>,
     pub(crate) counters: TransmitCounters,
+}
+
+/// Chains of more segments are copied into one slot. A chain is walked for each segment that is
+/// appended to it, which is fast for as many.
+const MOST_SEGMENTS: usize = 64;
+
+/// Number of segments of a frame.
+fn segments(frame: &Frame) -> usize {
+    let mut count = 1;
+    let mut tail = frame.tail();
+    while let Some(segment) = tail {
+        count += 1;
+        tail = segment.tail();
+    }
+    count
+}
+
+/// Copies all segments of `frame` into one slot.
+fn gather(frame: &Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
+    let mut copy = pool.frame().ok_or(DropReason::PoolEmpty)?;
+    let mut fits = true;
+    frame.for_each_segment(|bytes| fits = fits && copy.extend_from_slice(bytes));
+    if fits {
+        Ok(copy)
+    } else {
+        Err(DropReason::TooBig)
+    }
 }
 
 #[derive(Default)]
@@ -92,13 +120,15 @@ impl TransmitQueue {
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
         let mut taken = 0;
         let mut bytes = 0;
-        let mut failed = 0;
         // `drain` may leave the vector's front unconsumed only if dropped early, so count first.
         let fits = self.count_fitting(burst);
         for frame in burst.drain(..fits) {
-            let Some(frame) = self.in_sight(frame, pool) else {
-                failed += 1;
-                continue;
+            let frame = match self.in_sight(frame, pool) {
+                Ok(frame) => frame,
+                Err(reason) => {
+                    self.counters.drops.add(reason, 1);
+                    continue;
+                }
             };
             bytes += frame.len() as u64;
             taken += 1;
@@ -106,24 +136,20 @@ impl TransmitQueue {
         }
         self.counters.frames += taken;
         self.counters.bytes += bytes;
-        if failed > 0 {
-            self.counters.drops.add(DropReason::PoolEmpty, failed);
-        }
         self.ring.publish()
     }
 
     /// How many frames from the front have descriptors.
     fn count_fitting(&self, burst: &[Frame]) -> usize {
+        let most = self.most_segments();
         let mut room = self.room();
         let mut count = 0;
         for frame in burst {
             // A frame that is copied takes no more segments than it has now.
-            let mut needed = 1;
-            let mut tail = frame.tail();
-            while let Some(segment) = tail {
-                needed += 1;
-                tail = segment.tail();
-            }
+            let needed = match segments(frame) {
+                many if many > most => 1,
+                few => few,
+            };
             if needed > room {
                 break;
             }
@@ -133,41 +159,52 @@ impl TransmitQueue {
         count
     }
 
-    /// The frame itself if the device can see all of it and its header fits in front, else a
-    /// copy in the pool; `None` if the pool has no slot.
+    /// The longest chain that is handed to the device as it is. A longer one goes into one slot
+    /// or is dropped: it could wait for ever for a ring that is shorter.
+    fn most_segments(&self) -> usize {
+        self.size().min(MOST_SEGMENTS)
+    }
+
+    /// The frame itself if the device can see all of it, else a copy in the pool of what it can
+    /// not see.
+    ///
+    /// # Errors
+    /// `PoolEmpty` if the pool has no slot, `TooBig` if a part that must be copied exceeds one.
     #[inline]
-    fn in_sight(&mut self, frame: Frame, pool: &mut Pool) -> Option<Frame> {
+    fn in_sight(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
         let own = frame.home() == Some(pool.home_pointer());
         if own && !frame.is_chain() {
-            return Some(frame);
+            return Ok(frame);
         }
         self.in_sight_slow(frame, pool)
     }
 
     #[cold]
-    fn in_sight_slow(&mut self, frame: Frame, pool: &mut Pool) -> Option<Frame> {
-        if !frame.is_on_heap() && !frame.is_chain() && self.sees(&frame) {
-            return Some(frame);
+    fn in_sight_slow(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
+        if segments(&frame) > self.most_segments() {
+            self.counters.copied += 1;
+            return gather(&frame, pool);
         }
-        self.counters.copied += 1;
+        let mut copied = false;
+        let mut bring = |segment: Frame| {
+            if self.sees(&segment) {
+                return Ok(segment);
+            }
+            copied = true;
+            gather(&segment, pool)
+        };
         let (head, mut tail) = frame.split_head();
-        let mut copy = self.copy(&head, pool)?;
+        let mut whole = bring(head)?;
         while let Some(frame) = tail {
             let (segment, rest) = frame.split_head();
-            let seen = !segment.is_on_heap() && self.sees(&segment);
-            copy.append(if seen {
-                segment
-            } else {
-                self.copy(&segment, pool)?
-            });
+            // Devices may refuse an empty buffer.
+            if !segment.head().is_empty() {
+                whole.append(bring(segment)?);
+            }
             tail = rest;
         }
-        Some(copy)
-    }
-
-    fn copy(&self, segment: &Frame, pool: &mut Pool) -> Option<Frame> {
-        let mut copy = pool.frame()?;
-        copy.extend_from_slice(segment.head()).then_some(copy)
+        self.counters.copied += u64::from(copied);
+        Ok(whole)
     }
 
     /// Whether the frame lies in the memory that was mapped for the device.

@@ -76,10 +76,10 @@ pub async fn measure(
         let drops = [server.stats().await?.drops(), client.stats().await?.drops()];
         let now = Instant::now();
         total.add(&report);
+        table.row(now - begin, now - last, &report, &drops);
+        last = now;
         if is_over {
             return table.finish(now - begin, &total, &drops);
         }
-        table.row(now - begin, now - last, &report, &drops);
-        last = now;
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration of packet functions, which need a device but no address.
 
-use virtroupe::{Config, MacAddr};
+use virtroupe::{Config, DeviceUrl, MacAddr};
 
 use crate::device::{DeviceArgs, NO_DEVICE};
 use crate::exit::Outcome;
@@ -17,7 +17,9 @@ pub fn config(device: &DeviceArgs) -> Outcome<Config> {
     if config.host.addresses.is_empty() && config.host.owned.is_empty() {
         config = config.address(UNUSED.parse()?);
     }
-    // For devices that do not say theirs.
-    config.options.mac = config.options.mac.or(Some(MacAddr([2, 0, 0, 0, 0, 1])));
+    if matches!(config.device, DeviceUrl::VhostUser(_)) {
+        // A backend does not say its Ethernet address.
+        config.options.mac = config.options.mac.or(Some(MacAddr([2, 0, 0, 0, 0, 1])));
+    }
     Ok(config)
 }

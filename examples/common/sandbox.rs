@@ -12,9 +12,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 use nix::unistd::{getegid, geteuid};
-use virtroupe::driver::embedded::tap::{Tap, TapConfig};
-use virtroupe::driver::embedded::{DeviceThread, EmbeddedConfig, EmbeddedTransport};
+use virtroupe::driver::embedded::TapConfig;
 use virtroupe::driver::memory::HugePages;
+use virtroupe::transport::tap_transport;
 use virtroupe::{Config, DeviceUrl, Stack, Supervisor};
 
 use crate::exit::Outcome;
@@ -74,15 +74,20 @@ pub fn enter() -> Outcome<()> {
 }
 
 fn explain(what: &str, error: &io::Error) -> Box<dyn std::error::Error> {
-    let mut advice = "a container forbids it: run outside of it, or with a seccomp profile that \
-                      allows it (docker run --security-opt seccomp=unconfined)";
-    for (file, forbids, setting) in SETTINGS {
-        if fs::read_to_string(file).is_ok_and(|value| value.trim() == forbids) {
-            advice = setting;
-            break;
-        }
-    }
+    let advice = forbidding_setting().unwrap_or(
+        "a container forbids it: run outside of it, or with a seccomp profile that allows it \
+         (docker run --security-opt seccomp=unconfined)",
+    );
     format!("the sandbox cannot {what}: {error}; {advice}").into()
+}
+
+/// What to do about the first setting that forbids the sandbox.
+fn forbidding_setting() -> Option<&'static str> {
+    let has =
+        |file: &str, value: &str| fs::read_to_string(file).is_ok_and(|text| text.trim() == value);
+    let mut settings = SETTINGS.into_iter();
+    let (_, _, advice) = settings.find(|(file, forbids, _)| has(file, forbids))?;
+    Some(advice)
 }
 
 /// Brings `lo` up by a message to the kernel (rtnetlink(7)): RTM_NEWLINK for interface 1, which
@@ -128,21 +133,13 @@ pub async fn stack() -> Outcome<Stack> {
         kernel_address: Some(KERNEL.parse()?),
         ..TapConfig::default()
     };
-    let (transport, _) = EmbeddedTransport::threaded(
-        EmbeddedConfig::default(),
-        Tap::new(tap),
-        DeviceThread::default(),
-    )
-    .map_err(|error| match geteuid().is_root() {
-        true => explain(
-            "create a TAP interface",
-            &io::Error::other(error.to_string()),
-        ),
-        false => error.into(),
-    })?;
     let mut config =
         Config::new(DeviceUrl::Own("sandbox".into())).address(format!("{STACK}/24").parse()?);
     config.options.huge_pages = HugePages::Never;
+    let transport = tap_transport(tap, &config).map_err(|error| match forbidding_setting() {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error.to_string(),
+    })?;
     Ok(Supervisor::start_on(Box::new(transport), config).await?)
 }
 

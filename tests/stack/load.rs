@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use etherparse::PacketBuilder;
-use virtroupe::driver::embedded::{PacketSource, SourceConfig};
+use virtroupe::driver::embedded::{Link, LinkConfig, PacketSource, SourceConfig};
 use virtroupe::{DropReason, SocketEvent, UdpReceived, UdpSocket};
 
 use super::support::{Probe, Seen, Send, address, config, datagram, pair, start, within};
@@ -179,4 +179,21 @@ async fn what_finds_no_room_comes_back_and_the_sender_is_told_when_there_is_some
     assert_eq!(drops.get(DropReason::RingFull), outcome.refused as u64);
     client.shutdown().await;
     server.shutdown().await;
+}
+
+/// A datagram in more fragments than the ring has descriptors would wait for room for ever.
+#[actix::test]
+async fn a_datagram_that_no_ring_holds_is_too_big_and_not_worth_waiting() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let mut small = config(1);
+    small.options.queue_size = 32;
+    let (stack, _) = start(small, end).await;
+    let (probe, _) = Probe::start(&stack, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    let burst = vec![datagram(address("10.0.0.2:7"), &[0; 65_507])];
+    let (outcome, _) = within(probe.send(Send(burst))).await.expect("alive");
+    assert_eq!(outcome.reason, Some(DropReason::TooBig));
+    assert!(!outcome.would_block());
+    stack.shutdown().await;
 }

@@ -1,9 +1,19 @@
 //! Start-up errors: one line each, that names the stage and says what to do.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
 
-use virtroupe::driver::embedded::{EmbeddedConfig, EmbeddedTransport, Link, LinkConfig};
-use virtroupe::driver::transport::TransportError;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use virtroupe::driver::Transport;
+use virtroupe::driver::embedded::{
+    EmbeddedConfig, EmbeddedHandle, EmbeddedTransport, Link, LinkConfig,
+};
+use virtroupe::driver::memory::DmaMemory;
+use virtroupe::driver::transport::{
+    DeviceConfig, DeviceEvent, QueueNotifiers, RingLayout, TransportError,
+};
 use virtroupe::{Config, FeatureBits, Stage, StartError, Supervisor};
 
 use super::support::{config, within};
@@ -154,6 +164,193 @@ async fn a_link_that_stays_down() {
         Stage::Link,
         &["50 ms", "other side of the link"],
     );
+}
+
+#[actix::test]
+async fn an_ethernet_address_of_a_group() {
+    let config = vhost("/tmp/x").mac("ff:ff:ff:ff:ff:ff".parse().expect("an address"));
+    let error = failure(config).await;
+    says(&error, Stage::Configuration, &["options.mac", "unicast"]);
+}
+
+#[actix::test]
+async fn an_ethernet_address_where_it_has_no_effect() {
+    let mut config = vhost("/tmp/x");
+    config.host.mac = "02:00:00:00:00:02".parse().expect("an address");
+    let error = failure(config).await;
+    says(&error, Stage::Configuration, &["host.mac", "options.mac"]);
+}
+
+/// Each would leave a thread behind.
+#[actix::test]
+async fn a_start_up_that_failed_leaves_no_thread() {
+    const ROUNDS: usize = 60;
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    let before = threads();
+    for _ in 0..ROUNDS {
+        let (end, _other) = Link::pair(LinkConfig::default());
+        let (transport, device, _) =
+            EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
+        device.set_link(false);
+        let mut config = config(1);
+        config.limits.link_ms = 1;
+        let started = within(Supervisor::start_on(Box::new(transport), config)).await;
+        assert!(started.is_err());
+    }
+    // Other tests have threads of their own, and those that end need a moment.
+    within(async {
+        while threads() > before + ROUNDS / 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// What a test does to a transport, and sees of it.
+#[derive(Default)]
+struct Trick {
+    /// How long the first request takes.
+    delay: Duration,
+    /// The device that is unplugged when the driver first waits for its link.
+    unplug: Option<EmbeddedHandle>,
+    /// Told of `reset`, and closed when the transport is dropped.
+    resets: Option<UnboundedSender<()>>,
+}
+
+/// An embedded device that answers late, or is lost at the worst time.
+struct Tricky {
+    inner: EmbeddedTransport,
+    trick: Trick,
+    enabled: bool,
+    asked: u32,
+}
+
+impl Tricky {
+    fn boxed(inner: EmbeddedTransport, trick: Trick) -> Box<dyn Transport> {
+        Box::new(Tricky {
+            inner,
+            trick,
+            enabled: false,
+            asked: 0,
+        })
+    }
+}
+
+impl Transport for Tricky {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn offered_features(&mut self) -> Result<FeatureBits, TransportError> {
+        std::thread::sleep(self.trick.delay);
+        self.inner.offered_features()
+    }
+
+    fn accept_features(&mut self, accepted: FeatureBits) -> Result<(), TransportError> {
+        self.inner.accept_features(accepted)
+    }
+
+    fn config(&mut self) -> Result<DeviceConfig, TransportError> {
+        let Some(device) = self.trick.unplug.as_ref().filter(|_| self.enabled) else {
+            return self.inner.config();
+        };
+        // Lost when first asked for the link; the link is up some questions later.
+        device.unplug();
+        self.asked += 1;
+        Ok(DeviceConfig {
+            link_up: Some(self.asked > 5),
+            ..DeviceConfig::default()
+        })
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> Result<u16, TransportError> {
+        self.inner.max_queue_size(queue)
+    }
+
+    fn map_memory(&mut self, memory: &Arc<DmaMemory>) -> Result<u64, TransportError> {
+        self.inner.map_memory(memory)
+    }
+
+    fn set_up_queue(
+        &mut self,
+        queue: u16,
+        ring: &RingLayout,
+    ) -> Result<QueueNotifiers, TransportError> {
+        self.inner.set_up_queue(queue, ring)
+    }
+
+    fn enable(&mut self, pairs: u16) -> Result<(), TransportError> {
+        self.enabled = true;
+        self.inner.enable(pairs)
+    }
+
+    fn reset(&mut self) -> Result<(), TransportError> {
+        if let Some(resets) = &self.trick.resets {
+            let _ = resets.send(());
+        }
+        self.inner.reset()
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.event_fd()
+    }
+
+    fn take_event(&mut self) -> Option<DeviceEvent> {
+        self.inner.take_event()
+    }
+}
+
+/// A transport whose device answers after the stage has been given up.
+#[actix::test]
+async fn a_device_that_comes_too_late_is_reset_and_let_go() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (inner, _, _) =
+        EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
+    let (resets, mut told) = unbounded_channel();
+    let trick = Trick {
+        delay: Duration::from_millis(200),
+        resets: Some(resets),
+        ..Trick::default()
+    };
+    let mut config = config(1);
+    config.limits.device_ms = 20;
+    let error = within(Supervisor::start_on(Tricky::boxed(inner, trick), config)).await;
+    says(&error.err().expect("an error"), Stage::Device, &["20 ms"]);
+    assert_eq!(within(told.recv()).await, Some(()));
+    assert_eq!(within(told.recv()).await, None, "the transport is gone");
+}
+
+#[actix::test]
+async fn a_stack_that_was_shut_down_lets_go_of_its_device() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (inner, _, _) =
+        EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
+    let (resets, mut told) = unbounded_channel();
+    let trick = Trick {
+        resets: Some(resets),
+        ..Trick::default()
+    };
+    let stack = within(Supervisor::start_on(Tricky::boxed(inner, trick), config(1))).await;
+    let stack = stack.expect("it starts");
+    within(stack.shutdown()).await;
+    assert_eq!(within(told.recv()).await, Some(()));
+    assert_eq!(within(told.recv()).await, None, "the transport is gone");
+}
+
+#[actix::test]
+async fn a_device_that_is_lost_during_start_up() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (inner, device, _) =
+        EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
+    let trick = Trick {
+        unplug: Some(device),
+        ..Trick::default()
+    };
+    let started = within(Supervisor::start_on(Tricky::boxed(inner, trick), config(1))).await;
+    // If the loss was noticed only after the start, the stack ends like any other.
+    if let Ok(stack) = started {
+        within(async { while stack.stats().await.is_ok() {} }).await;
+    }
 }
 
 /// Only its text: whoever runs this test may well be allowed to.

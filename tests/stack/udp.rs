@@ -1,7 +1,11 @@
 //! The UDP API over a link.
 
+use std::time::Duration;
+
+use actix::prelude::*;
+use virtroupe::actors::queue::BindUdp;
 use virtroupe::driver::embedded::LinkConfig;
-use virtroupe::{BindError, SocketEvent, UdpErrorKind};
+use virtroupe::{BindError, SocketEvent, UdpErrorKind, UdpReceived};
 
 use super::support::{Probe, Seen, Send, Stop, address, datagram, pair, within};
 
@@ -110,6 +114,53 @@ async fn a_port_is_free_again_when_its_actor_has_stopped() {
     // The channel closes when the actor is dropped.
     assert_eq!(within(seen.recv()).await, None);
     assert!(Probe::start(&client, "0.0.0.0:4000", false).await.is_ok());
+    client.shutdown().await;
+    server.shutdown().await;
+}
+
+/// On this arbiter, so it has no handle whose drop closes its socket.
+struct Remote;
+
+impl Actor for Remote {
+    type Context = Context<Self>;
+}
+
+impl Handler<UdpReceived> for Remote {
+    type Result = ();
+
+    fn handle(&mut self, _: UdpReceived, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+#[actix::test]
+async fn a_port_of_an_actor_on_another_arbiter_is_free_again_after_it_has_stopped() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let bind = || BindUdp {
+        local: address("0.0.0.0:4000"),
+        received: Remote.start().recipient(),
+        events: None,
+    };
+    let queue = server.queue(0).expect("a cpu");
+    let bound = within(queue.send(bind())).await.expect("alive");
+    assert!(bound.is_ok());
+    let again = within(queue.send(bind())).await.expect("alive");
+    assert!(again.is_err(), "bound twice");
+    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    // The first datagram stops it, a later one finds it gone.
+    within(async {
+        loop {
+            let hello = datagram(address("10.0.0.2:4000"), b"hello");
+            probe.send(Send(vec![hello])).await.expect("alive");
+            if queue.send(bind()).await.expect("alive").is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
     client.shutdown().await;
     server.shutdown().await;
 }

@@ -75,6 +75,8 @@ pub struct Host<B: Buffer> {
     transmit: Vec<B>,
     /// How many more frames the caller takes.
     room: usize,
+    /// How many frames the caller ever takes at once.
+    most_frames: usize,
     /// Frames whose neighbour answered when there was no room. Not empty only if `room` is 0;
     /// never more than the neighbours' queues held.
     backlog: VecDeque<B>,
@@ -138,6 +140,7 @@ impl<B: Buffer> Host<B> {
             random,
             transmit: Vec::new(),
             room: 0,
+            most_frames: usize::MAX,
             backlog: VecDeque::new(),
             looped: VecDeque::new(),
             most_looped: limits.loopback,
@@ -252,6 +255,12 @@ impl<B: Buffer> Host<B> {
         {
             self.push_frame(frame);
         }
+    }
+
+    /// Sets how many frames the transmit queue ever has room for, without limit by default. A
+    /// datagram in more fragments is refused as `TooBig`: waiting for room would not help it.
+    pub fn set_transmit_capacity(&mut self, frames: usize) {
+        self.most_frames = frames;
     }
 
     /// How many more frames may be put into the transmit queue.

@@ -197,6 +197,9 @@ impl<B: Buffer> Host<B> {
     pub(super) fn check_room(&self, plan: &Plan, length: usize) -> Result<(), DropReason> {
         let frames = plan.frames(length);
         match plan.target {
+            Target::Station(_) | Target::Neighbor(..) if frames > self.most_frames => {
+                Err(DropReason::TooBig)
+            }
             Target::Station(_) if frames > self.room => Err(DropReason::RingFull),
             Target::Neighbor(_, room) if frames > room => Err(DropReason::NeighborQueueFull),
             Target::Loopback if self.looped.len() >= self.most_looped => Err(DropReason::RingFull),

@@ -1,0 +1,181 @@
+//! The way out: from senders into the ring, and notices of room back to them.
+
+use std::task::Waker;
+
+use actix::Recipient;
+use virtroupe_driver::{Frame, QueuePair, Violation};
+use virtroupe_wire::DropReason;
+use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+
+use super::{Shard, Waiter};
+use crate::messages::{SendOutcome, SocketEvent};
+
+/// Senders woken at once when there is room: one for each burst of this length.
+const FRAMES_PER_WAITER: usize = 32;
+/// Frames of the longest datagram at the usual MTU.
+const LONGEST_TRAIN: usize = 46;
+/// Free slots that the pool must have before a sender is told that there is room.
+const LEAST_FREE: usize = 32;
+
+impl Shard {
+    /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
+    /// many frames went. What is left then found no room in the ring.
+    pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
+        let mut moved = 0;
+        loop {
+            let queue = self.host.transmit();
+            let before = queue.len();
+            pair.transmit(queue)?;
+            let left = self.host.transmit().len();
+            moved += before - left;
+            self.host
+                .set_transmit_room(pair.transmit_room().saturating_sub(left));
+            // New room lets frames in that waited for it inside the engine.
+            if self.host.transmit().len() == left {
+                break;
+            }
+        }
+        if !self.waiters.is_empty() && self.is_roomy(pair) {
+            self.wake_waiters(pair.transmit_room() / FRAMES_PER_WAITER);
+        }
+        Ok(moved)
+    }
+
+    /// Whether there is room enough, in the ring and in the pool, to wake those who wait.
+    fn is_roomy(&self, pair: &mut QueuePair) -> bool {
+        pair.pool().collect();
+        pair.transmit_room() >= usize::from(self.features.queue_size) / 2
+            && pair.pool().available() >= LEAST_FREE
+    }
+
+    /// Frames that wait for the device.
+    pub(crate) fn has_output(&mut self) -> bool {
+        !self.host.transmit().is_empty()
+    }
+
+    /// Whether somebody waits for room in the transmit ring: a sender, frames, or, as there is
+    /// none at all, perhaps frames inside the engine.
+    pub(crate) fn needs_room(&mut self) -> bool {
+        !self.waiters.is_empty() || self.has_output() || self.host.transmit_room() == 0
+    }
+
+    /// Whether senders wait although there is room: no interrupt would wake them.
+    pub(crate) fn owes_notices(&self, pair: &mut QueuePair) -> bool {
+        !self.waiters.is_empty() && self.is_roomy(pair)
+    }
+
+    pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {
+        self.sleeper = waker;
+    }
+
+    fn wake_waiters(&mut self, count: usize) {
+        let mut left = count.max(1);
+        while left > 0 {
+            let Some(waiter) = self.waiters.pop_front() else {
+                return;
+            };
+            // One-shot and at most one outstanding for each sender, so the mailbox's bound is
+            // not needed to bound them, and the notice can not be refused. A waiter that died
+            // passes its turn on.
+            if let Some(events) = self.events_of(waiter)
+                && events.connected()
+            {
+                events.do_send(SocketEvent::TxReady);
+                left -= 1;
+            }
+        }
+    }
+
+    fn events_of(&self, waiter: Waiter) -> Option<&Recipient<SocketEvent>> {
+        match waiter {
+            Waiter::Socket(id) => self.sockets.get(&id)?.events.as_ref(),
+            Waiter::Subscription(id) => self
+                .subscriptions
+                .iter()
+                .find(|open| open.id == id)?
+                .events
+                .as_ref(),
+        }
+    }
+
+    pub(crate) fn send_udp(
+        &mut self,
+        id: UdpSocketId,
+        burst: &mut Vec<UdpSend<Frame>>,
+    ) -> SendOutcome {
+        let now = self.clock.now();
+        let egress = self.egress.clone();
+        let mut pair = egress.borrow_mut();
+        if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
+            self.look_for_room(&mut pair);
+        }
+        let outcome = self.host.send_udp(now, id, burst, pair.pool());
+        // What was sent to ourselves has arrived; what waits for the device needs the actor.
+        self.wake();
+        SendOutcome {
+            accepted: outcome.accepted,
+            refused: outcome.refused,
+            reason: burst.first().and_then(|send| send.refused),
+        }
+    }
+
+    /// Looks whether the device has sent something meanwhile. A violation is found again, and
+    /// dealt with, by the poll loop.
+    fn look_for_room(&mut self, pair: &mut QueuePair) {
+        if self.closed.is_none() {
+            let _ = pair.reclaim();
+        }
+        let waiting = self.host.transmit().len();
+        self.host
+            .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
+    }
+
+    /// Puts whole Ethernet frames into the transmit queue; those without room stay.
+    pub(crate) fn transmit_frames(&mut self, frames: &mut Vec<Frame>) -> SendOutcome {
+        let offered = frames.len();
+        let reason = match self.closed {
+            Some(_) => DropReason::SocketClosed,
+            None => {
+                self.accept_frames(frames);
+                DropReason::RingFull
+            }
+        };
+        let refused = frames.len();
+        self.drops.add(reason, refused as u64);
+        SendOutcome {
+            accepted: offered - refused,
+            refused,
+            reason: (refused > 0).then_some(reason),
+        }
+    }
+
+    fn accept_frames(&mut self, frames: &mut Vec<Frame>) {
+        if self.host.transmit_room() < frames.len() {
+            let egress = self.egress.clone();
+            self.look_for_room(&mut egress.borrow_mut());
+        }
+        let room = self.host.transmit_room();
+        let accepted = room.min(frames.len());
+        self.host.transmit().extend(frames.drain(..accepted));
+        self.host.set_transmit_room(room - accepted);
+        self.wake();
+    }
+
+    /// An empty frame with headroom.
+    pub(crate) fn frame(&mut self) -> Option<Frame> {
+        self.egress.borrow_mut().pool().frame()
+    }
+
+    pub(crate) fn wait_for_room(&mut self, waiter: Waiter) {
+        if !self.waiters.contains(&waiter) {
+            self.waiters.push_back(waiter);
+        }
+        self.wake();
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.sleeper.take() {
+            waker.wake();
+        }
+    }
+}
