@@ -125,7 +125,7 @@ fn connected(server: SocketAddr) -> Outcome<UdpSocket> {
 /// Datagrams of this length that may be under way: what Linux's default buffer of a socket holds
 /// with what the kernel adds to each fragment, and fewer than wait anywhere for a neighbour.
 fn window(length: usize) -> usize {
-    (136 * 1024 / (length + 1024)).clamp(1, 32)
+    (96 * 1024 / (length + 1024)).clamp(1, 32)
 }
 
 /// The period is prime, so no fragment repeats another.
