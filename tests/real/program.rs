@@ -2,17 +2,16 @@
 
 use std::net::UdpSocket;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
-use crate::support::clients::udp_echo;
+use crate::support::clients::{flood_ping, udp_echo};
 use crate::support::namespace::Namespace;
-use crate::support::process::{Process, example};
-use crate::support::requirement::{IP, Requirement};
+use crate::support::process::{Process, TemporaryPath, example};
+use crate::support::requirement::{IP, PING, Requirement, TSHARK};
 use crate::support::testpmd::{Options, Testpmd};
 use crate::support::{Outcome, Suite, take_turn};
 
@@ -45,9 +44,16 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             &[Namespaces, Tun, IP],
             an_interface_that_is_in_use,
         ),
-        suite.test("program::no_such_socket", &[], no_such_socket),
-        suite.test("program::no_address", &[], no_address),
-        suite.test("program::no_such_configuration", &[], no_such_configuration),
+        suite.test(
+            "program::a_killed_backend_ends_it_with_one_line",
+            &[Dpdk { huge_pages: 512 }],
+            a_killed_backend_ends_it_with_one_line,
+        ),
+        suite.test(
+            "program::tshark_reads_a_capture",
+            &[Namespaces, Tun, IP, PING, TSHARK],
+            tshark_reads_a_capture,
+        ),
     ]
 }
 
@@ -100,10 +106,22 @@ fn wait_for_echo(kernel: &Namespace) -> Outcome<()> {
 
 fn idle_over_vhost_user_costs_no_cpu() -> Outcome<()> {
     let _turn = take_turn();
-    let socket = std::env::temp_dir().join(format!("virtroupe-idle-{}", std::process::id()));
-    let _ = std::fs::remove_file(&socket);
-    let mut backend = Testpmd::start(&Options {
-        role: "idle",
+    let (mut backend, server) = echo_server_on_dpdk("idle")?;
+    expect_idle(&server)?;
+    backend.forward()?;
+    wait_for_answers(&mut backend)?;
+    server.interrupt()?;
+    let (status, printed) = server.wait(LIMIT)?;
+    assert!(status.success(), "{status}: {printed}");
+    backend.quit()
+}
+
+/// A backend that will generate flows once told to, and the program connected to it.
+fn echo_server_on_dpdk(role: &str) -> Outcome<(Testpmd, Process)> {
+    // Once they are connected, they need its file no more.
+    let socket = TemporaryPath::new(role);
+    let backend = Testpmd::start(&Options {
+        role,
         core: 0,
         vdev: format!("net_vhost0,iface={},queues=1", socket.display()),
         forward: vec!["--forward-mode=flowgen".into()],
@@ -113,20 +131,19 @@ fn idle_over_vhost_user_costs_no_cpu() -> Outcome<()> {
         "--mac 00:01:02:03:04:01 --ip 10.253.0.0/22 \
          --neighbor 10.254.0.0=00:01:02:03:04:00 --port 1001 --vhost-user",
     )?;
-    command.arg(&socket).env("RUST_LOG", "virtroupe=debug");
+    command.arg(&*socket).env("RUST_LOG", "virtroupe=debug");
     let mut server = Process::start(command, None)?;
     server.expect_line("receive", LIMIT)?;
-    expect_idle(&server)?;
-    backend.forward()?;
+    Ok((backend, server))
+}
+
+fn wait_for_answers(backend: &mut Testpmd) -> Outcome<()> {
     let deadline = Instant::now() + LIMIT;
     while backend.port_stats()?.received < 10_000 {
-        assert!(Instant::now() < deadline, "no answer after the idle time");
+        assert!(Instant::now() < deadline, "no answers");
         thread::sleep(Duration::from_millis(50));
     }
-    server.interrupt()?;
-    let (status, printed) = server.wait(LIMIT)?;
-    assert!(status.success(), "{status}: {printed}");
-    backend.quit()
+    Ok(())
 }
 
 /// Expects that the program ends with one line that contains `words`.
@@ -142,17 +159,11 @@ fn fails(command: Command, kernel: Option<&Namespace>, words: &[&str]) -> Outcom
 
 fn no_permission_for_tap() -> Outcome<()> {
     // The program may lie where only root may go.
-    let folder = std::env::temp_dir().join(format!("virtroupe-denied-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+    let folder = TemporaryPath::new("denied");
+    std::fs::create_dir_all(&*folder)?;
     let copy = folder.join("echo_server");
     std::fs::copy(example("echo_server")?, &copy)?;
-    let result = fails_as_nobody(&copy);
-    std::fs::remove_dir_all(&folder)?;
-    result
-}
-
-fn fails_as_nobody(program: &Path) -> Outcome<()> {
-    let mut command = Command::new(program);
+    let mut command = Command::new(copy);
     let nobody = 65_534;
     command.args(["--tap", "vt-denied", "--ip", "10.0.0.2/24"]);
     command.current_dir("/").uid(nobody).gid(nobody);
@@ -183,32 +194,46 @@ fn an_interface_that_is_in_use() -> Outcome<()> {
     )
 }
 
-fn no_such_socket() -> Outcome<()> {
-    fails(
-        echo_server(
-            "--vhost-user /nonexistent/vhost.sock --ip 10.0.0.2/24 --mac 02:00:00:00:00:02",
-        )?,
-        None,
-        &[
-            "stage 'device'",
-            "/nonexistent/vhost.sock",
-            "start the backend",
-        ],
-    )
+fn a_killed_backend_ends_it_with_one_line() -> Outcome<()> {
+    let _turn = take_turn();
+    let (mut backend, server) = echo_server_on_dpdk("killed")?;
+    backend.forward()?;
+    wait_for_answers(&mut backend)?;
+    drop(backend);
+    let (status, printed) = server.wait(LIMIT)?;
+    assert_eq!(status.code(), Some(1), "{printed}");
+    let errors: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{printed}");
+    assert!(errors[0].contains("device is lost"), "{printed}");
+    Ok(())
 }
 
-fn no_address() -> Outcome<()> {
-    fails(
-        echo_server("--tap vt0")?,
-        None,
-        &["stage 'configuration'", "--ip 10.0.0.1/24"],
-    )
-}
-
-fn no_such_configuration() -> Outcome<()> {
-    fails(
-        echo_server("--config /nonexistent/stack.toml")?,
-        None,
-        &["cannot read the configuration /nonexistent/stack.toml"],
-    )
+fn tshark_reads_a_capture() -> Outcome<()> {
+    let file = TemporaryPath::new("capture");
+    let kernel = Namespace::new()?;
+    let mut command = Command::new(example("capture")?);
+    command.args(["--tap", "vt0", "--ip", "10.0.0.2/24", "--filter", "icmp"]);
+    command.arg("--write").arg(&*file);
+    let mut capture = Process::start(command, Some(&kernel))?;
+    capture.expect_line("captured 0 packets", LIMIT)?;
+    kernel.ip("address add 10.0.0.1/24 dev vt0")?;
+    let pings = flood_ping(&kernel, "10.0.0.2".parse()?, 20, 500)?;
+    assert_eq!(pings.received, 20);
+    capture.interrupt()?;
+    let (status, printed) = capture.wait(LIMIT)?;
+    assert!(status.success(), "{printed}");
+    // Bad checksums and cut frames would be told.
+    let path = file.display().to_string();
+    let fields = "-T fields -e icmp.type -e frame.len -e frame.cap_len -e icmp.checksum.status";
+    let mut arguments = vec!["-n", "-r", &path];
+    arguments.extend(fields.split(' '));
+    // It crashes over a home that it may not read, which root of a user namespace may have.
+    arguments.splice(..0, ["HOME=/nonexistent", "tshark"]);
+    let read = kernel.run("env", &arguments)?;
+    let requests = read.lines().filter(|line| *line == "8\t542\t542\t1");
+    assert_eq!(requests.count(), 20, "{read}");
+    Ok(())
 }

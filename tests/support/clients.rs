@@ -122,10 +122,10 @@ fn connected(server: SocketAddr) -> Outcome<UdpSocket> {
     Ok(socket)
 }
 
-/// Datagrams of this length that may be under way: no more than a socket's buffer holds, with
-/// what the kernel adds to each fragment.
+/// Datagrams of this length that may be under way: what Linux's default buffer of a socket holds
+/// with what the kernel adds to each fragment, and fewer than wait anywhere for a neighbour.
 fn window(length: usize) -> usize {
-    (96 * 1024 / (length + 1024)).max(1)
+    (96 * 1024 / (length + 1024)).clamp(1, 32)
 }
 
 /// The period is prime, so no fragment repeats another.

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -160,5 +161,32 @@ pub fn example(name: &str) -> Outcome<PathBuf> {
             path.display()
         )
         .into()),
+    }
+}
+
+/// A path in the folder for temporary files. Dropped, what is there is removed.
+#[derive(Debug)]
+pub struct TemporaryPath(PathBuf);
+
+impl TemporaryPath {
+    /// A path for `role` that no other process uses.
+    pub fn new(role: &str) -> TemporaryPath {
+        let name = format!("virtroupe-{role}-{}", std::process::id());
+        TemporaryPath(std::env::temp_dir().join(name))
+    }
+}
+
+impl Deref for TemporaryPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TemporaryPath {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -35,6 +35,12 @@ pub const PING: Requirement = Requirement::Program {
     package: "iputils-ping",
 };
 
+/// `tshark`, which reads captures.
+pub const TSHARK: Requirement = Requirement::Program {
+    name: "tshark",
+    package: "tshark",
+};
+
 impl Requirement {
     /// What is missing and what to do about it, in one line; `None` if nothing is.
     pub fn missing(&self, privileges: &Privileges) -> Option<String> {
