@@ -21,9 +21,22 @@ pub(super) struct Addresses {
 
 /// A prefix as the test for it wants it.
 #[derive(Debug, Clone, Copy)]
-struct Masked {
+pub(super) struct Masked {
     mask: u32,
     network: u32,
+}
+
+impl Masked {
+    /// No address.
+    pub(super) const NONE: Masked = Masked {
+        mask: 0,
+        network: 1,
+    };
+
+    #[inline]
+    fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & self.mask == self.network
+    }
 }
 
 /// What a destination is to us.
@@ -75,8 +88,19 @@ impl Addresses {
     /// Whether `address` is ours.
     #[inline]
     pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
-        let bits = address.to_bits();
-        self.masks.iter().any(|own| bits & own.mask == own.network)
+        self.masks.iter().any(|own| own.contains(address))
+    }
+
+    /// [`is_own`](Self::is_own), with what said so the last time in `last`, as most addresses of
+    /// a burst are of one prefix. Start with [`Masked::NONE`].
+    #[inline(always)]
+    pub(super) fn is_own_like(&self, last: &mut Masked, address: Ipv4Addr) -> bool {
+        if last.contains(address) {
+            return true;
+        }
+        let found = self.masks.iter().find(|own| own.contains(address));
+        *last = *found.unwrap_or(last);
+        found.is_some()
     }
 
     /// What `address` is. An owned prefix wins over the broadcast address of a subnet.

@@ -238,6 +238,36 @@ impl<B> Sockets<B> {
         }
     }
 
+    /// Whether the socket `id` gets whatever is sent to `port` of ours, from whomever: it is bound
+    /// to any address, not connected, and the only one at the port.
+    #[inline]
+    pub(super) fn takes_all(&self, id: UdpSocketId, port: u16) -> bool {
+        let is_free = self.get(id).is_some_and(|socket| socket.peer.is_none());
+        is_free && self.port(port).specific == 0
+    }
+
+    /// Puts datagrams into a socket's queue, and asks `next` for no more than it has room for.
+    /// Returns how many came.
+    #[inline(always)]
+    pub(super) fn deliver_run(
+        &mut self,
+        id: UdpSocketId,
+        next: impl FnMut() -> Option<UdpDatagram<B>>,
+    ) -> usize {
+        let queue = self.queue;
+        let Some(socket) = self.get_mut(id) else {
+            return 0;
+        };
+        let before = socket.received.len();
+        let room = queue.saturating_sub(before);
+        socket.received.extend(std::iter::from_fn(next).take(room));
+        let came = socket.received.len() - before;
+        if came > 0 {
+            self.make_ready(id);
+        }
+        came
+    }
+
     /// Puts an error into a socket's list; false if that is full or the socket closed.
     pub(super) fn deliver_error(&mut self, id: UdpSocketId, error: UdpError) -> bool {
         match self.get_mut(id) {
