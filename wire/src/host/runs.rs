@@ -2,6 +2,7 @@
 //! serves the others.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::vec::Drain;
 
 use super::Host;
 use super::addresses::Masked;
@@ -72,40 +73,41 @@ impl<B: Buffer> Host<B> {
         run: Run,
         first: FastUdp,
         frame: B,
-        frames: &mut impl Iterator<Item = B>,
+        frames: &mut Drain<'_, B>,
     ) -> Option<Read<B>> {
         let (mac, addresses) = (self.mac, &self.addresses);
-        let mut stopped_at = None;
-        let mut source = first.source;
+        let Some((queue, room)) = self.sockets.open_queue(run.socket) else {
+            self.counters.rx_bytes += frame.len() as u64;
+            self.drop_received(DropReason::MailboxFull);
+            return None;
+        };
+        let before = queue.len();
+        // No more can come, so that the queue grows once.
+        let most = room.min(frames.len() + 1);
+        queue.reserve(most);
         let mut last_own = Masked::NONE;
         let mut bytes = frame.head().len();
-        let mut begin = Some(frame);
-        let delivered = self.sockets.deliver_run(run.socket, || {
-            if let Some(frame) = begin.take() {
-                return Some(datagram(&first, frame));
-            }
-            let (fast, frame) = read(frames.next()?, mac);
+        queue.push(datagram(&first, frame));
+        let mut stopped_at = None;
+        for frame in frames.take(most - 1) {
+            let (fast, frame) = read(frame, mac);
             let Some(fast) = fast else {
                 stopped_at = Some((None, frame));
-                return None;
+                break;
             };
             let is_like = fast.destination_port == first.destination_port
                 && (run.is_whole_port || first.is_same_flow(&fast))
-                && (fast.source == source || addresses.is_foreign_source(fast.source))
+                && (fast.source == first.source || addresses.is_foreign_source(fast.source))
                 && addresses.is_own_like(&mut last_own, fast.destination);
             if !is_like {
                 stopped_at = Some((Some(fast), frame));
-                return None;
+                break;
             }
-            source = fast.source;
             bytes += frame.head().len();
-            Some(datagram(&fast, frame))
-        });
-        self.counters.rx_bytes += bytes as u64;
-        self.counters.delivered += delivered as u64;
-        if begin.is_some() {
-            self.drop_received(DropReason::MailboxFull);
+            queue.push(datagram(&fast, frame));
         }
+        self.counters.rx_bytes += bytes as u64;
+        self.counters.delivered += (queue.len() - before) as u64;
         stopped_at
     }
 }

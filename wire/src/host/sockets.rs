@@ -246,26 +246,20 @@ impl<B> Sockets<B> {
         is_free && self.port(port).specific == 0
     }
 
-    /// Puts datagrams into a socket's queue, and asks `next` for no more than it has room for.
-    /// Returns how many came.
-    #[inline(always)]
-    pub(super) fn deliver_run(
+    /// The queue of the socket `id`, for at least one datagram more and at most as many as is
+    /// said behind it; the socket is then ready. `None` if the queue is full.
+    #[inline]
+    pub(super) fn open_queue(
         &mut self,
         id: UdpSocketId,
-        next: impl FnMut() -> Option<UdpDatagram<B>>,
-    ) -> usize {
+    ) -> Option<(&mut Vec<UdpDatagram<B>>, usize)> {
         let queue = self.queue;
-        let Some(socket) = self.get_mut(id) else {
-            return 0;
-        };
-        let before = socket.received.len();
-        let room = queue.saturating_sub(before);
-        socket.received.extend(std::iter::from_fn(next).take(room));
-        let came = socket.received.len() - before;
-        if came > 0 {
-            self.make_ready(id);
+        let room = queue.saturating_sub(self.get(id)?.received.len());
+        if room == 0 {
+            return None;
         }
-        came
+        self.make_ready(id);
+        self.get_mut(id).map(|socket| (&mut socket.received, room))
     }
 
     /// Puts an error into a socket's list; false if that is full or the socket closed.
