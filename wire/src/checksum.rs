@@ -135,21 +135,33 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
 /// folding is right); an odd last byte is padded.
 #[inline(always)]
 fn sum(bytes: &[u8]) -> u64 {
-    let (long, rest) = match bytes.len() {
+    let (mut total, mut rest) = match bytes.len() {
         0..LONG => (0, bytes),
         _ => sum_blocks(bytes),
     };
-    let mut total = long;
-    let (words, tail) = rest.as_chunks::<8>();
-    for word in words {
-        total = add(total, u64::from_le_bytes(*word));
-    }
+    // Fewer than 128 bytes are left: each power of two fits once at most, and no loop is needed.
+    add_front::<64>(&mut total, &mut rest);
+    add_front::<32>(&mut total, &mut rest);
+    add_front::<16>(&mut total, &mut rest);
+    add_front::<8>(&mut total, &mut rest);
     let last = match bytes.last_chunk::<8>() {
-        // The tail is the end of the last 8 bytes; two shifts, as one of 64 does not shift.
-        Some(last) => u64::from_le_bytes(*last) >> 1 >> (63 - 8 * tail.len()),
-        None => sum_tail(tail),
+        // The rest is the end of the last 8 bytes; two shifts, as one of 64 does not shift.
+        Some(last) => u64::from_le_bytes(*last) >> 1 >> (63 - 8 * (rest.len() & 7)),
+        None => sum_tail(rest),
     };
     add(total, last)
+}
+
+/// Adds the first `LENGTH` bytes of `rest`, a multiple of 8, if it has so many.
+#[inline(always)]
+fn add_front<const LENGTH: usize>(total: &mut u64, rest: &mut &[u8]) {
+    if let Some((front, behind)) = rest.split_first_chunk::<LENGTH>() {
+        let (words, _) = front.as_chunks::<8>();
+        for word in words {
+            *total = add(*total, u64::from_le_bytes(*word));
+        }
+        *rest = behind;
+    }
 }
 
 /// The length in bytes from which it pays to add several words at once.

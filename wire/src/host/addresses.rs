@@ -33,7 +33,7 @@ impl Masked {
         network: 1,
     };
 
-    #[inline]
+    #[inline(always)]
     fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() & self.mask == self.network
     }
@@ -91,16 +91,16 @@ impl Addresses {
         self.masks.iter().any(|own| own.contains(address))
     }
 
-    /// [`is_own`](Self::is_own), with what said so the last time in `last`, as most addresses of
-    /// a burst are of one prefix. Start with [`Masked::NONE`].
+    /// The prefix of ours that `address` is in, for [`is_own_like`](Self::is_own_like).
+    #[inline]
+    pub(super) fn owner(&self, address: Ipv4Addr) -> Option<Masked> {
+        self.masks.iter().copied().find(|own| own.contains(address))
+    }
+
+    /// [`is_own`](Self::is_own), quickly if `owner` owns it.
     #[inline(always)]
-    pub(super) fn is_own_like(&self, last: &mut Masked, address: Ipv4Addr) -> bool {
-        if last.contains(address) {
-            return true;
-        }
-        let found = self.masks.iter().find(|own| own.contains(address));
-        *last = *found.unwrap_or(last);
-        found.is_some()
+    pub(super) fn is_own_like(&self, owner: Masked, address: Ipv4Addr) -> bool {
+        owner.contains(address) || self.is_own(address)
     }
 
     /// What `address` is. An owned prefix wins over the broadcast address of a subnet.

@@ -23,6 +23,8 @@ struct Run {
     /// Whether the socket gets all that is sent to the port; else only what has equal addresses
     /// and ports.
     is_whole_port: bool,
+    /// The prefix of ours that its destination is in.
+    owner: Masked,
 }
 
 impl<B: Buffer> Host<B> {
@@ -52,9 +54,8 @@ impl<B: Buffer> Host<B> {
     /// Who gets the datagram `fast`; `None` if it is not ordinary.
     #[inline]
     fn find_run(&mut self, fast: &FastUdp) -> Option<Run> {
-        let is_ordinary = self.addresses.is_own(fast.destination)
-            && self.addresses.is_foreign_source(fast.source);
-        if !is_ordinary {
+        let owner = self.addresses.owner(fast.destination)?;
+        if !self.addresses.is_foreign_source(fast.source) {
             return None;
         }
         let source = SocketAddrV4::new(fast.source, fast.source_port);
@@ -63,6 +64,7 @@ impl<B: Buffer> Host<B> {
         Some(Run {
             socket,
             is_whole_port: self.sockets.takes_all(socket, fast.destination_port),
+            owner,
         })
     }
 
@@ -85,7 +87,6 @@ impl<B: Buffer> Host<B> {
         // No more can come, so that the queue grows once.
         let most = room.min(frames.len() + 1);
         queue.reserve(most);
-        let mut last_own = Masked::NONE;
         let mut bytes = frame.head().len();
         queue.push(datagram(&first, frame));
         let mut stopped_at = None;
@@ -98,18 +99,33 @@ impl<B: Buffer> Host<B> {
             let is_like = fast.destination_port == first.destination_port
                 && (run.is_whole_port || first.is_same_flow(&fast))
                 && (fast.source == first.source || addresses.is_foreign_source(fast.source))
-                && addresses.is_own_like(&mut last_own, fast.destination);
+                && addresses.is_own_like(run.owner, fast.destination);
             if !is_like {
                 stopped_at = Some((Some(fast), frame));
                 break;
             }
             bytes += frame.head().len();
-            queue.push(datagram(&fast, frame));
+            push_reserved(queue, datagram(&fast, frame));
         }
         self.counters.rx_bytes += bytes as u64;
         self.counters.delivered += (queue.len() - before) as u64;
         stopped_at
     }
+}
+
+/// [`Vec::push`] for a vector that has room, as the compiler can not know otherwise.
+#[inline(always)]
+fn push_reserved<T>(queue: &mut Vec<T>, item: T) {
+    if queue.len() == queue.capacity() {
+        return push_growing(queue, item);
+    }
+    queue.push(item);
+}
+
+#[cold]
+#[inline(never)]
+fn push_growing<T>(queue: &mut Vec<T>, item: T) {
+    queue.push(item);
 }
 
 /// Reads a frame. A chain is not of the common kind.

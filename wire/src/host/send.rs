@@ -140,7 +140,11 @@ impl<B: Buffer> Host<B> {
         let (paths, addresses, random) = (&self.paths, &self.addresses, &mut self.random);
         let most = burst.len().min(self.room);
         let mut last_path = None;
-        let mut last_own = Masked::NONE;
+        // Replies of a burst are mostly from addresses of one prefix.
+        let owner = match burst.first().and_then(|send| send.source) {
+            Some(IpAddr::V4(asked)) => addresses.owner(asked).unwrap_or(Masked::NONE),
+            _ => Masked::NONE,
+        };
         let mut bytes = 0;
         let frames = burst.iter_mut().take(most).map_while(|send| {
             let (SocketAddr::V4(peer), Payload::Buffer(buffer)) =
@@ -160,7 +164,7 @@ impl<B: Buffer> Host<B> {
                 Some(IpAddr::V4(asked)) if asked == default => default,
                 // What a reply from a socket bound to any address asks for.
                 Some(IpAddr::V4(asked))
-                    if local.address.is_none() && addresses.is_own_like(&mut last_own, asked) =>
+                    if local.address.is_none() && addresses.is_own_like(owner, asked) =>
                 {
                     asked
                 }
