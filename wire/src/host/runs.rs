@@ -10,6 +10,7 @@ use super::fast::{self, FastUdp};
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
 use crate::mac::MacAddr;
+use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpSocketId};
 
@@ -111,21 +112,6 @@ impl<B: Buffer> Host<B> {
         self.counters.delivered += (queue.len() - before) as u64;
         stopped_at
     }
-}
-
-/// [`Vec::push`] for a vector that has room, as the compiler can not know otherwise.
-#[inline(always)]
-fn push_reserved<T>(queue: &mut Vec<T>, item: T) {
-    if queue.len() == queue.capacity() {
-        return push_growing(queue, item);
-    }
-    queue.push(item);
-}
-
-#[cold]
-#[inline(never)]
-fn push_growing<T>(queue: &mut Vec<T>, item: T) {
-    queue.push(item);
 }
 
 /// Reads a frame. A chain is not of the common kind.

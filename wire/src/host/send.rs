@@ -10,6 +10,7 @@ use super::paths::Path;
 use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::{self, Checksum};
 use crate::drops::DropReason;
+use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{self, SendOutcome, UdpSend, UdpSocketId};
 use crate::{ethernet, ipv4};
@@ -137,38 +138,43 @@ impl<B: Buffer> Host<B> {
     /// It writes what [`send_slow`](Self::send_slow) would write.
     fn send_run(&mut self, now: Instant, local: &Local, burst: &mut [UdpSend<B>]) -> usize {
         let generation = self.neighbors.generation();
-        let (paths, addresses, random) = (&self.paths, &self.addresses, &mut self.random);
         let most = burst.len().min(self.room);
+        self.transmit.reserve(most);
         let mut last_path = None;
         // Replies of a burst are mostly from addresses of one prefix.
         let owner = match burst.first().and_then(|send| send.source) {
-            Some(IpAddr::V4(asked)) => addresses.owner(asked).unwrap_or(Masked::NONE),
+            Some(IpAddr::V4(asked)) => self.addresses.owner(asked).unwrap_or(Masked::NONE),
             _ => Masked::NONE,
         };
+        let before = self.transmit.len();
         let mut bytes = 0;
-        let frames = burst.iter_mut().take(most).map_while(|send| {
+        for send in burst.get_mut(..most).unwrap_or_default() {
             let (SocketAddr::V4(peer), Payload::Buffer(buffer)) =
                 (send.destination, &mut send.payload)
             else {
-                return None;
+                break;
             };
+            // What may call a function comes first, while little is in registers.
+            let payload = checksum::sum_bytes(buffer.head());
+            let id = self.random.id();
             // What was found for the datagram before still holds.
             let path = match last_path.filter(|path: &&Path| path.destination == *peer.ip()) {
                 Some(path) => path,
-                None => paths.get(now, *peer.ip(), generation)?,
+                None => match self.paths.get(now, *peer.ip(), generation) {
+                    Some(path) => path,
+                    None => break,
+                },
             };
             last_path = Some(path);
-            let default = local.address.unwrap_or(path.source);
-            let source = match send.source {
-                None => default,
-                Some(IpAddr::V4(asked)) if asked == default => default,
+            let source = match (send.source, local.address) {
+                (None, None) => path.source,
+                (None, Some(bound)) => bound,
+                (Some(IpAddr::V4(asked)), Some(bound)) if asked == bound => bound,
                 // What a reply from a socket bound to any address asks for.
-                Some(IpAddr::V4(asked))
-                    if local.address.is_none() && addresses.is_own_like(owner, asked) =>
-                {
+                (Some(IpAddr::V4(asked)), None) if self.addresses.is_own_like(owner, asked) => {
                     asked
                 }
-                Some(_) => return None,
+                _ => break,
             };
             let total = HEADERS - ethernet::HEADER + buffer.head().len();
             let ttl = send.ttl.unwrap_or(self.ttl);
@@ -178,36 +184,35 @@ impl<B: Buffer> Host<B> {
                 && !buffer.is_chain()
                 && buffer.headroom() >= HEADERS;
             if !is_common {
-                return None;
+                break;
             }
             let source = SocketAddrV4::new(source, local.port);
-            let transport = transport_header(source, peer, buffer.head());
+            let transport = transport_header(source, peer, buffer.head().len(), payload);
             let network = NetworkHeader {
                 source: *source.ip(),
                 destination: *peer.ip(),
                 total: total as u16,
-                id: random.id(),
+                id,
                 dont_fragment: path.mtu.dont_fragment,
                 ttl,
                 dscp_ecn: send.dscp_ecn,
             };
-            let room = buffer.prepend(HEADERS)?.first_chunk_mut()?;
+            let Some(room) = buffer
+                .prepend(HEADERS)
+                .and_then(|room| room.first_chunk_mut())
+            else {
+                break;
+            };
             write_headers(room, path.link, network.to_numbers(), transport);
-            match std::mem::replace(&mut send.payload, Payload::Empty) {
-                Payload::Buffer(frame) => {
-                    bytes += (ethernet::HEADER + total) as u64;
-                    Some(frame)
-                }
-                Payload::Bytes(_) | Payload::Empty => None,
+            if let Payload::Buffer(frame) = std::mem::replace(&mut send.payload, Payload::Empty) {
+                push_reserved(&mut self.transmit, frame);
             }
-        });
-        let before = self.transmit.len();
-        self.transmit.reserve(most);
-        self.transmit.extend(frames);
+            bytes += ethernet::HEADER + total;
+        }
         let sent = self.transmit.len() - before;
         self.room -= sent;
         self.counters.tx_frames += sent as u64;
-        self.counters.tx_bytes += bytes;
+        self.counters.tx_bytes += bytes as u64;
         sent
     }
 
@@ -355,17 +360,22 @@ fn finish_header(
     (header | u64::from(sum)).to_be_bytes()
 }
 
-/// [`header`] as a number, for a payload in one piece.
+/// [`header`] as a number, for a payload of `length` bytes whose sum is `payload`.
 #[inline(always)]
-fn transport_header(source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> u64 {
-    let length = (udp::HEADER + payload.len()) as u16;
+fn transport_header(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    length: usize,
+    payload: u64,
+) -> u64 {
+    let length = (udp::HEADER + length) as u16;
     let ports = u64::from(source.port()) << 48 | u64::from(destination.port()) << 32;
     let header = ports | u64::from(length) << 16;
     let sum = checksum::finish_sum(checksum::sum_numbers([
         u64::from(source.ip().to_bits()) + u64::from(destination.ip().to_bits()),
         header,
         u64::from(ipv4::UDP) + u64::from(length),
-        checksum::sum_bytes(payload),
+        payload,
     ]));
     header | u64::from(if sum == 0 { 0xffff } else { sum })
 }
