@@ -125,6 +125,15 @@ pub(crate) fn finish_sum(sum: u64) -> u16 {
     !fold(sum)
 }
 
+/// [`finish_sum`] as UDP wants it (RFC 768): zero is sent as all ones.
+#[inline(always)]
+pub(crate) fn finish_udp_sum(sum: u64) -> u16 {
+    match fold(sum) {
+        0xffff => 0xffff,
+        sum => !sum,
+    }
+}
+
 /// The checksum after one 16-bit word that it covers has changed (RFC 1624, equation 3).
 #[inline]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
@@ -304,6 +313,12 @@ mod tests {
         ] {
             assert_eq!(is_valid_sum(sum), is_valid, "{sum:#x}");
             assert_eq!(is_valid_sum(sum), fold(sum) == 0xffff, "{sum:#x}");
+            assert_ne!(finish_udp_sum(sum), 0, "{sum:#x}");
+            assert_eq!(
+                finish_udp_sum(sum) % 0xffff,
+                finish_sum(sum) % 0xffff,
+                "{sum:#x}"
+            );
         }
     }
 

@@ -45,11 +45,9 @@ impl Random {
     #[cold]
     #[inline(never)]
     fn draw(&mut self) {
-        let (words, _) = self.ids.as_chunks_mut::<4>();
-        for word in words {
-            let bits = self.stream.next_u64();
-            *word = std::array::from_fn(|part| (bits >> (16 * part)) as u16);
-        }
+        let mut bytes = [[0; 2]; IDS];
+        self.stream.fill_bytes(bytes.as_flattened_mut());
+        self.ids = bytes.map(u16::from_le_bytes);
         self.next = 0;
     }
 

@@ -203,7 +203,7 @@ impl<B: Buffer> Host<B> {
             else {
                 break;
             };
-            write_headers(room, path.link, network.to_numbers(), transport);
+            write_headers(room, &path.link, network.to_numbers(), transport);
             if let Payload::Buffer(frame) = std::mem::replace(&mut send.payload, Payload::Empty) {
                 push_reserved(&mut self.transmit, frame);
             }
@@ -371,13 +371,13 @@ fn transport_header(
     let length = (udp::HEADER + length) as u16;
     let ports = u64::from(source.port()) << 48 | u64::from(destination.port()) << 32;
     let header = ports | u64::from(length) << 16;
-    let sum = checksum::finish_sum(checksum::sum_numbers([
+    let sum = checksum::finish_udp_sum(checksum::sum_numbers([
         u64::from(source.ip().to_bits()) + u64::from(destination.ip().to_bits()),
         header,
         u64::from(ipv4::UDP) + u64::from(length),
         payload,
     ]));
-    header | u64::from(if sum == 0 { 0xffff } else { sum })
+    header | u64::from(sum)
 }
 
 /// The fields of an IPv4 header of an unfragmented UDP datagram.
@@ -410,19 +410,22 @@ impl NetworkHeader {
     }
 }
 
-/// Writes Ethernet, IPv4 and UDP headers.
+/// Writes Ethernet, IPv4 and UDP headers. The last two bytes of `link` are not written.
 #[inline(always)]
 fn write_headers(
     room: &mut [u8; HEADERS],
-    link: [u8; ethernet::HEADER],
+    link: &[u8; ethernet::HEADER + 2],
     network: (u64, u64, u32),
     transport: u64,
 ) {
-    let (link_room, rest) = room.split_at_mut(ethernet::HEADER);
+    // All of it in one store; the IPv4 header then covers what is too much.
+    if let Some(link_room) = room.first_chunk_mut() {
+        *link_room = *link;
+    }
+    let (_, rest) = room.split_at_mut(ethernet::HEADER);
     let (first, rest) = rest.split_at_mut(8);
     let (second, rest) = rest.split_at_mut(8);
     let (third, fourth) = rest.split_at_mut(4);
-    link_room.copy_from_slice(&link);
     first.copy_from_slice(&network.0.to_be_bytes());
     second.copy_from_slice(&network.1.to_be_bytes());
     third.copy_from_slice(&network.2.to_be_bytes());
