@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071), fast enough for every packet.
 //!
 //! The one's-complement sum does not depend on the byte order in which it is formed, so the
-//! words are read in the order of the machine and only the result is turned round (RFC 1071,
+//! words are read low byte first, as most machines do, and only the result is turned round (RFC 1071,
 //! section 2 B).
 
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 /// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Checksum {
-    /// One's-complement sum of words in machine order, modulo 2^64 - 1.
+    /// One's-complement sum of words, low byte first, modulo 2^64 - 1.
     sum: u64,
     /// Whether an odd number of bytes has been added, so that the next is a low byte.
     odd: bool,
@@ -39,10 +39,10 @@ impl Checksum {
         protocol: u8,
         length: u16,
     ) -> Self {
-        let sum = u64::from(u32::from_ne_bytes(source.octets()))
-            + u64::from(u32::from_ne_bytes(destination.octets()))
-            + u64::from(u16::from_ne_bytes([0, protocol]))
-            + u64::from(length.to_be());
+        let sum = u64::from(u32::from_le_bytes(source.octets()))
+            + u64::from(u32::from_le_bytes(destination.octets()))
+            + u64::from(u16::from_le_bytes([0, protocol]))
+            + u64::from(length.swap_bytes());
         Checksum { sum, odd: false }
     }
 
@@ -59,7 +59,7 @@ impl Checksum {
     /// The checksum as a header carries it (the number, to be written big-endian).
     #[inline]
     pub fn finish(self) -> u16 {
-        !u16::from_be(fold(self.sum))
+        !fold(self.sum).swap_bytes()
     }
 
     /// Whether the bytes, the checksum field among them, are intact.
@@ -72,7 +72,7 @@ impl Checksum {
 /// The checksum of `bytes`, as a header carries it.
 #[inline]
 pub fn checksum(bytes: &[u8]) -> u16 {
-    !u16::from_be(fold(sum(bytes)))
+    !fold(sum(bytes)).swap_bytes()
 }
 
 /// Whether `bytes`, which contain their own checksum, are intact.
@@ -90,14 +90,48 @@ pub fn is_header_valid(header: &[u8; 20]) -> bool {
 /// The checksum of an IPv4 header without options: [`checksum`] for its length.
 #[inline]
 pub fn header_checksum(header: &[u8; 20]) -> u16 {
-    !u16::from_be(fold(sum_header(header)))
+    !fold(sum_header(header)).swap_bytes()
 }
 
-/// The checksum of an IPv4 header without options, given as five numbers of 32 bits of which the
-/// third has zero in place of the checksum.
-#[inline]
-pub(crate) fn words_checksum(words: [u32; 5]) -> u16 {
-    !fold(words.iter().map(|word| u64::from(*word)).sum())
+/// The one's-complement sum of numbers that were read high byte first, as 16-bit words, modulo
+/// 2^64 - 1. [`sum_numbers`], [`is_valid_sum`] and [`finish_sum`] are for headers whose fields are
+/// at hand as numbers: nothing has to be turned round or written to memory first.
+#[inline(always)]
+pub(crate) fn sum_numbers(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, add)
+}
+
+/// [`sum_numbers`] of bytes, the last of which is padded if their number is odd.
+#[inline(always)]
+pub(crate) fn sum_bytes(bytes: &[u8]) -> u64 {
+    // Turning every word round is multiplying by 2^8, modulo 2^16 - 1.
+    sum(bytes).rotate_left(8)
+}
+
+/// Whether what was summed, the checksum field among it, is intact: [`Checksum::is_valid`].
+#[inline(always)]
+pub(crate) const fn is_valid_sum(sum: u64) -> bool {
+    /// Times 2^16 - 1 this is 1, modulo 2^64: it divides every multiple, and makes all others
+    /// larger than any quotient.
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const MOST: u64 = u64::MAX / 0xffff;
+    // From 1 on: zero is only the sum over nothing but zeros, which lacks the checksum.
+    sum.wrapping_mul(INVERSE).wrapping_sub(1) < MOST
+}
+
+/// The checksum over what was summed: [`Checksum::finish`].
+#[inline(always)]
+pub(crate) fn finish_sum(sum: u64) -> u16 {
+    !fold(sum)
+}
+
+/// [`finish_sum`] as UDP wants it (RFC 768): zero is sent as all ones.
+#[inline(always)]
+pub(crate) fn finish_udp_sum(sum: u64) -> u16 {
+    match fold(sum) {
+        0xffff => 0xffff,
+        sum => !sum,
+    }
 }
 
 /// The checksum after one 16-bit word that it covers has changed (RFC 1624, equation 3).
@@ -106,20 +140,37 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }
 
-/// The sum of `bytes` as words in machine order, modulo 2^64 - 1 (a multiple of 2^16 - 1, so that
+/// The sum of `bytes` as words, low byte first, modulo 2^64 - 1 (a multiple of 2^16 - 1, so that
 /// folding is right); an odd last byte is padded.
 #[inline(always)]
 fn sum(bytes: &[u8]) -> u64 {
-    let (long, rest) = match bytes.len() {
+    let (mut total, mut rest) = match bytes.len() {
         0..LONG => (0, bytes),
         _ => sum_blocks(bytes),
     };
-    let mut total = long;
-    let (words, rest) = rest.as_chunks::<8>();
-    for word in words {
-        total = add(total, u64::from_ne_bytes(*word));
+    // Fewer than 128 bytes are left: each power of two fits once at most, and no loop is needed.
+    add_front::<64>(&mut total, &mut rest);
+    add_front::<32>(&mut total, &mut rest);
+    add_front::<16>(&mut total, &mut rest);
+    add_front::<8>(&mut total, &mut rest);
+    let last = match bytes.last_chunk::<8>() {
+        // The rest is the end of the last 8 bytes; two shifts, as one of 64 does not shift.
+        Some(last) => u64::from_le_bytes(*last) >> 1 >> (63 - 8 * (rest.len() & 7)),
+        None => sum_tail(rest),
+    };
+    add(total, last)
+}
+
+/// Adds the first `LENGTH` bytes of `rest`, a multiple of 8, if it has so many.
+#[inline(always)]
+fn add_front<const LENGTH: usize>(total: &mut u64, rest: &mut &[u8]) {
+    if let Some((front, behind)) = rest.split_first_chunk::<LENGTH>() {
+        let (words, _) = front.as_chunks::<8>();
+        for word in words {
+            *total = add(*total, u64::from_le_bytes(*word));
+        }
+        *rest = behind;
     }
-    add(total, sum_tail(rest))
 }
 
 /// The length in bytes from which it pays to add several words at once.
@@ -136,7 +187,7 @@ fn sum_blocks(bytes: &[u8]) -> (u64, &[u8]) {
     for block in blocks {
         let (words, _) = block.as_chunks::<8>();
         for (lane, word) in lanes.iter_mut().zip(words) {
-            let word = u64::from_ne_bytes(*word);
+            let word = u64::from_le_bytes(*word);
             *lane += (word & 0xffff_ffff) + (word >> 32);
         }
     }
@@ -147,13 +198,13 @@ fn sum_blocks(bytes: &[u8]) -> (u64, &[u8]) {
 #[inline]
 fn sum_tail(bytes: &[u8]) -> u64 {
     let (four, rest) = match bytes.split_first_chunk::<4>() {
-        Some((four, rest)) => (u32::from_ne_bytes(*four), rest),
+        Some((four, rest)) => (u32::from_le_bytes(*four), rest),
         None => (0, bytes),
     };
     let three = match *rest {
-        [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
-        [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
-        [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+        [a, b, c] => u32::from_le_bytes([a, b, c, 0]),
+        [a, b] => u32::from_le_bytes([a, b, 0, 0]),
+        [a] => u32::from_le_bytes([a, 0, 0, 0]),
         _ => 0,
     };
     u64::from(four) + u64::from(three)
@@ -165,7 +216,7 @@ fn sum_header(bytes: &[u8; 20]) -> u64 {
     let (words, _) = bytes.as_chunks::<4>();
     let words = words
         .iter()
-        .map(|word| u64::from(u32::from_ne_bytes(*word)));
+        .map(|word| u64::from(u32::from_le_bytes(*word)));
     words.sum()
 }
 
@@ -240,6 +291,35 @@ mod tests {
         let sum = header_checksum(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         assert!(is_header_valid(&header) && is_valid(&header));
+    }
+
+    #[test]
+    fn numbers_are_summed_like_their_bytes() {
+        let numbers = [0x4500_0000_0000_ffff, u64::MAX, 0x8000_0000_0000_0001, 7];
+        let bytes = numbers.map(u64::to_be_bytes).concat();
+        let sum = sum_numbers(numbers);
+        assert_eq!(finish_sum(sum), plain(&bytes));
+        assert_eq!(finish_sum(sum_bytes(&bytes)), plain(&bytes));
+        assert!(is_valid_sum(sum_numbers([sum, plain(&bytes).into()])));
+        for (sum, is_valid) in [
+            (0, false),
+            (1, false),
+            (0xfffe, false),
+            (0xffff, true),
+            (0x1_0000, false),
+            (0x1_fffe, true),
+            (u64::MAX - 1, false),
+            (u64::MAX, true),
+        ] {
+            assert_eq!(is_valid_sum(sum), is_valid, "{sum:#x}");
+            assert_eq!(is_valid_sum(sum), fold(sum) == 0xffff, "{sum:#x}");
+            assert_ne!(finish_udp_sum(sum), 0, "{sum:#x}");
+            assert_eq!(
+                finish_udp_sum(sum) % 0xffff,
+                finish_sum(sum) % 0xffff,
+                "{sum:#x}"
+            );
+        }
     }
 
     #[test]

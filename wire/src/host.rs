@@ -1,7 +1,7 @@
 //! A host on an Ethernet link: neighbours, IPv4, ICMP and UDP in one sans-IO engine.
 //!
 //! ```text
-//! receive()  frame -> fast   (whole UDP, the common case) ---------------------> sockets
+//! receive()  frame -> runs   (whole UDP, the common case) ---------------------> sockets
 //!                  -> receive (Ethernet, IPv4, fragments) -> arp, icmp, UDP ---> sockets
 //! send_udp() datagram -> send (header) -> output (route, neighbour, fragments) -> transmit()
 //!                                                                 `-> looped (to ourselves)
@@ -26,6 +26,7 @@ mod random;
 mod reassembly;
 mod receive;
 mod routes;
+mod runs;
 mod send;
 mod sockets;
 
@@ -159,9 +160,7 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) {
         self.counters.rx_frames += burst.len() as u64;
-        for frame in burst.drain(..) {
-            self.receive_frame(now, frame, pool);
-        }
+        self.receive_burst(now, burst, pool);
         if !self.looped.is_empty() {
             self.receive_looped(now, pool);
         }

@@ -77,6 +77,7 @@ pub mod host;
 pub mod icmp;
 pub mod ipv4;
 pub mod mac;
+mod reserved;
 pub mod time;
 pub mod udp;
 

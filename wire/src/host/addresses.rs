@@ -21,9 +21,22 @@ pub(super) struct Addresses {
 
 /// A prefix as the test for it wants it.
 #[derive(Debug, Clone, Copy)]
-struct Masked {
+pub(super) struct Masked {
     mask: u32,
     network: u32,
+}
+
+impl Masked {
+    /// No address.
+    pub(super) const NONE: Masked = Masked {
+        mask: 0,
+        network: 1,
+    };
+
+    #[inline(always)]
+    fn contains(self, address: Ipv4Addr) -> bool {
+        address.to_bits() & self.mask == self.network
+    }
 }
 
 /// What a destination is to us.
@@ -75,8 +88,19 @@ impl Addresses {
     /// Whether `address` is ours.
     #[inline]
     pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
-        let bits = address.to_bits();
-        self.masks.iter().any(|own| bits & own.mask == own.network)
+        self.masks.iter().any(|own| own.contains(address))
+    }
+
+    /// The prefix of ours that `address` is in, for [`is_own_like`](Self::is_own_like).
+    #[inline]
+    pub(super) fn owner(&self, address: Ipv4Addr) -> Option<Masked> {
+        self.masks.iter().copied().find(|own| own.contains(address))
+    }
+
+    /// [`is_own`](Self::is_own), quickly if `owner` owns it.
+    #[inline(always)]
+    pub(super) fn is_own_like(&self, owner: Masked, address: Ipv4Addr) -> bool {
+        owner.contains(address) || self.is_own(address)
     }
 
     /// What `address` is. An owned prefix wins over the broadcast address of a subnet.

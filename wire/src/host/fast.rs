@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::checksum::{self, Checksum};
+use crate::checksum;
 use crate::mac::MacAddr;
 use crate::{ethernet, ipv4, udp};
 
@@ -27,65 +27,101 @@ pub(super) struct FastUdp {
 }
 
 impl FastUdp {
-    /// Reads `frame`, of which all bytes are given, if it is for the station `mac`.
+    /// Whether both came from one socket and are for one socket address.
     #[inline]
-    pub(super) fn parse(frame: &[u8], mac: MacAddr) -> Option<Self> {
-        let (headers, _) = frame.split_first_chunk::<HEADERS>()?;
-        let (to, rest) = headers.split_first_chunk::<6>()?;
-        let (_, rest) = rest.split_first_chunk::<6>()?;
-        let (kind, rest) = rest.split_first_chunk::<4>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (fragment, rest) = rest.split_first_chunk::<2>()?;
-        let (hops, rest) = rest.split_first_chunk::<4>()?;
-        let (source, rest) = rest.split_first_chunk::<4>()?;
-        let (destination, rest) = rest.split_first_chunk::<4>()?;
-        let (source_port, rest) = rest.split_first_chunk::<2>()?;
-        let (destination_port, rest) = rest.split_first_chunk::<2>()?;
-        let (udp_length, rest) = rest.split_first_chunk::<2>()?;
-        let udp_sum = rest.first_chunk::<2>()?;
-        let header = frame
-            .get(ethernet::HEADER..)?
-            .first_chunk::<{ ipv4::HEADER }>()?;
+    pub(super) fn is_same_flow(&self, other: &Self) -> bool {
+        (self.source, self.source_port) == (other.source, other.source_port)
+            && (self.destination, self.destination_port)
+                == (other.destination, other.destination_port)
+    }
 
-        let [ether_high, ether_low, version, dscp_ecn] = *kind;
-        let [total_high, total_low, _, _] = *length;
-        let [ttl, protocol, _, _] = *hops;
-        let total = usize::from(u16::from_be_bytes([total_high, total_low]));
-        let end = ethernet::HEADER + total;
-        let segment = frame.get(ethernet::HEADER + ipv4::HEADER..end)?;
-        let udp_length = u16::from_be_bytes(*udp_length);
-        // All but "don't fragment" is zero: the reserved flag, which the slow path ignores, too.
-        let is_whole = u16::from_be_bytes(*fragment) & 0xbfff == 0;
-        let is_ipv4 = u16::from_be_bytes([ether_high, ether_low]) == ethernet::IPV4;
-        if *to != mac.0
-            || !is_ipv4
-            || version != 0x45
-            || protocol != ipv4::UDP
-            || !is_whole
-            || usize::from(udp_length) != segment.len()
-            || !checksum::is_header_valid(header)
-        {
+    /// Reads `frame`, of which all bytes are given, if it is for the station `mac`.
+    #[inline(always)]
+    pub(super) fn parse(frame: &[u8], mac: MacAddr) -> Option<Self> {
+        let headers = Headers::read(frame.first_chunk::<HEADERS>()?);
+        let total = usize::from((headers.network[0] >> 32) as u16);
+        let length = usize::from((headers.transport >> 16) as u16);
+        let is_common = headers.station == u64::from_be_bytes(widen(mac.0))
+            && headers.ethertype == ethernet::IPV4
+            // Version 4, no options; and no fragment: all but "don't fragment" is zero. (Of the
+            // reserved flag the slow path takes no notice.)
+            && headers.network[0] & 0xff00_0000_0000_bfff == 0x4500_0000_0000_0000
+            && (headers.network[1] >> 48) as u8 == ipv4::UDP
+            && total == length + ipv4::HEADER
+            && checksum::is_valid_sum(checksum::sum_numbers(headers.network));
+        if !is_common {
             return None;
         }
-        let source = Ipv4Addr::from(*source);
-        let destination = Ipv4Addr::from(*destination);
-        if *udp_sum != [0, 0] {
-            let mut sum = Checksum::pseudo_header(source, destination, ipv4::UDP, udp_length);
-            sum.add(segment);
-            if !sum.is_valid() {
+        let payload = frame
+            .get(HEADERS..)?
+            .get(..length.checked_sub(udp::HEADER)?)?;
+        let [_, hops, destination] = headers.network;
+        if headers.transport as u16 != 0 {
+            // The pseudo-header (RFC 768), the header, the payload.
+            let source = u64::from(hops as u32);
+            let kind_and_length = u64::from(ipv4::UDP) + length as u64;
+            let bytes = checksum::sum_bytes(payload);
+            let sum = [
+                source,
+                destination,
+                kind_and_length,
+                headers.transport,
+                bytes,
+            ];
+            if !checksum::is_valid_sum(checksum::sum_numbers(sum)) {
                 return None;
             }
         }
         Some(FastUdp {
-            source,
-            destination,
-            source_port: u16::from_be_bytes(*source_port),
-            destination_port: u16::from_be_bytes(*destination_port),
-            ttl,
-            dscp_ecn,
-            payload: segment.len().checked_sub(udp::HEADER)?,
+            source: Ipv4Addr::from_bits(hops as u32),
+            destination: Ipv4Addr::from_bits(destination as u32),
+            source_port: (headers.transport >> 48) as u16,
+            destination_port: (headers.transport >> 32) as u16,
+            ttl: (hops >> 56) as u8,
+            dscp_ecn: (headers.network[0] >> 48) as u8,
+            payload: payload.len(),
         })
     }
+}
+
+/// The headers in as few numbers as they can be loaded in.
+struct Headers {
+    /// The destination of the frame, in the upper 48 bits.
+    station: u64,
+    ethertype: u16,
+    /// The IPv4 header: 8, 8 and 4 bytes.
+    network: [u64; 3],
+    /// The UDP header.
+    transport: u64,
+}
+
+impl Headers {
+    #[inline(always)]
+    fn read(bytes: &[u8; HEADERS]) -> Self {
+        Headers {
+            station: u64::from_be_bytes(part::<0, 8>(bytes)) & !0xffff,
+            ethertype: u16::from_be_bytes(part::<12, 2>(bytes)),
+            network: [
+                u64::from_be_bytes(part::<14, 8>(bytes)),
+                u64::from_be_bytes(part::<22, 8>(bytes)),
+                u64::from(u32::from_be_bytes(part::<30, 4>(bytes))),
+            ],
+            transport: u64::from_be_bytes(part::<34, 8>(bytes)),
+        }
+    }
+}
+
+/// `LENGTH` bytes from `START` on. The compiler knows that they are there.
+#[inline(always)]
+fn part<const START: usize, const LENGTH: usize>(bytes: &[u8; HEADERS]) -> [u8; LENGTH] {
+    let part = bytes.get(START..).and_then(|bytes| bytes.first_chunk());
+    part.copied().unwrap_or([0; LENGTH])
+}
+
+/// The address, and two bytes of zero.
+#[inline(always)]
+fn widen([a, b, c, d, e, f]: [u8; 6]) -> [u8; 8] {
+    [a, b, c, d, e, f, 0, 0]
 }
 
 #[cfg(test)]

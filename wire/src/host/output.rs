@@ -173,11 +173,13 @@ impl<B: Buffer> Host<B> {
                     source: self.mac,
                     ethertype: ethernet::IPV4,
                 };
+                let mut padded = [0; ethernet::HEADER + 2];
+                padded[..ethernet::HEADER].copy_from_slice(&link.to_bytes());
                 self.paths.insert(Path {
                     destination,
                     source,
                     mac,
-                    link: link.to_bytes(),
+                    link: padded,
                     mtu,
                     until: until.min(mtu_until),
                     generation: self.neighbors.generation(),

@@ -118,8 +118,8 @@ pub(super) struct Path {
     pub(super) source: Ipv4Addr,
     /// The Ethernet address of the neighbour on it.
     pub(super) mac: MacAddr,
-    /// The Ethernet header of a packet to it.
-    pub(super) link: [u8; ethernet::HEADER],
+    /// The Ethernet header of a packet to it, and two bytes more, so that it is copied at once.
+    pub(super) link: [u8; ethernet::HEADER + 2],
     pub(super) mtu: PathMtu,
     /// When this must be looked up again.
     pub(super) until: Instant,

@@ -9,36 +9,46 @@ use rand_core::{Rng, SeedableRng};
 #[derive(Debug)]
 pub(super) struct Random {
     stream: ChaCha8Rng,
-    /// Halves of a word that was drawn and not used yet.
-    word: u64,
-    halves: u32,
+    /// Numbers that were drawn at once; those from `next` on are not used yet.
+    ids: [u16; IDS],
+    next: usize,
 }
+
+/// Numbers of 16 bits that are drawn at once.
+const IDS: usize = 64;
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
         Random {
             stream: ChaCha8Rng::seed_from_u64(seed),
-            word: 0,
-            halves: 0,
+            ids: [0; IDS],
+            next: IDS,
         }
     }
 
     /// A number of 16 bits, as for IP identifications. Never zero, which some receivers take
     /// for "not set".
-    #[inline]
+    #[inline(always)]
     pub(super) fn id(&mut self) -> u16 {
         loop {
-            if self.halves == 0 {
-                self.word = self.stream.next_u64();
-                self.halves = 4;
-            }
-            let id = self.word as u16;
-            self.word >>= 16;
-            self.halves -= 1;
-            if id != 0 {
-                return id;
+            match self.ids.get(self.next) {
+                Some(0) => self.next += 1,
+                Some(id) => {
+                    self.next += 1;
+                    return *id;
+                }
+                None => self.draw(),
             }
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn draw(&mut self) {
+        let mut bytes = [[0; 2]; IDS];
+        self.stream.fill_bytes(bytes.as_flattened_mut());
+        self.ids = bytes.map(u16::from_le_bytes);
+        self.next = 0;
     }
 
     /// A number from 0 to `bound` - 1, or 0 if `bound` is 0. The bias is below 2^-32.

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use super::Host;
 use super::addresses::Kind;
-use super::fast::{self, FastUdp};
 use super::reassembly::Outcome;
 use crate::buffer::{Allocator, Buffer};
 use crate::checksum::Checksum;
@@ -36,61 +35,15 @@ pub(super) struct Arrival {
 }
 
 impl<B: Buffer> Host<B> {
-    /// Handles one complete Ethernet frame.
-    #[inline]
-    pub(super) fn receive_frame<A: Allocator<Buffer = B>>(
+    /// Handles one complete Ethernet frame, whatever it is.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn receive_slow<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         frame: B,
         pool: &mut A,
     ) {
-        match FastUdp::parse(frame.head(), self.mac) {
-            Some(fast) => self.receive_fast(now, fast, frame, pool),
-            None => self.receive_slow(now, frame, pool),
-        }
-    }
-
-    /// The common case; everything out of the ordinary goes the slow way.
-    #[inline]
-    fn receive_fast<A: Allocator<Buffer = B>>(
-        &mut self,
-        now: Instant,
-        fast: FastUdp,
-        mut frame: B,
-        pool: &mut A,
-    ) {
-        let source = SocketAddrV4::new(fast.source, fast.source_port);
-        let destination = SocketAddrV4::new(fast.destination, fast.destination_port);
-        let is_ordinary = self.addresses.is_own(fast.destination)
-            && self.addresses.is_foreign_source(fast.source);
-        let socket = match is_ordinary {
-            true => self.sockets.find(source, destination, false),
-            false => None,
-        };
-        let Some(socket) = socket else {
-            return self.receive_slow(now, frame, pool);
-        };
-        self.counters.rx_bytes += frame.len() as u64;
-        frame.trim_front(fast::HEADERS);
-        if frame.head().len() != fast.payload || frame.is_chain() {
-            frame.truncate(fast.payload);
-        }
-        let datagram = UdpDatagram {
-            source: SocketAddr::V4(source),
-            destination: SocketAddr::V4(destination),
-            ttl: fast.ttl,
-            dscp_ecn: fast.dscp_ecn,
-            payload: frame,
-        };
-        match self.sockets.deliver(socket, datagram) {
-            Ok(()) => self.counters.delivered += 1,
-            Err(_) => self.drop_received(DropReason::MailboxFull),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn receive_slow<A: Allocator<Buffer = B>>(&mut self, now: Instant, frame: B, pool: &mut A) {
         self.counters.rx_bytes += frame.len() as u64;
         let Some(ethernet) = EthernetHeader::parse(frame.head()) else {
             return self.drop_received(DropReason::Malformed);

@@ -3,11 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Host;
+use super::addresses::Masked;
 use super::neighbors::Sender;
 use super::output::{Outgoing, Plan};
+use super::paths::Path;
 use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::{self, Checksum};
 use crate::drops::DropReason;
+use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{self, SendOutcome, UdpSend, UdpSocketId};
 use crate::{ethernet, ipv4};
@@ -56,22 +59,13 @@ impl<B: Buffer> Host<B> {
             address: socket.address,
             port: socket.port,
         };
-        let mut shortage = None;
-        burst.retain_mut(|send| {
-            let outcome = match shortage {
-                None => self.send_one(now, &local, send, pool),
-                Some(reason) => Err(reason),
-            };
-            let Err(reason) = outcome else {
-                return false;
-            };
-            self.drop_sent(reason);
-            send.refused = Some(reason);
-            if matches!(reason, DropReason::RingFull | DropReason::PoolEmpty) {
-                shortage = Some(reason);
-            }
-            true
-        });
+        let common = self.send_run(now, &local, burst);
+        if common == burst.len() {
+            burst.clear();
+        } else {
+            drop(burst.drain(..common));
+            self.send_each(now, &local, burst, pool);
+        }
         let outcome = SendOutcome {
             accepted: offered - burst.len(),
             refused: burst.len(),
@@ -96,8 +90,34 @@ impl<B: Buffer> Host<B> {
         }
     }
 
+    /// Sends those of a burst that can be sent, and leaves the others in it.
+    #[inline(never)]
+    fn send_each<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        local: &Local,
+        burst: &mut Vec<UdpSend<B>>,
+        pool: &mut A,
+    ) {
+        let mut shortage = None;
+        burst.retain_mut(|send| {
+            let outcome = match shortage {
+                None => self.send_one(now, local, send, pool),
+                Some(reason) => Err(reason),
+            };
+            let Err(reason) = outcome else {
+                return false;
+            };
+            self.drop_sent(reason);
+            send.refused = Some(reason);
+            if matches!(reason, DropReason::RingFull | DropReason::PoolEmpty) {
+                shortage = Some(reason);
+            }
+            true
+        });
+    }
+
     /// Sends one datagram, whose payload it takes; or refuses it and leaves it as it is.
-    #[inline(always)]
     fn send_one<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
@@ -105,69 +125,95 @@ impl<B: Buffer> Host<B> {
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
-        if self.send_fast(now, local, send) {
+        if self.send_run(now, local, std::slice::from_mut(send)) == 1 {
             return Ok(());
         }
         self.send_slow(now, local, send, pool)
     }
 
-    /// The common case: a payload that lies in one piece with room for its headers, to a
-    /// destination whose path is remembered. Returns false, and changes nothing, for all others.
+    /// The common case: payloads that lie in one piece with room for their headers, to
+    /// destinations whose paths are remembered. Sends datagrams from the front of `burst` on,
+    /// whose payloads it takes, until one is not of this kind; returns how many.
     ///
     /// It writes what [`send_slow`](Self::send_slow) would write.
-    #[inline(always)]
-    fn send_fast(&mut self, now: Instant, local: &Local, send: &mut UdpSend<B>) -> bool {
-        let (SocketAddr::V4(peer), Payload::Buffer(buffer)) = (send.destination, &mut send.payload)
-        else {
-            return false;
-        };
+    fn send_run(&mut self, now: Instant, local: &Local, burst: &mut [UdpSend<B>]) -> usize {
         let generation = self.neighbors.generation();
-        let Some(path) = self.paths.get(now, *peer.ip(), generation) else {
-            return false;
+        let most = burst.len().min(self.room);
+        self.transmit.reserve(most);
+        let mut last_path = None;
+        // Replies of a burst are mostly from addresses of one prefix.
+        let owner = match burst.first().and_then(|send| send.source) {
+            Some(IpAddr::V4(asked)) => self.addresses.owner(asked).unwrap_or(Masked::NONE),
+            _ => Masked::NONE,
         };
-        let default = local.address.unwrap_or(path.source);
-        let source = match send.source {
-            None => default,
-            Some(IpAddr::V4(asked)) if asked == default => default,
-            // What a reply from a socket bound to any address asks for.
-            Some(IpAddr::V4(asked)) if local.address.is_none() && self.addresses.is_own(asked) => {
-                asked
+        let before = self.transmit.len();
+        let mut bytes = 0;
+        for send in burst.get_mut(..most).unwrap_or_default() {
+            let (SocketAddr::V4(peer), Payload::Buffer(buffer)) =
+                (send.destination, &mut send.payload)
+            else {
+                break;
+            };
+            // What may call a function comes first, while little is in registers.
+            let payload = checksum::sum_bytes(buffer.head());
+            let id = self.random.id();
+            // What was found for the datagram before still holds.
+            let path = match last_path.filter(|path: &&Path| path.destination == *peer.ip()) {
+                Some(path) => path,
+                None => match self.paths.get(now, *peer.ip(), generation) {
+                    Some(path) => path,
+                    None => break,
+                },
+            };
+            last_path = Some(path);
+            let source = match (send.source, local.address) {
+                (None, None) => path.source,
+                (None, Some(bound)) => bound,
+                (Some(IpAddr::V4(asked)), Some(bound)) if asked == bound => bound,
+                // What a reply from a socket bound to any address asks for.
+                (Some(IpAddr::V4(asked)), None) if self.addresses.is_own_like(owner, asked) => {
+                    asked
+                }
+                _ => break,
+            };
+            let total = HEADERS - ethernet::HEADER + buffer.head().len();
+            let ttl = send.ttl.unwrap_or(self.ttl);
+            let is_common = ttl != 0
+                && peer.port() != 0
+                && total <= path.mtu.mtu
+                && !buffer.is_chain()
+                && buffer.headroom() >= HEADERS;
+            if !is_common {
+                break;
             }
-            Some(_) => return false,
-        };
-        let total = ipv4::HEADER + udp::HEADER + buffer.len();
-        let ttl = send.ttl.unwrap_or(self.ttl);
-        let is_common = ttl != 0
-            && peer.port() != 0
-            && total <= path.mtu.mtu
-            && self.room > 0
-            && !buffer.is_chain()
-            && buffer.headroom() >= HEADERS;
-        if !is_common {
-            return false;
+            let source = SocketAddrV4::new(source, local.port);
+            let transport = transport_header(source, peer, buffer.head().len(), payload);
+            let network = NetworkHeader {
+                source: *source.ip(),
+                destination: *peer.ip(),
+                total: total as u16,
+                id,
+                dont_fragment: path.mtu.dont_fragment,
+                ttl,
+                dscp_ecn: send.dscp_ecn,
+            };
+            let Some(room) = buffer
+                .prepend(HEADERS)
+                .and_then(|room| room.first_chunk_mut())
+            else {
+                break;
+            };
+            write_headers(room, &path.link, network.to_numbers(), transport);
+            if let Payload::Buffer(frame) = std::mem::replace(&mut send.payload, Payload::Empty) {
+                push_reserved(&mut self.transmit, frame);
+            }
+            bytes += ethernet::HEADER + total;
         }
-        let segment = segment_header(SocketAddrV4::new(source, local.port), peer, buffer);
-        let mut words = [
-            0x4500_0000 | u32::from(send.dscp_ecn) << 16 | total as u32,
-            u32::from(self.random.id()) << 16 | u32::from(path.mtu.dont_fragment) << 14,
-            u32::from(ttl) << 24 | u32::from(ipv4::UDP) << 16,
-            source.to_bits(),
-            peer.ip().to_bits(),
-        ];
-        words[2] |= u32::from(checksum::words_checksum(words));
-        let link = path.link;
-        let Some(room) = buffer
-            .prepend(HEADERS)
-            .and_then(|room| room.first_chunk_mut())
-        else {
-            return false;
-        };
-        write_headers(room, link, words, segment);
-        let taken = std::mem::replace(&mut send.payload, Payload::Empty);
-        if let Payload::Buffer(frame) = taken {
-            self.push_frame(frame);
-        }
-        true
+        let sent = self.transmit.len() - before;
+        self.room -= sent;
+        self.counters.tx_frames += sent as u64;
+        self.counters.tx_bytes += bytes as u64;
+        sent
     }
 
     /// Sends any datagram.
@@ -293,20 +339,8 @@ fn header<B: Buffer>(
     })
 }
 
-/// The UDP header for the head of `buffer`.
-#[inline(always)]
-fn segment_header<B: Buffer>(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
-    buffer: &B,
-) -> [u8; udp::HEADER] {
-    let payload = buffer.head();
-    finish_header(source, destination, payload.len(), |sum| sum.add(payload))
-}
-
 /// A UDP header with its checksum (RFC 768: zero is sent as all ones), for a payload of `length`
 /// bytes, at most 65 507, that `add` sums up.
-#[inline(always)]
 fn finish_header(
     source: SocketAddrV4,
     destination: SocketAddrV4,
@@ -326,20 +360,74 @@ fn finish_header(
     (header | u64::from(sum)).to_be_bytes()
 }
 
-/// Writes Ethernet, IPv4 (five numbers of 32 bits) and UDP headers.
+/// [`header`] as a number, for a payload of `length` bytes whose sum is `payload`.
+#[inline(always)]
+fn transport_header(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    length: usize,
+    payload: u64,
+) -> u64 {
+    let length = (udp::HEADER + length) as u16;
+    let ports = u64::from(source.port()) << 48 | u64::from(destination.port()) << 32;
+    let header = ports | u64::from(length) << 16;
+    let sum = checksum::finish_udp_sum(checksum::sum_numbers([
+        u64::from(source.ip().to_bits()) + u64::from(destination.ip().to_bits()),
+        header,
+        u64::from(ipv4::UDP) + u64::from(length),
+        payload,
+    ]));
+    header | u64::from(sum)
+}
+
+/// The fields of an IPv4 header of an unfragmented UDP datagram.
+struct NetworkHeader {
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    total: u16,
+    id: u16,
+    dont_fragment: bool,
+    ttl: u8,
+    dscp_ecn: u8,
+}
+
+impl NetworkHeader {
+    /// The header with its checksum, as numbers of 8, 8 and 4 bytes.
+    #[inline(always)]
+    fn to_numbers(&self) -> (u64, u64, u32) {
+        let first = 0x4500_0000_0000_0000
+            | u64::from(self.dscp_ecn) << 48
+            | u64::from(self.total) << 32
+            | u64::from(self.id) << 16
+            | u64::from(self.dont_fragment) << 14;
+        let second = u64::from(self.ttl) << 56
+            | u64::from(ipv4::UDP) << 48
+            | u64::from(self.source.to_bits());
+        let third = self.destination.to_bits();
+        let sum = checksum::sum_numbers([first, second, u64::from(third)]);
+        let second = second | u64::from(checksum::finish_sum(sum)) << 32;
+        (first, second, third)
+    }
+}
+
+/// Writes Ethernet, IPv4 and UDP headers. The last two bytes of `link` are not written.
 #[inline(always)]
 fn write_headers(
     room: &mut [u8; HEADERS],
-    link: [u8; ethernet::HEADER],
-    network: [u32; 5],
-    transport: [u8; udp::HEADER],
+    link: &[u8; ethernet::HEADER + 2],
+    network: (u64, u64, u32),
+    transport: u64,
 ) {
-    let (link_room, rest) = room.split_at_mut(ethernet::HEADER);
-    let (network_room, transport_room) = rest.split_at_mut(ipv4::HEADER);
-    link_room.copy_from_slice(&link);
-    let (fields, _) = network_room.as_chunks_mut::<4>();
-    for (field, word) in fields.iter_mut().zip(network) {
-        *field = word.to_be_bytes();
+    // All of it in one store; the IPv4 header then covers what is too much.
+    if let Some(link_room) = room.first_chunk_mut() {
+        *link_room = *link;
     }
-    transport_room.copy_from_slice(&transport);
+    let (_, rest) = room.split_at_mut(ethernet::HEADER);
+    let (first, rest) = rest.split_at_mut(8);
+    let (second, rest) = rest.split_at_mut(8);
+    let (third, fourth) = rest.split_at_mut(4);
+    first.copy_from_slice(&network.0.to_be_bytes());
+    second.copy_from_slice(&network.1.to_be_bytes());
+    third.copy_from_slice(&network.2.to_be_bytes());
+    fourth.copy_from_slice(&transport.to_be_bytes());
 }

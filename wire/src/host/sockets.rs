@@ -238,6 +238,30 @@ impl<B> Sockets<B> {
         }
     }
 
+    /// Whether the socket `id` gets whatever is sent to `port` of ours, from whomever: it is bound
+    /// to any address, not connected, and the only one at the port.
+    #[inline]
+    pub(super) fn takes_all(&self, id: UdpSocketId, port: u16) -> bool {
+        let is_free = self.get(id).is_some_and(|socket| socket.peer.is_none());
+        is_free && self.port(port).specific == 0
+    }
+
+    /// The queue of the socket `id`, for at least one datagram more and at most as many as is
+    /// said behind it; the socket is then ready. `None` if the queue is full.
+    #[inline]
+    pub(super) fn open_queue(
+        &mut self,
+        id: UdpSocketId,
+    ) -> Option<(&mut Vec<UdpDatagram<B>>, usize)> {
+        let queue = self.queue;
+        let room = queue.saturating_sub(self.get(id)?.received.len());
+        if room == 0 {
+            return None;
+        }
+        self.make_ready(id);
+        self.get_mut(id).map(|socket| (&mut socket.received, room))
+    }
+
     /// Puts an error into a socket's list; false if that is full or the socket closed.
     pub(super) fn deliver_error(&mut self, id: UdpSocketId, error: UdpError) -> bool {
         match self.get_mut(id) {
