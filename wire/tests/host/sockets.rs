@@ -238,3 +238,71 @@ fn settings_are_read_from_a_file_and_unknown_ones_refused() {
         assert!(toml::from_str::<HostConfig>(bad).is_err(), "{bad}");
     }
 }
+
+/// Sockets of all kinds, two of them at one port, with little room in their queues.
+fn crowd() -> (Bed, Vec<virtroupe_wire::UdpSocketId>) {
+    let mut bed = Bed::new(HostConfig {
+        limits: Limits {
+            socket_queue: 5,
+            ..Limits::default()
+        },
+        ..config()
+    });
+    let sockets = ["0.0.0.0:7", "0.0.0.0:8", "10.0.0.1:8", "0.0.0.0:9"];
+    let sockets: Vec<_> = sockets.iter().map(|local| bed.bind(local)).collect();
+    let peer = "10.0.0.2:1000".parse().unwrap();
+    bed.host.connect_udp(sockets[3], peer).unwrap();
+    (bed, sockets)
+}
+
+#[test]
+fn a_burst_is_handled_as_its_frames_would_be_one_by_one() {
+    let stranger = std::net::Ipv4Addr::new(10, 0, 0, 3);
+    let mut frames = Vec::new();
+    for step in 0..64_u16 {
+        // Runs of one port, with other peers, ports, no socket, bad sources and sums among them.
+        let port = 7 + step / 5 % 4;
+        let from = match step % 7 {
+            3 => (stranger, 1000),
+            5 => (PEER, 1001),
+            6 => (BROADCAST, 1000),
+            _ => (PEER, 1000),
+        };
+        let mut frame = udp(from, (OUR, port), &pattern(usize::from(step)));
+        if step % 11 == 4 {
+            frame[24] ^= 1;
+        }
+        frame.resize(frame.len().max(60), 0);
+        frames.push(frame);
+    }
+    let (mut together, sockets) = crowd();
+    let (mut apart, _) = crowd();
+    let mut burst: Vec<_> = frames.iter().map(|frame| HeapBuffer::new(frame)).collect();
+    let now = together.now;
+    together.host.receive(now, &mut burst, &mut together.pool);
+    for frame in &frames {
+        apart.receive(frame);
+    }
+    assert!(burst.is_empty());
+    assert_eq!(together.host.drops(), apart.host.drops());
+    assert!(together.dropped(DropReason::MailboxFull) > 0);
+    assert_eq!(
+        together.host.counters().delivered,
+        apart.host.counters().delivered
+    );
+    assert_eq!(
+        together.host.counters().rx_bytes,
+        apart.host.counters().rx_bytes
+    );
+    for socket in sockets {
+        let read = |bed: &mut Bed| -> Vec<_> {
+            let datagrams = bed.received(socket).into_iter();
+            datagrams
+                .map(|got| (got.source, got.destination, got.payload))
+                .map(|(source, to, bytes)| (source, to, virtroupe_wire::Buffer::to_vec(&bytes)))
+                .collect()
+        };
+        assert_eq!(read(&mut together), read(&mut apart));
+    }
+    together.check();
+}
