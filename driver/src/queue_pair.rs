@@ -77,6 +77,10 @@ impl QueuePair {
         if self.receive.refill(&mut self.pool, RESERVE) {
             self.receive_doorbell.ring();
         }
+        if let Ok(frames) = taken {
+            // Most of what is received is answered.
+            self.transmit.prepare(frames);
+        }
         taken
     }
 

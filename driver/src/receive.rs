@@ -5,7 +5,7 @@ use std::sync::Arc;
 use virtroupe_wire::Buffer;
 
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
-use crate::memory::DmaMemory;
+use crate::memory::{DmaMemory, prefetch_read};
 use crate::pool::{Pool, SLOT_STRIDE};
 use crate::ring::Violation;
 use crate::ring::split::{DESC_F_WRITE, FreeDescriptors, SplitRing};
@@ -19,6 +19,8 @@ const BUFFER_LENGTH: u32 = (SLOT_STRIDE - BUFFER_START) as u32;
 pub(crate) const LONGEST_FRAME: usize = BUFFER_LENGTH as usize - NET_HEADER;
 /// No slot is posted under this descriptor.
 const VACANT: u32 = u32::MAX;
+/// Bytes in a cache line.
+const LINE: usize = 64;
 /// Descriptors are posted in groups: one index write, and for DPDK's backend one fetch, each.
 const REFILL: u16 = 32;
 
@@ -124,6 +126,7 @@ impl ReceiveQueue {
         }
         let owed = usize::from(self.free.len()) + reserve;
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
+        self.ring.prefetch_descriptors(self.free.upcoming(), take);
         let mut result = Ok(take);
         let before = burst.len();
         let mut bytes = 0;
@@ -202,15 +205,14 @@ impl ReceiveQueue {
 }
 
 /// Starts fetching the lines that the engines will read: the device's core has just written
-/// them, so the first access would wait for that core.
+/// them, so the first access would wait for that core. The first line holds the headers; the
+/// second the rest of a short packet, which its checksum covers.
+#[inline]
 fn prefetch(frame: &Frame) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let data = frame.data().as_ptr();
-        // SAFETY: a prefetch has no effect but on the cache, at any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(data.cast()) };
+    let data = frame.data();
+    prefetch_read(data);
+    if frame.head().len() > LINE - NET_HEADER {
+        // SAFETY: the frame is longer than that.
+        prefetch_read(unsafe { data.add(LINE - NET_HEADER) });
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = frame;
 }

@@ -108,6 +108,12 @@ impl TransmitQueue {
         usize::from(self.ring.size())
     }
 
+    /// Starts fetching the descriptors that the next `frames` frames will need.
+    #[inline]
+    pub(crate) fn prepare(&self, frames: usize) {
+        self.ring.prefetch_descriptors(self.free.upcoming(), frames);
+    }
+
     /// Descriptors that are free now.
     pub(crate) fn room(&self) -> usize {
         usize::from(self.free.len())

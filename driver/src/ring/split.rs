@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use crate::memory::DmaMemory;
+use crate::memory::{DmaMemory, prefetch_write};
 use crate::ring::Violation;
 use crate::transport::RingLayout;
 
@@ -22,6 +22,8 @@ use crate::transport::RingLayout;
 pub(crate) const DESC_F_NEXT: u16 = 1;
 /// The device writes into the buffer.
 pub(crate) const DESC_F_WRITE: u16 = 2;
+/// Descriptors of 16 bytes in a cache line of 64.
+const DESCRIPTORS_IN_LINE: usize = 4;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
 
@@ -33,7 +35,10 @@ pub(crate) fn part_sizes(size: u16) -> [usize; 3] {
 
 /// The driver's view of one split ring.
 pub(crate) struct SplitRing {
-    size: u16,
+    /// One less than the number of descriptors, a power of two. As wide as a register, and not
+    /// beside the indices: a load that spans one of those just stored waits until the store,
+    /// and every descriptor store before it, has left the core.
+    mask: usize,
     descriptors: NonNull<u64>,
     avail: NonNull<u16>,
     used: NonNull<u16>,
@@ -86,7 +91,7 @@ impl SplitRing {
             return None;
         }
         let ring = SplitRing {
-            size: layout.size,
+            mask: usize::from(layout.size) - 1,
             descriptors: descriptors.cast(),
             avail: avail.cast(),
             used: used.cast(),
@@ -104,45 +109,45 @@ impl SplitRing {
 
     /// Brings the memory into the state that the private fields describe.
     fn clear(&self) {
-        for slot in 0..self.size {
-            self.store_avail_entry(slot, slot.to_le());
+        for slot in 0..self.size() {
+            self.store_avail_entry(usize::from(slot), slot.to_le());
             self.write_used_entry_for_reset(slot);
         }
         self.avail_word(0).store(0, Ordering::Relaxed);
         self.avail_word(1).store(0, Ordering::Relaxed);
-        self.avail_word(2 + usize::from(self.size))
+        self.avail_word(2 + (self.mask + 1))
             .store(0, Ordering::Relaxed);
-        for word in [0, 1, 2 + 4 * usize::from(self.size)] {
+        for word in [0, 1, 2 + 4 * (self.mask + 1)] {
             self.used_word(word).store(0, Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
     }
 
     pub(crate) fn size(&self) -> u16 {
-        self.size
+        (self.mask + 1) as u16
     }
 
-    fn slot(&self, index: u16) -> u16 {
-        index & (self.size - 1)
+    #[inline]
+    fn slot(&self, index: u16) -> usize {
+        usize::from(index) & self.mask
     }
 
     /// Word `at` (of 16 bits) of the available ring: flags, index, entries, used_event.
     fn avail_word(&self, at: usize) -> &AtomicU16 {
-        debug_assert!(at < 3 + usize::from(self.size));
+        debug_assert!(at < 3 + (self.mask + 1));
         // SAFETY: inside the area that `new` checked; an atomic may be shared with the device.
         unsafe { AtomicU16::from_ptr(self.avail.add(at).as_ptr()) }
     }
 
     /// Word `at` (of 16 bits) of the used ring: flags, index, entries of four, avail_event.
     fn used_word(&self, at: usize) -> &AtomicU16 {
-        debug_assert!(at < 3 + 4 * usize::from(self.size));
+        debug_assert!(at < 3 + 4 * (self.mask + 1));
         // SAFETY: as in `avail_word`.
         unsafe { AtomicU16::from_ptr(self.used.add(at).as_ptr()) }
     }
 
-    fn store_avail_entry(&self, slot: u16, id: u16) {
-        self.avail_word(2 + usize::from(slot))
-            .store(id, Ordering::Relaxed);
+    fn store_avail_entry(&self, slot: usize, id: u16) {
+        self.avail_word(2 + slot).store(id, Ordering::Relaxed);
     }
 
     fn write_used_entry_for_reset(&self, slot: u16) {
@@ -161,7 +166,7 @@ impl SplitRing {
         flags: u16,
         next: u16,
     ) {
-        let at = 2 * usize::from(self.slot(id));
+        let at = 2 * self.slot(id);
         let rest = u64::from(length) | u64::from(flags) << 32 | u64::from(next) << 48;
         // SAFETY: `at + 1` is below `2 * size`, inside the table. Volatile, because the device
         // may read at any time, although by the protocol it does not before `publish`.
@@ -171,10 +176,22 @@ impl SplitRing {
         }
     }
 
+    /// Starts fetching the lines of `count` descriptors from `id` on, which will be written soon:
+    /// the device has read them, so each first write would wait for its core.
+    #[inline]
+    pub(crate) fn prefetch_descriptors(&self, id: u16, count: usize) {
+        for line in 0..count.div_ceil(DESCRIPTORS_IN_LINE) {
+            let offset = (line * DESCRIPTORS_IN_LINE) as u16;
+            let at = 2 * self.slot(id.wrapping_add(offset));
+            // SAFETY: inside the table, as in `write_descriptor`.
+            prefetch_write(unsafe { self.descriptors.add(at) }.cast());
+        }
+    }
+
     /// Appends the chain that starts at `id` to the available ring, unpublished.
     pub(crate) fn push_avail(&mut self, id: u16) {
         let slot = self.slot(self.next_avail);
-        if let Some(shadow) = self.avail_shadow.get_mut(usize::from(slot))
+        if let Some(shadow) = self.avail_shadow.get_mut(slot)
             && *shadow != id
         {
             *shadow = id;
@@ -197,7 +214,7 @@ impl SplitRing {
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event = u16::from_le(
-                self.used_word(2 + 4 * usize::from(self.size))
+                self.used_word(2 + 4 * (self.mask + 1))
                     .load(Ordering::Relaxed),
             );
             need_event(event, self.next_avail, old)
@@ -224,7 +241,7 @@ impl SplitRing {
 
     /// The used entry at the current position. Read once; what it says is not trusted.
     pub(crate) fn peek_used(&self) -> Used {
-        let at = 2 + 4 * usize::from(self.slot(self.last_used));
+        let at = 2 + 4 * self.slot(self.last_used);
         // SAFETY: the entry is inside the area that `new` checked, and 4-byte aligned since the
         // used ring is. Volatile: the device may write at any time, and one read decides.
         let (id, length) = unsafe {
@@ -275,7 +292,7 @@ impl SplitRing {
     }
 
     fn used_event(&self) -> &AtomicU16 {
-        self.avail_word(2 + usize::from(self.size))
+        self.avail_word(2 + (self.mask + 1))
     }
 }
 
@@ -321,6 +338,12 @@ impl FreeDescriptors {
         self.head = self.head.wrapping_add(1);
         self.free -= 1;
         Some(id)
+    }
+
+    /// The descriptor that will be taken next, if one is free.
+    #[inline]
+    pub(crate) fn upcoming(&self) -> u16 {
+        self.ids.get(self.at(self.head)).copied().unwrap_or(0)
     }
 
     /// The descriptor that was taken first of those that are out. With an in-order device they
