@@ -30,9 +30,6 @@ pub const NET_HEADER: usize = 12;
 /// Where the packet starts in a fresh slot.
 pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER) as u16;
 
-/// Marks a frame that has a tail, in the field `slot`.
-const CHAINED: u32 = 1 << 31;
-
 /// A packet, or a part of one: unique, writable, and `Send`.
 ///
 /// The handle is 24 bytes. Dropping it returns its slot: on the pool's thread to a plain stack,
@@ -43,10 +40,66 @@ pub struct Frame {
     base: NonNull<u8>,
     /// The pool's bookkeeping; `None` for the heap.
     home: Option<NonNull<Home>>,
-    /// The slot's number, or the capacity of the heap block, and `CHAINED`.
-    slot: u32,
-    start: u16,
-    length: u16,
+    /// Where the bytes are. See [`Place`].
+    place: Place,
+}
+
+/// From the lowest bit: the slot's number or the capacity of the heap block (31 bits), whether
+/// there is a tail (1), where the packet starts (16), and its length (16).
+///
+/// One number, because a frame is changed in part and moved whole: a load that spans a narrower
+/// store just before it waits until that store has left the core.
+#[derive(Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    const CHAINED: u64 = 1 << 31;
+    const START: u32 = 32;
+    const LENGTH: u32 = 48;
+
+    fn new(slot: u32, start: u16, length: u16) -> Self {
+        Place(u64::from(slot) | u64::from(start) << Self::START | u64::from(length) << Self::LENGTH)
+    }
+
+    #[inline(always)]
+    fn slot(self) -> u32 {
+        self.0 as u32 & !(Self::CHAINED as u32)
+    }
+
+    #[inline(always)]
+    fn start(self) -> usize {
+        usize::from((self.0 >> Self::START) as u16)
+    }
+
+    #[inline(always)]
+    fn length(self) -> usize {
+        (self.0 >> Self::LENGTH) as usize
+    }
+
+    /// Moves the start back by `count`, at most the start and what keeps the length in 16 bits.
+    #[inline(always)]
+    fn grow_front(&mut self, count: usize) {
+        let count = count as u64;
+        self.0 = self
+            .0
+            .wrapping_sub(count << Self::START)
+            .wrapping_add(count << Self::LENGTH);
+    }
+
+    /// Moves the start on by `count`, at most the length.
+    #[inline(always)]
+    fn shrink_front(&mut self, count: usize) {
+        let count = count as u64;
+        self.0 = self
+            .0
+            .wrapping_add(count << Self::START)
+            .wrapping_sub(count << Self::LENGTH);
+    }
+
+    #[inline(always)]
+    fn set_length(&mut self, length: usize) {
+        self.0 = self.0 & ((1 << Self::LENGTH) - 1) | (length as u64) << Self::LENGTH;
+    }
 }
 
 // SAFETY: a frame is the only handle to its bytes and its tail, and its home takes slots back
@@ -64,7 +117,7 @@ struct HeapHeader {
 
 impl Frame {
     /// Slot numbers are below this.
-    pub(crate) const SLOT_LIMIT: u32 = CHAINED;
+    pub(crate) const SLOT_LIMIT: u32 = Place::CHAINED as u32;
 
     /// A frame of a slot that the caller took from the pool of `home`, whose address is `base`.
     pub(crate) fn in_slot(
@@ -78,9 +131,7 @@ impl Frame {
         Frame {
             base,
             home: Some(home),
-            slot,
-            start,
-            length,
+            place: Place::new(slot, start, length),
         }
     }
 
@@ -118,9 +169,7 @@ impl Frame {
         Frame {
             base,
             home: None,
-            slot: capacity as u32,
-            start,
-            length: bytes.len() as u16,
+            place: Place::new(capacity as u32, start, bytes.len() as u16),
         }
     }
 
@@ -149,14 +198,14 @@ impl Frame {
     /// Free bytes behind the last byte of the head.
     pub fn tailroom(&self) -> usize {
         self.capacity()
-            .saturating_sub(usize::from(self.start) + usize::from(self.length))
+            .saturating_sub(self.place.start() + self.place.length())
     }
 
     pub(crate) fn capacity(&self) -> usize {
         if self.home.is_some() {
             SLOT_STRIDE
         } else {
-            (self.slot & !CHAINED) as usize
+            self.place.slot() as usize
         }
     }
 
@@ -165,13 +214,13 @@ impl Frame {
     }
 
     pub(crate) fn slot(&self) -> u32 {
-        self.slot & !CHAINED
+        self.place.slot()
     }
 
     /// The address of the first packet byte.
     pub(crate) fn data(&self) -> NonNull<u8> {
         // SAFETY: `start` never exceeds the capacity.
-        unsafe { self.base.add(usize::from(self.start)) }
+        unsafe { self.base.add(self.place.start()) }
     }
 
     /// Forgets the frame without returning its slot: the caller has it now.
@@ -186,7 +235,7 @@ impl Frame {
     /// They are written only if they are not zero yet, because the write costs the device a
     /// cache miss.
     pub(crate) fn clear_net_header(&mut self) -> Option<NonNull<u8>> {
-        let at = usize::from(self.start).checked_sub(NET_HEADER)?;
+        let at = self.place.start().checked_sub(NET_HEADER)?;
         // SAFETY: `at + NET_HEADER` is `start`, inside the block, and the bytes are ours while
         // we hold the frame. The accesses are unaligned.
         unsafe {
@@ -239,7 +288,7 @@ impl Frame {
         if !self.is_chain() {
             return None;
         }
-        self.slot &= !CHAINED;
+        self.place.0 &= !Place::CHAINED;
         // SAFETY: as in `tail_mut`.
         unsafe { (*self.tail_cell().get()).take() }
     }
@@ -247,7 +296,7 @@ impl Frame {
     fn set_tail(&mut self, tail: Frame) {
         // SAFETY: as in `tail_mut`.
         unsafe { *self.tail_cell().get() = Some(tail) };
-        self.slot |= CHAINED;
+        self.place.0 |= Place::CHAINED;
     }
 
     fn last_mut(&mut self) -> &mut Frame {
@@ -268,21 +317,21 @@ impl Buffer for Frame {
         // (memfd pages are zeroed, heap blocks written). A device that still writes into them
         // after it gave the buffer back breaks its standard; the bytes are then arbitrary, and
         // every parser is total over arbitrary bytes.
-        unsafe { std::slice::from_raw_parts(self.data().as_ptr(), usize::from(self.length)) }
+        unsafe { std::slice::from_raw_parts(self.data().as_ptr(), self.place.length()) }
     }
 
     #[inline]
     fn head_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `head`, and the handle is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), usize::from(self.length)) }
+        unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), self.place.length()) }
     }
 
     #[inline]
     fn len(&self) -> usize {
-        let mut length = usize::from(self.length);
+        let mut length = self.place.length();
         let mut tail = self.tail();
         while let Some(frame) = tail {
-            length += usize::from(frame.length);
+            length += frame.place.length();
             tail = frame.tail();
         }
         length
@@ -301,54 +350,54 @@ impl Buffer for Frame {
     #[inline]
     fn headroom(&self) -> usize {
         // The virtio-net header has its place in front of every packet that is sent.
-        usize::from(self.start).saturating_sub(NET_HEADER)
+        self.place.start().saturating_sub(NET_HEADER)
     }
 
     #[inline]
     fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
-        if count > self.headroom() {
+        if count > self.headroom() || self.place.length() + count > usize::from(u16::MAX) {
             return None;
         }
-        self.start -= count as u16;
-        self.length += count as u16;
+        self.place.grow_front(count);
         self.head_mut().get_mut(..count)
     }
 
     #[inline]
     fn trim_front(&mut self, count: usize) {
-        let head = count.min(usize::from(self.length));
-        self.start += head as u16;
-        self.length -= head as u16;
-        if self.length == 0 && self.is_chain() {
+        let head = count.min(self.place.length());
+        self.place.shrink_front(head);
+        if self.place.length() == 0 && self.is_chain() {
             self.trim_chain(count - head);
         }
     }
 
     fn truncate(&mut self, length: usize) {
-        if length <= usize::from(self.length) {
-            self.length = length as u16;
+        if length <= self.place.length() {
+            self.place.set_length(length);
             drop(self.take_tail());
             return;
         }
-        let mut rest = length - usize::from(self.length);
+        let mut rest = length - self.place.length();
         let mut frame = self;
         while let Some(next) = frame.tail_mut() {
-            if rest <= usize::from(next.length) {
-                next.length = rest as u16;
+            if rest <= next.place.length() {
+                next.place.set_length(rest);
                 drop(next.take_tail());
                 return;
             }
-            rest -= usize::from(next.length);
+            rest -= next.place.length();
             frame = next;
         }
     }
 
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
         let last = self.last_mut();
-        if bytes.len() > last.tailroom() || bytes.len() > usize::from(u16::MAX - last.length) {
+        if bytes.len() > last.tailroom()
+            || bytes.len() > usize::from(u16::MAX) - last.place.length()
+        {
             return false;
         }
-        let end = usize::from(last.start) + usize::from(last.length);
+        let end = last.place.start() + last.place.length();
         // SAFETY: `end + bytes.len()` is at most the capacity; `bytes` can not overlap memory
         // that this handle owns uniquely.
         unsafe {
@@ -356,7 +405,7 @@ impl Buffer for Frame {
                 .add(end)
                 .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
         };
-        last.length += bytes.len() as u16;
+        last.place.set_length(last.place.length() + bytes.len());
         true
     }
 
@@ -366,7 +415,7 @@ impl Buffer for Frame {
 
     #[inline]
     fn is_chain(&self) -> bool {
-        self.slot & CHAINED != 0
+        self.place.0 & Place::CHAINED != 0
     }
 
     fn for_each_segment(&self, mut visit: impl FnMut(&[u8])) {
@@ -383,14 +432,13 @@ impl Frame {
     /// Removes `count` bytes behind an empty head, and the segments that are then empty.
     #[cold]
     fn trim_chain(&mut self, mut count: usize) {
-        while self.length == 0 {
+        while self.place.length() == 0 {
             match self.take_tail() {
                 Some(next) => *self = next,
                 None => return,
             }
-            let here = count.min(usize::from(self.length));
-            self.start += here as u16;
-            self.length -= here as u16;
+            let here = count.min(self.place.length());
+            self.place.shrink_front(here);
             count -= here;
         }
     }
