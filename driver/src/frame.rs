@@ -22,10 +22,14 @@ use virtroupe_wire::Buffer;
 use virtroupe_wire::buffer::HEADROOM;
 
 use crate::chunk::Chunk;
+use crate::memory::prefetch_read;
 use crate::pool::{Home, SLOT_STRIDE};
 
 /// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
 pub const NET_HEADER: usize = 12;
+
+/// Bytes in a cache line.
+const LINE: usize = 64;
 
 /// Where the packet starts in a fresh slot.
 pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER) as u16;
@@ -193,6 +197,21 @@ impl Frame {
     pub fn split_head(mut self) -> (Frame, Option<Frame>) {
         let tail = self.take_tail();
         (self, tail)
+    }
+
+    /// Starts fetching the first two lines of the packet: the headers, and the rest of a short
+    /// packet, which its checksum covers.
+    ///
+    /// A device's core has just written them, so the first access would wait for that core. Who
+    /// does not read them should not fetch them either: the device would have to take them back.
+    #[inline]
+    pub fn prefetch(&self) {
+        let data = self.data();
+        prefetch_read(data);
+        if self.place.length() > LINE - NET_HEADER {
+            // SAFETY: the frame is longer than that.
+            prefetch_read(unsafe { data.add(LINE - NET_HEADER) });
+        }
     }
 
     /// Free bytes behind the last byte of the head.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use virtroupe_wire::Buffer;
 
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
-use crate::memory::{DmaMemory, prefetch_read};
+use crate::memory::DmaMemory;
 use crate::pool::{Pool, SLOT_STRIDE};
 use crate::ring::Violation;
 use crate::ring::split::{DESC_F_WRITE, FreeDescriptors, SplitRing};
@@ -19,8 +19,6 @@ const BUFFER_LENGTH: u32 = (SLOT_STRIDE - BUFFER_START) as u32;
 pub(crate) const LONGEST_FRAME: usize = BUFFER_LENGTH as usize - NET_HEADER;
 /// No slot is posted under this descriptor.
 const VACANT: u32 = u32::MAX;
-/// Bytes in a cache line.
-const LINE: usize = 64;
 /// Descriptors are posted in groups: one index write, and for DPDK's backend one fetch, each.
 const REFILL: u16 = 32;
 
@@ -145,8 +143,6 @@ impl ReceiveQueue {
             if place >= replaceable {
                 frame = Frame::on_heap(frame.head());
                 self.counters.copied += 1;
-            } else {
-                prefetch(&frame);
             }
             burst.push(frame);
         }
@@ -201,18 +197,5 @@ impl ReceiveQueue {
                 pool.give(slot);
             }
         }
-    }
-}
-
-/// Starts fetching the lines that the engines will read: the device's core has just written
-/// them, so the first access would wait for that core. The first line holds the headers; the
-/// second the rest of a short packet, which its checksum covers.
-#[inline]
-fn prefetch(frame: &Frame) {
-    let data = frame.data();
-    prefetch_read(data);
-    if frame.head().len() > LINE - NET_HEADER {
-        // SAFETY: the frame is longer than that.
-        prefetch_read(unsafe { data.add(LINE - NET_HEADER) });
     }
 }
