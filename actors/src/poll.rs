@@ -166,8 +166,6 @@ impl PollLoop {
                 shard.receive(now, &mut self.burst, pair.pool());
             }
         }
-        // Most of what is received is answered, at the next turn.
-        pair.prepare_transmit(moved);
         shard.handle_timeout(now, pair.pool());
         shard.dispatch(now);
         moved += shard.flush(&mut pair)?;

@@ -188,7 +188,7 @@ impl Shard {
             self.capture(burst);
         }
         if !burst.is_empty() {
-            burst.iter().for_each(Frame::prefetch_headers);
+            burst.iter().for_each(Frame::prefetch);
             self.host.receive(now, burst, pool);
         }
     }

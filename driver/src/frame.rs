@@ -199,13 +199,19 @@ impl Frame {
         (self, tail)
     }
 
-    /// Starts fetching the line with the packet's headers.
+    /// Starts fetching the first two lines of the packet: the headers, and the rest of a short
+    /// packet, which its checksum covers.
     ///
-    /// A device's core has just written it, so the first access would wait for that core. Who
-    /// does not read it should not fetch it either: the device would have to take it back.
+    /// A device's core has just written them, so the first access would wait for that core. Who
+    /// does not read them should not fetch them either: the device would have to take them back.
     #[inline]
-    pub fn prefetch_headers(&self) {
-        prefetch_read(self.data());
+    pub fn prefetch(&self) {
+        let data = self.data();
+        prefetch_read(data);
+        if self.place.length() > LINE - NET_HEADER {
+            // SAFETY: the frame is longer than that.
+            prefetch_read(unsafe { data.add(LINE - NET_HEADER) });
+        }
     }
 
     /// Free bytes behind the last byte of the head.
@@ -358,13 +364,6 @@ impl Buffer for Frame {
             tail = frame.tail();
         }
         memory
-    }
-
-    #[inline]
-    fn prefetch(&self) {
-        let reach = self.place.length().clamp(1, LINE) - 1;
-        // SAFETY: inside the packet, or its first byte's place.
-        prefetch_read(unsafe { self.data().add(reach) });
     }
 
     #[inline]

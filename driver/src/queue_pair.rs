@@ -77,6 +77,10 @@ impl QueuePair {
         if self.receive.refill(&mut self.pool, RESERVE) {
             self.receive_doorbell.ring();
         }
+        if let Ok(frames) = taken {
+            // Most of what is received is answered.
+            self.transmit.prepare(frames);
+        }
         taken
     }
 
@@ -104,13 +108,6 @@ impl QueuePair {
             self.transmit_doorbell.ring();
         }
         Ok(())
-    }
-
-    /// Hints that so many frames will be transmitted soon: starts fetching their descriptors,
-    /// which the device's core has.
-    #[inline]
-    pub fn prepare_transmit(&self, frames: usize) {
-        self.transmit.prepare(frames.min(self.transmit.room()));
     }
 
     /// Takes back the memory of frames that were sent; returns their number.

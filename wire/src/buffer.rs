@@ -57,11 +57,6 @@ pub trait Buffer: Sized {
         (self.headroom() + self.len()).max(2048)
     }
 
-    /// Hints that the first bytes of the head will be read soon. Does nothing by default; memory
-    /// that a device has just written may start to fetch them.
-    #[inline]
-    fn prefetch(&self) {}
-
     /// Calls `visit` with the bytes of each segment, front to back.
     fn for_each_segment(&self, visit: impl FnMut(&[u8]));
 

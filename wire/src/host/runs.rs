@@ -131,8 +131,6 @@ fn datagram<B: Buffer>(fast: &FastUdp, mut frame: B) -> UdpDatagram<B> {
     if frame.head().len() != fast.payload {
         frame.truncate(fast.payload);
     }
-    // The application, or the checksum of its answer, will read it.
-    frame.prefetch();
     UdpDatagram {
         source: SocketAddr::V4(SocketAddrV4::new(fast.source, fast.source_port)),
         destination: SocketAddr::V4(SocketAddrV4::new(fast.destination, fast.destination_port)),
