@@ -189,7 +189,7 @@ impl Placement {
             .and_then(|headers| self.place_plain(headers))
         {
             Some(cpu) => Place::Owner(cpu),
-            None => self.place_class(Class::of_frame(frame)),
+            None => self.place_other(frame),
         }
     }
 
@@ -232,8 +232,12 @@ impl Placement {
         owners.filter_map(queue).collect()
     }
 
-    #[cold]
+    /// Not inlined, so that the fast path saves no registers for it.
     #[inline(never)]
+    fn place_other(&self, frame: &[u8]) -> Place {
+        self.place_class(Class::of_frame(frame))
+    }
+
     fn place_class(&self, class: Class) -> Place {
         match class {
             Class::Flow(flow) | Class::Error(flow) => Place::Owner(self.owner(&flow)),

@@ -119,32 +119,26 @@ impl Flow {
     /// The hash that a device reports for a packet of this flow: over source and destination
     /// address, and source and destination port if they count (virtio 1.3, section
     /// 5.1.6.4.3.1). UDP and TCP have the same.
+    #[inline]
     pub fn hash(&self, toeplitz: &Toeplitz) -> u32 {
-        match (self.addresses, self.ports) {
-            (Addresses::V4 { peer, local }, None) => {
-                toeplitz.hash::<8>(&concat([&peer.octets(), &local.octets()]))
+        let ports = self
+            .ports
+            .map(|ports| (ports.peer.to_be_bytes(), ports.local.to_be_bytes()));
+        match self.addresses {
+            Addresses::V4 { peer, local } => {
+                toeplitz.hash_part::<0, 4>(&peer.octets())
+                    ^ toeplitz.hash_part::<4, 4>(&local.octets())
+                    ^ ports.map_or(0, |(peer, local)| {
+                        toeplitz.hash_part::<8, 2>(&peer) ^ toeplitz.hash_part::<10, 2>(&local)
+                    })
             }
-            (Addresses::V4 { peer, local }, Some(ports)) => {
-                let (from, to) = (ports.peer.to_be_bytes(), ports.local.to_be_bytes());
-                toeplitz.hash::<12>(&concat([&peer.octets(), &local.octets(), &from, &to]))
-            }
-            (Addresses::V6 { peer, local }, None) => {
-                toeplitz.hash::<32>(&concat([&peer.octets(), &local.octets()]))
-            }
-            (Addresses::V6 { peer, local }, Some(ports)) => {
-                let (from, to) = (ports.peer.to_be_bytes(), ports.local.to_be_bytes());
-                toeplitz.hash::<36>(&concat([&peer.octets(), &local.octets(), &from, &to]))
+            Addresses::V6 { peer, local } => {
+                toeplitz.hash_part::<0, 16>(&peer.octets())
+                    ^ toeplitz.hash_part::<16, 16>(&local.octets())
+                    ^ ports.map_or(0, |(peer, local)| {
+                        toeplitz.hash_part::<32, 2>(&peer) ^ toeplitz.hash_part::<34, 2>(&local)
+                    })
             }
         }
     }
-}
-
-/// The parts one behind the other.
-#[inline(always)]
-fn concat<const LENGTH: usize, const PARTS: usize>(parts: [&[u8]; PARTS]) -> [u8; LENGTH] {
-    let mut all = [0; LENGTH];
-    for (byte, part) in all.iter_mut().zip(parts.into_iter().flatten()) {
-        *byte = *part;
-    }
-    all
 }

@@ -128,9 +128,24 @@ impl Toeplitz {
     /// `input` does not compile.
     #[inline(always)]
     pub fn hash<const LENGTH: usize>(&self, input: &[u8; LENGTH]) -> u32 {
-        const { assert!(LENGTH <= INPUT, "the key is too short for this input") };
+        self.hash_part::<0, LENGTH>(input)
+    }
+
+    /// What the bytes of an input from `START` on contribute to its hash; the hash is the
+    /// exclusive or over all parts.
+    #[inline(always)]
+    pub(super) fn hash_part<const START: usize, const LENGTH: usize>(
+        &self,
+        part: &[u8; LENGTH],
+    ) -> u32 {
+        const {
+            assert!(
+                START + LENGTH <= INPUT,
+                "the key is too short for this input"
+            );
+        }
         let mut hash = 0;
-        for (byte, table) in input.iter().zip(self.tables.iter()) {
+        for (byte, table) in part.iter().zip(self.tables.iter().skip(START)) {
             // A byte always finds its entry.
             hash ^= table.get(usize::from(*byte)).copied().unwrap_or(0);
         }
