@@ -181,7 +181,7 @@ impl Placement {
     }
 
     /// Where the received Ethernet frame `frame` goes. Of a chain, the first segment is enough if
-    /// it holds the headers.
+    /// it holds the headers. On a host with one cpu there is nothing to ask.
     #[inline]
     pub fn place(&self, frame: &[u8]) -> Place {
         match frame

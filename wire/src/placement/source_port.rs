@@ -52,7 +52,8 @@ pub enum SourcePortError {
 
 impl Placement {
     /// Finds a source port on which the replies of the peer are owned by `cpu`, which is about to
-    /// send. `is_in_use` says which ports can not be had.
+    /// send. `is_in_use` says which ports can not be had: on this or any other cpu, since a socket
+    /// that is bound to the same port later would draw the replies to its cpu.
     ///
     /// Each port of the range is looked at no more than once. If none is in use, about as many are
     /// as cpus share the flows.
