@@ -31,12 +31,34 @@ impl<B: Buffer> Host<B> {
         }
         let is_used = match packet.operation {
             ArpOperation::Request => self.receive_request(now, packet, pool),
-            ArpOperation::Reply => self.receive_reply(now, packet),
+            // Another shard may have asked.
+            ArpOperation::Reply => self.receive_reply(now, packet) || self.is_sharded,
         };
         if is_used {
             self.counters.consumed += 1;
         } else {
             self.drop_received(DropReason::ArpIgnored);
+        }
+    }
+
+    /// Learns what a neighbour told another of several hosts that share their addresses (see
+    /// [`set_sharded`](Self::set_sharded)), from the frame in which it did: an ARP reply or
+    /// announcement. Believes what it would believe if it had received the frame, which is counted
+    /// where it was received.
+    pub fn hear_neighbor(&mut self, now: Instant, frame: &[u8]) {
+        let packet = frame
+            .get(ethernet::HEADER..)
+            .and_then(ArpPacket::parse)
+            .filter(|packet| packet.sender_mac.is_unicast())
+            .filter(|packet| !self.addresses.is_own(packet.sender));
+        match packet {
+            Some(packet) if packet.operation == ArpOperation::Reply => {
+                self.receive_reply(now, packet);
+            }
+            Some(packet) if packet.sender == packet.target => {
+                self.update_neighbor(packet);
+            }
+            _ => {}
         }
     }
 
@@ -126,7 +148,7 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> bool {
         if self.room == 0 {
-            self.drop_sent(DropReason::RingFull);
+            self.drop_sent(self.shortage);
             return false;
         }
         let header = EthernetHeader {
