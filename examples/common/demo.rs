@@ -40,7 +40,7 @@ async fn stack(address: Ipv4Addr, mac: MacAddr, link: LinkEnd) -> Outcome<Stack>
     if available_parallelism().map_or(1, usize::from) <= THREADS {
         // Who spins would keep those from working that it waits for.
         thread.spin = Duration::ZERO;
-        config.poll.spin_us = 0;
+        config.poll.spin_us = Some(0);
     }
     let device = EmbeddedConfig {
         mac,

@@ -65,7 +65,7 @@ impl DeviceArgs {
             };
         }
         config.options.mac = self.mac.or(config.options.mac);
-        config.core = self.core.or(config.core);
+        config.cpus.cores = self.core.map_or(config.cpus.cores, |core| vec![core]);
         for neighbor in &self.neighbor {
             config.host.neighbors.push(*neighbor);
             // It may be outside of our subnets, and yet it is on the link.
