@@ -164,7 +164,7 @@ fn bind_ports(cpu: u16, local: LocalQueues, patience: Duration) -> Ports {
                 .into_iter()
                 .map(|end| Served::new(end.lane, end.credits, end.bell))
                 .collect();
-            Egress::Queue(QueueEgress::new(pair.bind(), served))
+            Egress::Queue(Box::new(QueueEgress::new(pair.bind(), served)))
         }
         WayOut::Virtual(lane, credits, pool) => {
             Egress::Virtual(VirtualQueue::new(lane, credits, pool.bind()))

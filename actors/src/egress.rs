@@ -16,7 +16,7 @@ const QUANTUM: usize = 64;
 /// Where the frames of one cpu go.
 pub(crate) enum Egress {
     /// Into the transmit ring of the cpu's own queue pair.
-    Queue(QueueEgress),
+    Queue(Box<QueueEgress>),
     /// Through the virtual queue to the cpu that owns the ring.
     Virtual(VirtualQueue),
 }

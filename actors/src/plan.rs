@@ -66,7 +66,7 @@ pub struct LocalQueues {
 /// Through what a cpu sends.
 pub(crate) enum WayOut {
     /// Its own pair, and the virtual queues of others that it serves.
-    Queue(UnboundQueuePair, Vec<ServedEnd>),
+    Queue(Box<UnboundQueuePair>, Vec<ServedEnd>),
     /// The virtual queue to the owner of another's, and a pool.
     Virtual(LaneSender, Arc<Credits>, UnboundPool),
 }
@@ -110,7 +110,10 @@ pub(crate) fn local_queues(
             .owned_queues(cpu)
             .filter_map(|queue| pairs.get_mut(usize::from(queue))?.take());
         let way_out = match own.next() {
-            Some(pair) => Some(WayOut::Queue(pair, std::mem::take(&mut served[at]))),
+            Some(pair) => Some(WayOut::Queue(
+                Box::new(pair),
+                std::mem::take(&mut served[at]),
+            )),
             None => pools.next().map(|pool| {
                 let credits = Arc::new(Credits::new(plan.credits));
                 let bell = bells[usize::from(owner)].clone();
