@@ -25,7 +25,7 @@ use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
-use crate::crossings::Crossings;
+use crate::crossings::{Crossings, Heard};
 use crate::messages::{CloseReason, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
 use crate::outlet::{Offer, Outlet, Packets};
 use crate::peers::Peers;
@@ -56,6 +56,8 @@ pub struct Shard {
     ports: PortsCell,
     registry: PortRegistry,
     peers: Peers,
+    /// How many neighbours the engines knew of when the others were last told.
+    neighbors_learned: u64,
     policy: TxReadyPolicy,
     sockets: HashMap<UdpSocketId, Socket>,
     subscriptions: Vec<Subscription>,
@@ -174,6 +176,7 @@ impl Shard {
             ports,
             registry,
             peers: Peers::default(),
+            neighbors_learned: 0,
             policy,
             patience,
             sockets: HashMap::new(),
@@ -287,6 +290,18 @@ impl Shard {
             kept.push(frame);
         }
         self.kept = std::mem::replace(burst, kept);
+    }
+
+    /// Lets the other cpus hear what neighbours said in the burst that was just received: all
+    /// answers, and questions if the engines learned from them.
+    pub(crate) fn share_neighbors(&mut self, heard: &mut Heard) {
+        let learned = self.host.counters().neighbors_learned;
+        let is_new = learned != std::mem::replace(&mut self.neighbors_learned, learned);
+        let answers = heard.answers.drain(..);
+        let questions = heard.questions.drain(..).filter(|_| is_new);
+        for frame in answers.chain(questions) {
+            self.peers.share(&frame);
+        }
     }
 
     /// Lets the engines hear what a neighbour told another cpu.

@@ -160,10 +160,6 @@ impl Shard {
         self.peers = Peers::new(peers);
     }
 
-    pub(crate) fn peers(&self) -> &Peers {
-        &self.peers
-    }
-
     pub(crate) fn host(&mut self) -> &mut Host<Frame> {
         &mut self.host
     }
