@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 
 use virtroupe::wire::host::{Host, HostConfig, Neighbor, Route};
-use virtroupe::wire::udp::{UdpSend, UdpSocketId};
+use virtroupe::wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 use virtroupe::wire::{Buffer, Instant, MacAddr, checksum};
 use virtroupe_driver::embedded::{
     EmbeddedConfig, EmbeddedStepper, EmbeddedTransport, PacketSource, SourceConfig,
@@ -78,7 +78,8 @@ struct Bench {
     host: Host<Frame>,
     socket: UdpSocketId,
     burst: Vec<Frame>,
-    sends: Vec<UdpSend<Frame>>,
+    datagrams: Vec<UdpDatagram<Frame>>,
+    refused: Vec<UdpSend<Frame>>,
     is_counting: bool,
 }
 
@@ -114,7 +115,8 @@ impl Bench {
             host,
             socket,
             burst,
-            sends: Vec::new(),
+            datagrams: Vec::new(),
+            refused: Vec::new(),
             is_counting: false,
         })
     }
@@ -162,11 +164,15 @@ impl Bench {
         self.host.receive(NOW, &mut self.burst, self.pair.pool());
         let socket = self.host.take_ready_udp().ok_or("nothing has arrived")?;
         let received = self.host.udp_received(socket).ok_or("it is closed")?;
-        self.sends.extend(received.drain(..).map(UdpSend::reply));
+        std::mem::swap(&mut self.datagrams, received);
         self.host.set_transmit_room(BURST);
-        let outcome = self
-            .host
-            .send_udp(NOW, self.socket, &mut self.sends, self.pair.pool());
+        let outcome = self.host.reply_udp(
+            NOW,
+            self.socket,
+            &mut self.datagrams,
+            &mut self.refused,
+            self.pair.pool(),
+        );
         self.pair.transmit(self.host.transmit())?;
         Ok(outcome.accepted)
     }
