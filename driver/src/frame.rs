@@ -250,9 +250,16 @@ impl Frame {
         slot
     }
 
+    /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
+        self.home == Some(home) && !self.is_chain() && self.place.start() >= NET_HEADER
+    }
+
     /// The `NET_HEADER` bytes in front of the packet, made zero, if the headroom has them.
     /// They are written only if they are not zero yet, because the write costs the device a
     /// cache miss.
+    #[inline(always)]
     pub(crate) fn clear_net_header(&mut self) -> Option<NonNull<u8>> {
         let at = self.place.start().checked_sub(NET_HEADER)?;
         // SAFETY: `at + NET_HEADER` is `start`, inside the block, and the bytes are ours while

@@ -374,6 +374,11 @@ impl Pool {
         self.local().push(slot);
     }
 
+    /// As [`give`](Self::give), for many.
+    pub(crate) fn give_many(&mut self, slots: &[u32]) {
+        self.local().extend_from_slice(slots);
+    }
+
     /// An empty frame with [`virtroupe_wire::buffer::HEADROOM`] bytes of headroom; `None` if no
     /// slot is free.
     pub fn frame(&mut self) -> Option<Frame> {

@@ -127,32 +127,41 @@ impl TransmitQueue {
     /// Hands frames from the front of `burst` to the device until the ring is full; the rest
     /// stays. Returns whether the device wants to be notified.
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
-        let mut taken = 0;
-        let mut bytes = 0;
+        let home = pool.home_pointer();
+        let plain = burst.iter().take(self.room());
+        let plain = plain.take_while(|frame| frame.is_plain(home)).count();
+        self.push_plain(burst.drain(..plain));
+        if !burst.is_empty() {
+            self.submit_others(pool, burst);
+        }
+        self.ring.publish()
+    }
+
+    /// Pushes frames of every kind.
+    #[cold]
+    fn submit_others(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) {
+        let home = pool.home_pointer();
         let fits = self.count_fitting(burst);
         for frame in burst.drain(..fits) {
-            let length = frame.len() as u64;
-            if frame.home() == Some(pool.home_pointer()) && !frame.is_chain() {
-                self.push_plain(frame);
-            } else if let Err(reason) = self.push_other(frame, pool) {
-                self.counters.drops.add(reason, 1);
+            if frame.is_plain(home) {
+                self.push_plain(std::iter::once(frame));
                 continue;
             }
-            taken += 1;
-            bytes += length;
+            let length = frame.len() as u64;
+            match self.push_other(frame, pool) {
+                Ok(()) => {
+                    self.counters.frames += 1;
+                    self.counters.bytes += length;
+                }
+                Err(reason) => self.counters.drops.add(reason, 1),
+            }
         }
-        self.counters.frames += taken;
-        self.counters.bytes += bytes;
-        self.ring.publish()
     }
 
     /// How many frames from the front have descriptors.
     fn count_fitting(&self, burst: &[Frame]) -> usize {
         let most = self.most_segments();
         let mut room = self.room();
-        if burst.len() <= room && !burst.iter().any(Frame::is_chain) {
-            return burst.len();
-        }
         let mut count = 0;
         for frame in burst {
             // A frame that is copied takes no more segments than it has now.
@@ -215,15 +224,28 @@ impl TransmitQueue {
             .is_some_and(|home| Arc::ptr_eq(unsafe { home.as_ref() }.memory(), &self.memory))
     }
 
-    /// Sends a frame that is one segment of our own pool. There is a descriptor.
-    #[inline]
-    fn push_plain(&mut self, mut frame: Frame) {
-        let (Some(header), Some(id)) = (frame.clear_net_header(), self.free.take()) else {
-            return;
-        };
-        let length = frame.head().len() as u32 + NET_HEADER as u32;
-        self.write(id, header, length, None);
-        self.occupy(id, frame.into_slot());
+    /// Sends plain frames. There are enough descriptors.
+    #[inline(always)]
+    fn push_plain(&mut self, frames: impl ExactSizeIterator<Item = Frame>) {
+        let count = frames.len() as u16;
+        let slots = &mut self.slots[..];
+        let iova_offset = self.iova_offset;
+        let mut bytes = 0;
+        let buffers = self.free.take_run(count).zip(frames);
+        let buffers = buffers.map_while(|(id, mut frame)| {
+            let header = frame.clear_net_header()?;
+            let length = frame.head().len() as u32;
+            bytes += u64::from(length);
+            if let Some(entry) = slots.get_mut(usize::from(id)) {
+                *entry = frame.into_slot();
+            }
+            let address = (header.as_ptr() as u64).wrapping_add(iova_offset);
+            Some((id, address, length + NET_HEADER as u32))
+        });
+        self.ring.push_run(0, buffers);
+        self.chains += count;
+        self.counters.frames += u64::from(count);
+        self.counters.bytes += bytes;
     }
 
     /// Sends any other frame: its chain, and what the device sees only of a copy. There are
@@ -250,18 +272,12 @@ impl TransmitQueue {
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = Some(frame);
         }
-        self.occupy(head, OTHER);
-        Ok(())
-    }
-
-    /// Makes the chain that starts at `head` available.
-    #[inline]
-    fn occupy(&mut self, head: u16, slot: u32) {
         if let Some(entry) = self.slots.get_mut(usize::from(head)) {
-            *entry = slot;
+            *entry = OTHER;
         }
         self.chains += 1;
         self.ring.push_avail(head);
+        Ok(())
     }
 
     fn write(&mut self, id: u16, part: NonNull<u8>, length: u32, next: Option<u16>) {
@@ -283,7 +299,16 @@ impl TransmitQueue {
         let in_order = self.ring.in_order();
         let mut left = pending;
         while left > 0 {
-            let used = self.ring.peek_used().id;
+            let run = if in_order {
+                self.reclaim_run(pool, left)
+            } else {
+                0
+            };
+            if run > 0 {
+                left -= run;
+                continue;
+            }
+            let used = self.ring.peek_used(0).id;
             let mut head = u16::try_from(used).map_err(|_| Violation::UsedId(used))?;
             let batch = if in_order {
                 self.batch_up_to(head, left)?
@@ -300,6 +325,35 @@ impl TransmitQueue {
             left -= batch;
         }
         Ok(usize::from(pending))
+    }
+
+    /// Takes back, together, plain frames whose used entries are as an in-order device writes
+    /// them: at most `pending`, and not beyond the end of the ring. Returns their number; what
+    /// is different is not among them.
+    #[inline]
+    fn reclaim_run(&mut self, pool: &mut Pool, pending: u16) -> u16 {
+        let first = self.free.oldest(0);
+        let slots = self.slots.get_mut(usize::from(first)..).unwrap_or_default();
+        let most = pending.min(slots.len() as u16);
+        let slots = slots.get_mut(..usize::from(most)).unwrap_or_default();
+        let plain = slots.iter().take_while(|slot| **slot < OTHER).count() as u16;
+        let mut run = 0;
+        while run < plain {
+            // One entry for each frame, or one for a batch with its last head (section 2.7.9).
+            let used = self.ring.peek_used(run).id.wrapping_sub(u32::from(first));
+            if used < u32::from(run) || used >= u32::from(plain) {
+                break;
+            }
+            run = used as u16 + 1;
+        }
+        if let Some(slots) = slots.get_mut(..usize::from(run)) {
+            pool.give_many(slots);
+            slots.fill(VACANT);
+        }
+        self.free.give_run(run);
+        self.chains -= run;
+        self.ring.advance_used(run);
+        run
     }
 
     /// An in-order device may write one used entry for a batch, with the last head (section
