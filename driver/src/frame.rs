@@ -1,12 +1,13 @@
 //! The frame: a small owned handle to packet memory.
 //!
 //! A slot in DMA memory is laid out so that the virtio-net header ends where the packet starts,
-//! and a packet needs one descriptor. The header starts a cache line: header and the Ethernet,
-//! IPv4 and UDP headers behind it share it.
+//! and a packet needs one descriptor. The packet starts a cache line, so one of 64 bytes is one
+//! line; the header ends the line in front of it, which neither side writes as long as the header
+//! stays the same, and which therefore stays in the caches of both.
 //!
 //! ```text
-//!  0            64         76                                      SLOT_STRIDE
-//!  | headroom   | header   | packet ...                                       |
+//!  0              116         128                                  SLOT_STRIDE
+//!  | headroom     | header    | packet ...                                   |
 //! ```
 //!
 //! A frame that is not in a slot is on the heap: when the pool runs low, the receive path copies
@@ -31,8 +32,8 @@ pub const NET_HEADER: usize = 12;
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
-/// Where the packet starts in a fresh slot.
-pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER) as u16;
+/// Where the packet starts in a fresh slot: at a cache line.
+pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER).next_multiple_of(LINE) as u16;
 
 /// A packet, or a part of one: unique, writable, and `Send`.
 ///
@@ -208,9 +209,9 @@ impl Frame {
     pub fn prefetch(&self) {
         let data = self.data();
         prefetch_read(data);
-        if self.place.length() > LINE - NET_HEADER {
+        if self.place.length() > LINE {
             // SAFETY: the frame is longer than that.
-            prefetch_read(unsafe { data.add(LINE - NET_HEADER) });
+            prefetch_read(unsafe { data.add(LINE) });
         }
     }
 
