@@ -23,7 +23,7 @@ use virtroupe_wire::Buffer;
 use virtroupe_wire::buffer::HEADROOM;
 
 use crate::chunk::Chunk;
-use crate::memory::prefetch_read;
+use crate::memory::{prefetch_read, prefetch_write};
 use crate::pool::{Home, SLOT_STRIDE};
 
 /// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
@@ -200,15 +200,16 @@ impl Frame {
         (self, tail)
     }
 
-    /// Starts fetching the first two lines of the packet: the headers, and the rest of a short
-    /// packet, which its checksum covers.
+    /// Starts fetching the first two lines of the packet: the headers, and more of what its
+    /// checksum covers. The first is fetched to be written too, as most packets are answered in
+    /// their own memory.
     ///
     /// A device's core has just written them, so the first access would wait for that core. Who
     /// does not read them should not fetch them either: the device would have to take them back.
     #[inline]
     pub fn prefetch(&self) {
         let data = self.data();
-        prefetch_read(data);
+        prefetch_write(data);
         if self.place.length() > LINE {
             // SAFETY: the frame is longer than that.
             prefetch_read(unsafe { data.add(LINE) });
@@ -241,14 +242,6 @@ impl Frame {
     pub(crate) fn data(&self) -> NonNull<u8> {
         // SAFETY: `start` never exceeds the capacity.
         unsafe { self.base.add(self.place.start()) }
-    }
-
-    /// Forgets the frame without returning its slot: the caller has it now.
-    pub(crate) fn into_slot(self) -> u32 {
-        let slot = self.slot();
-        debug_assert!(self.home.is_some() && !self.is_chain());
-        std::mem::forget(self);
-        slot
     }
 
     /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front.

@@ -81,6 +81,19 @@ struct Other {
     next: Option<u16>,
 }
 
+/// Forgets the first `count` frames, at most all: the ring has their slots now.
+#[inline(always)]
+fn forget_front(burst: &mut Vec<Frame>, count: usize) {
+    let rest = burst.len() - count;
+    let start = burst.as_mut_ptr();
+    // SAFETY: the frames from `count` on are moved to the front, where nothing is dropped, and
+    // are then the only ones.
+    unsafe {
+        start.copy_from(start.add(count), rest);
+        burst.set_len(rest);
+    }
+}
+
 impl TransmitQueue {
     pub(crate) fn new(
         memory: Arc<DmaMemory>,
@@ -127,10 +140,8 @@ impl TransmitQueue {
     /// Hands frames from the front of `burst` to the device until the ring is full; the rest
     /// stays. Returns whether the device wants to be notified.
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
-        let home = pool.home_pointer();
-        let plain = burst.iter().take(self.room());
-        let plain = plain.take_while(|frame| frame.is_plain(home)).count();
-        self.push_plain(burst.drain(..plain));
+        let sent = self.push_plain(pool, burst);
+        forget_front(burst, sent);
         if !burst.is_empty() {
             self.submit_others(pool, burst);
         }
@@ -140,11 +151,10 @@ impl TransmitQueue {
     /// Pushes frames of every kind.
     #[cold]
     fn submit_others(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) {
-        let home = pool.home_pointer();
         let fits = self.count_fitting(burst);
-        for frame in burst.drain(..fits) {
-            if frame.is_plain(home) {
-                self.push_plain(std::iter::once(frame));
+        for mut frame in burst.drain(..fits) {
+            if self.push_plain(pool, std::slice::from_mut(&mut frame)) == 1 {
+                std::mem::forget(frame);
                 continue;
             }
             let length = frame.len() as u64;
@@ -224,28 +234,35 @@ impl TransmitQueue {
             .is_some_and(|home| Arc::ptr_eq(unsafe { home.as_ref() }.memory(), &self.memory))
     }
 
-    /// Sends plain frames. There are enough descriptors.
+    /// Sends plain frames from the front of `frames` on, until there is one of another kind or no
+    /// descriptor is left. Returns their number; the caller forgets them.
     #[inline(always)]
-    fn push_plain(&mut self, frames: impl ExactSizeIterator<Item = Frame>) {
-        let count = frames.len() as u16;
+    fn push_plain(&mut self, pool: &Pool, frames: &mut [Frame]) -> usize {
+        let home = pool.home_pointer();
         let slots = &mut self.slots[..];
         let iova_offset = self.iova_offset;
-        let mut bytes = 0;
-        let buffers = self.free.take_run(count).zip(frames);
-        let buffers = buffers.map_while(|(id, mut frame)| {
+        let (mut count, mut bytes) = (0, 0);
+        let buffers = self.free.upcoming_run().zip(frames);
+        let buffers = buffers.map_while(|(id, frame)| {
+            if !frame.is_plain(home) {
+                return None;
+            }
             let header = frame.clear_net_header()?;
             let length = frame.head().len() as u32;
-            bytes += u64::from(length);
             if let Some(entry) = slots.get_mut(usize::from(id)) {
-                *entry = frame.into_slot();
+                *entry = frame.slot();
             }
+            count += 1;
+            bytes += u64::from(length);
             let address = (header.as_ptr() as u64).wrapping_add(iova_offset);
             Some((id, address, length + NET_HEADER as u32))
         });
         self.ring.push_run(0, buffers);
+        self.free.advance(count);
         self.chains += count;
         self.counters.frames += u64::from(count);
         self.counters.bytes += bytes;
+        usize::from(count)
     }
 
     /// Sends any other frame: its chain, and what the device sees only of a copy. There are

@@ -362,13 +362,29 @@ impl FreeDescriptors {
         usize::from(index) & (self.ids.len() - 1)
     }
 
+    /// The free descriptors in the order in which they will be taken.
+    #[inline(always)]
+    pub(crate) fn upcoming_run(&self) -> impl Iterator<Item = u16> + '_ {
+        self.run(self.head, self.free)
+    }
+
+    /// Takes the first `count` of [`upcoming_run`](Self::upcoming_run); there are as many.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, count: u16) {
+        self.head = self.head.wrapping_add(count);
+        self.free -= count;
+    }
+
     /// Takes `count` descriptors, or as many as are free.
     #[inline(always)]
     pub(crate) fn take_run(&mut self, count: u16) -> impl Iterator<Item = u16> + '_ {
-        let count = count.min(self.free);
-        let first = self.head;
-        self.head = first.wrapping_add(count);
-        self.free -= count;
+        let (first, count) = (self.head, count.min(self.free));
+        self.advance(count);
+        self.run(first, count)
+    }
+
+    #[inline(always)]
+    fn run(&self, first: u16, count: u16) -> impl Iterator<Item = u16> + '_ {
         let ids = &self.ids[..];
         let mask = ids.len() - 1;
         (0..count).map_while(move |place| {
