@@ -20,7 +20,7 @@ use virtroupe_driver::{Features, Frame, Pool};
 use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters, LOOPED, REASSEMBLED};
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::udp::UdpSocketId;
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
@@ -64,8 +64,6 @@ pub struct Shard {
     next_subscription: u64,
     /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
-    /// Memory for replies, empty between bursts.
-    replies: Vec<UdpSend<Frame>>,
     waiters: VecDeque<Waiter>,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
@@ -183,7 +181,6 @@ impl Shard {
             subscriptions: Vec::new(),
             next_subscription: 0,
             kept: Vec::new(),
-            replies: Vec::new(),
             waiters: VecDeque::new(),
             parked: 0,
             parked_since: None,

@@ -1,7 +1,6 @@
 //! Opening and closing sockets and subscriptions.
 
 use std::future::Future;
-use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -11,7 +10,7 @@ use virtroupe_wire::DropReason;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::Host;
 use virtroupe_wire::placement::{Binding, SourcePortSearch, Transport};
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::udp::UdpSocketId;
 
 use super::{Capture, Shard, Socket, Subscription, Waiter};
 use crate::burst::Burst;
@@ -205,16 +204,6 @@ impl Shard {
             self.change_binding(binding, self.cpu, false);
             self.peers.retract(socket.reservation, self.cpu);
         }
-    }
-
-    /// An empty vector for replies, to be filled while the shard is not borrowed.
-    pub(crate) fn lend_replies(&mut self) -> Vec<UdpSend<Frame>> {
-        take(&mut self.replies)
-    }
-
-    /// Takes that vector back for the next replies.
-    pub(crate) fn take_back_replies(&mut self, replies: Vec<UdpSend<Frame>>) {
-        self.replies = replies;
     }
 
     pub(crate) fn subscribe(
