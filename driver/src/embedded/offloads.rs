@@ -124,3 +124,6 @@ fn describe(header: &NetHeader, bytes: &[u8]) -> Option<Offload> {
         }),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,7 @@ proptest! {
             let sequence = u32::from_be_bytes(frame[38..42].try_into().expect("four bytes"));
             prop_assert_eq!(sequence, 0xffff_ff00u32.wrapping_add(at as u32));
             let (first, last) = (index == 0, index == out.len() - 1);
-            let flags = 0x10 | u8::from(first) << 7 | u8::from(last) * 9;
+            let flags = 0x10 | (u8::from(first) << 7) | (u8::from(last) * 9);
             prop_assert_eq!(frame[47], flags);
             prop_assert!(is_intact(&frame, ipv4::TCP));
             prop_assert_eq!(&frame[54..], &payload[at..at + frame.len() - 54]);
