@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use virtroupe_driver::{Features, Frame};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host;
+use virtroupe_wire::placement::Placement;
 use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 
 use crate::messages::{
@@ -37,6 +38,15 @@ impl LocalStack {
     /// What was negotiated with the device.
     pub fn features(&self) -> Features {
         self.shard.borrow().features().clone()
+    }
+
+    /// Who owns which flow, and who sends through which queue, as this cpu knows it now: a copy of
+    /// the tables and of the bindings. `None` if there is only one cpu, which owns everything.
+    ///
+    /// For applications that keep state by flow and want it where the flow's packets come. Copies
+    /// every binding, so it is nothing for each packet.
+    pub fn placement(&self) -> Option<Placement> {
+        self.shard.borrow().placement()
     }
 
     /// Everything that this cpu counted.

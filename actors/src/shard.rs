@@ -20,6 +20,7 @@ use virtroupe_driver::{Features, Frame, Pool};
 use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters, LOOPED, REASSEMBLED};
+use virtroupe_wire::placement::Placement;
 use virtroupe_wire::udp::{UdpSend, UdpSocketId};
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
@@ -198,6 +199,13 @@ impl Shard {
 
     pub(crate) fn features(&self) -> &Features {
         &self.features
+    }
+
+    /// The tables of placement as this cpu knows them; `None` if it is the only one.
+    pub(crate) fn placement(&self) -> Option<Placement> {
+        let ports = self.ports.borrow();
+        let crossings = ports.crossings.as_ref();
+        crossings.map(|crossings| crossings.placement.clone())
     }
 
     pub(crate) fn counters(&self) -> ShardCounters {
