@@ -98,7 +98,9 @@ impl Egress {
             Egress::Queue(queue) => {
                 // A violation is found again by the poll loop.
                 let _ = queue.reclaim();
-                queue.pair.transmit_outstanding() == 0 && queue.served.iter().all(Served::is_empty)
+                queue.pair.transmit_outstanding() == 0
+                    && queue.held.is_none()
+                    && queue.served.iter().all(Served::is_empty)
             }
             Egress::Virtual(queue) => queue.is_drained(),
         }

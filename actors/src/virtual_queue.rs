@@ -129,9 +129,10 @@ impl Served {
         self.lane.is_empty()
     }
 
-    /// Whether the sender waits for credits that only the device can free.
+    /// Whether credits that only the device can free are worth a wake-up: the sender waits for
+    /// them, or they are more than half, and it would be refused although nothing is under way.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.out > 0 && self.credits.is_wanted()
+        self.out > self.credits.limit() / 2 || self.out > 0 && self.credits.is_wanted()
     }
 
     fn give_back(&mut self, count: u32) {

@@ -53,6 +53,12 @@ impl Shard {
         !self.waiters.is_empty() && egress.is_roomy()
     }
 
+    /// Whether there is room of which the engine does not know: credits that came back since the
+    /// last flush ring no bell. Frames inside the engine may wait for it.
+    pub(crate) fn misses_room(&mut self, egress: &Egress) -> bool {
+        self.host.transmit_room() == 0 && egress.room() > self.host.transmit().len()
+    }
+
     pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {
         self.sleeper = waker;
     }
