@@ -17,7 +17,7 @@ use crate::messages::{
 };
 use crate::outlet::IntoRecipient;
 use crate::registry::Sharing;
-use crate::shard::{Capture, ShardCell, ShardCounters, Waiter};
+use crate::shard::{Capture, ShardCell, ShardCounters, Waiter, bind_udp};
 
 /// The stack of the current cpu.
 #[derive(Clone)]
@@ -83,14 +83,11 @@ impl LocalStack {
     }
 
     async fn bind(&self, local: SocketAddr, sharing: Sharing) -> Result<UdpSocket, BindError> {
-        let (id, known) = self.shard.borrow().bind_udp(local, sharing)?;
-        let socket = UdpSocket {
+        let id = bind_udp(&self.shard, local, sharing).await?;
+        Ok(UdpSocket {
             shard: self.shard.clone(),
             id,
-        };
-        // If that fails, dropping the socket closes it.
-        known.await?;
-        Ok(socket)
+        })
     }
 
     /// Makes a UDP socket that talks to `peer` alone, from an ephemeral port that is chosen so

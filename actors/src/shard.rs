@@ -7,6 +7,8 @@
 mod sockets;
 mod transmit;
 
+pub(crate) use sockets::bind_udp;
+
 use std::cell::{RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::mem::take;
@@ -480,6 +482,10 @@ impl Shard {
             self.host.close_udp(id);
             if let Some(events) = socket.events {
                 events.do_send(SocketEvent::Closed(reason.clone()));
+            }
+            if matches!(reason, CloseReason::CpuLost(_)) {
+                // The others go on, and whoever shares the address gets the flows.
+                self.peers.retract(socket.reservation, self.cpu);
             }
         }
         for mut subscription in take(&mut self.subscriptions) {
