@@ -76,6 +76,7 @@ pub struct Shard {
     sleeper: Option<Waker>,
     closed: Option<CloseReason>,
     drops: Drops,
+    taken: u64,
     delivered: u64,
     undelivered: u64,
 }
@@ -126,6 +127,8 @@ pub struct ShardCounters {
     pub host: HostCounters,
     /// Drops of the engines and of the shard.
     pub drops: Drops,
+    /// Frames that subscriptions took, so that the engines did not see them.
+    pub taken: u64,
     /// Packets put into mailboxes of applications.
     pub delivered: u64,
     /// Packets that had a receiver but did not reach its mailbox: it was full, or gone.
@@ -190,6 +193,7 @@ impl Shard {
             sleeper: None,
             closed: None,
             drops: Drops::default(),
+            taken: 0,
             delivered: 0,
             undelivered: 0,
         }
@@ -216,6 +220,7 @@ impl Shard {
         ShardCounters {
             host: *self.host.counters(),
             drops,
+            taken: self.taken,
             delivered: self.delivered,
             undelivered: self.undelivered,
             sockets: self.sockets.len(),
@@ -273,6 +278,7 @@ impl Shard {
             && only.filter == Filter::All
             && !from_cpu
         {
+            self.taken += burst.len() as u64;
             only.pending.append(burst);
             return;
         }
@@ -290,6 +296,7 @@ impl Shard {
                     Capture::Copy => subscription.pending.push(Frame::on_heap(&frame.to_vec())),
                     Capture::Take => {
                         subscription.pending.push(frame);
+                        self.taken += 1;
                         continue 'frames;
                     }
                 }

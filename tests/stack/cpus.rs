@@ -1,6 +1,11 @@
 //! Several cpus: any number of queues and cpus, and every flow on its owner.
 
 mod bindings;
+mod counts;
+mod engines;
+mod fragments;
 mod link;
+mod lost;
 mod owners;
+mod virtual_queue;
 mod wire;

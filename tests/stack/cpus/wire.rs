@@ -18,9 +18,9 @@ use virtroupe::driver::transport::TransportError;
 use virtroupe::wire::Instant;
 use virtroupe::wire::host::{Neighbor, Route};
 use virtroupe::wire::placement::Placement;
-use virtroupe::{Config, MacAddr, Stack, Supervisor};
+use virtroupe::{Config, MacAddr, Stack, Stats, Supervisor};
 
-use crate::stack::support::{config, within};
+use crate::stack::support::{LIMIT, config, within};
 
 /// The stack's Ethernet address, and the peer's.
 pub const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -181,17 +181,19 @@ impl Rig {
     }
 
     /// Lets the device work until `done`, which asks the stack.
-    pub async fn until_stats(&self, mut done: impl FnMut(&virtroupe::Stats) -> bool) {
-        within(async {
-            loop {
-                while self.step() > 0 {}
-                if done(&self.stack.stats().await.expect("running")) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_micros(200)).await;
+    pub async fn until_stats(&self, mut done: impl FnMut(&Stats) -> bool) {
+        let deadline = std::time::Instant::now() + LIMIT;
+        loop {
+            while self.step() > 0 {}
+            let stats = self.stack.stats().await.expect("running");
+            if done(&stats) {
+                break;
             }
-        })
-        .await;
+            let device = self.device.stats();
+            let is_late = std::time::Instant::now() > deadline;
+            assert!(!is_late, "not within the limit: {stats:#?}\n{device:?}");
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
     }
 
     /// The tables of placement, as `cpu` knows them.
