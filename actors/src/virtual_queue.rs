@@ -176,10 +176,12 @@ impl Ledger {
     }
 
     /// Only `outstanding` packets are still in the ring: gives the credits of the others back.
-    pub(crate) fn settle(&mut self, outstanding: usize, served: &mut [Served]) {
+    /// Returns how many of these were the ring's own cpu's.
+    pub(crate) fn settle(&mut self, outstanding: usize, served: &mut [Served]) -> usize {
+        let mut own = 0;
         while self.open > outstanding {
             let Some(run) = self.runs.front_mut() else {
-                return;
+                break;
             };
             let done = run.packets.min((self.open - outstanding) as u32);
             let queue = run.queue;
@@ -188,10 +190,16 @@ impl Ledger {
                 self.runs.pop_front();
             }
             self.open -= done as usize;
-            if let Some(served) = queue.and_then(|queue| served.get_mut(usize::from(queue))) {
-                served.give_back(done);
+            match queue {
+                None => own += done as usize,
+                Some(queue) => {
+                    if let Some(served) = served.get_mut(usize::from(queue)) {
+                        served.give_back(done);
+                    }
+                }
             }
         }
+        own
     }
 }
 
@@ -218,11 +226,11 @@ mod tests {
         ledger.add(Some(1), 2);
         assert_eq!(ledger.runs.len(), 3, "runs of one queue are one entry");
         let left = |queues: &[Served; 2]| queues.each_ref().map(|queue| queue.credits.left(10));
-        ledger.settle(13, &mut queues);
+        assert_eq!(ledger.settle(13, &mut queues), 0);
         assert_eq!(left(&queues), [1, 0]);
-        ledger.settle(6, &mut queues);
+        assert_eq!(ledger.settle(6, &mut queues), 5);
         assert_eq!(left(&queues), [3, 0]);
-        ledger.settle(0, &mut queues);
+        assert_eq!(ledger.settle(0, &mut queues), 0);
         assert_eq!(left(&queues), [3, 6]);
         assert!(ledger.runs.is_empty() && ledger.open == 0);
     }
