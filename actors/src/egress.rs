@@ -83,10 +83,11 @@ impl Egress {
         }
     }
 
-    /// Whether there is room enough, for frames and in the pool, to tell senders that wait.
-    pub(crate) fn is_roomy(&mut self) -> bool {
+    /// Whether there is room enough, for frames behind those that are `waiting` and in the pool, to
+    /// tell senders that wait.
+    pub(crate) fn is_roomy(&mut self, waiting: usize) -> bool {
         let capacity = self.capacity();
-        let room = self.room();
+        let room = self.room().saturating_sub(waiting);
         let pool = self.pool();
         pool.collect();
         room >= capacity / 2 && pool.available() >= LEAST_FREE

@@ -1,6 +1,7 @@
 //! Several cpus: any number of queues and cpus, and every flow on its owner.
 
 mod bindings;
+mod churn;
 mod counts;
 mod engines;
 mod fragments;

@@ -3,8 +3,6 @@
 //!
 //! The device takes nothing while the test does not step it.
 
-use std::net::{SocketAddr, SocketAddrV4};
-
 use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use virtroupe::actors::services::CollectStats;
@@ -66,6 +64,19 @@ impl Handler<Offer> for Sender {
         let outcome = self.socket.send(&mut burst);
         let refused = burst.iter().map(|send| send.refused).collect();
         MessageResult((outcome, refused))
+    }
+}
+
+/// Asks for the port.
+#[derive(Message)]
+#[rtype(result = "u16")]
+struct Port;
+
+impl Handler<Port> for Sender {
+    type Result = u16;
+
+    fn handle(&mut self, _: Port, _: &mut Self::Context) -> u16 {
+        self.socket.local().expect("open").port()
     }
 }
 
@@ -319,40 +330,46 @@ async fn a_waiter_that_died_passes_its_turn_on() {
     }
 }
 
-/// Two proxies and the owner share one ring, of which each wants more than there is.
+/// Two proxies and the owner share one ring, of which each wants more than there is. Each offers
+/// more when it is told that there is room, and is told when half of its packets are out.
 #[actix::test]
-async fn the_senders_of_a_ring_take_turns() {
+async fn the_senders_of_a_ring_take_turns_and_none_waits_for_ever() {
+    const ROOM: usize = 256;
     let mut config = rig_config(1, 3);
-    config.poll.credits = 256;
+    config.poll.credits = ROOM as u32;
     let rig = Rig::start(config).await;
     let mut all = Vec::new();
-    let mut ports = Vec::new();
     for cpu in 0..3 {
-        let (mut senders, _) = senders(&rig, cpu, 1).await;
-        all.append(&mut senders);
+        let (mut senders, mut told) = senders(&rig, cpu, 1).await;
+        let sender = senders.remove(0);
+        let port = within(sender.send(Port)).await.expect("alive");
+        let (outcome, _) = offer(&sender, 2 * ROOM).await;
+        assert_eq!(outcome.accepted, ROOM);
+        assert!(within(sender.send(Wait)).await.expect("alive"));
+        assert!(told.try_recv().is_err(), "there is no room");
+        all.push((sender, told, port, outcome.accepted, 0));
     }
-    let mut shares = [0u32; 3];
-    let mut sent = 0;
-    while sent < 12_000 {
-        // Whoever has room fills it.
-        for sender in &all {
-            offer(sender, 256).await;
-        }
-        rig.step();
+    for _ in 0..150 {
+        rig.until(|rig| rig.step() > 0).await;
         for frame in rig.wire.take_sent() {
             let (source, ..) = parse_udp(&frame.frame).expect("a datagram");
-            let source: SocketAddr = SocketAddrV4::new(*source.ip(), source.port()).into();
-            if !ports.contains(&source.port()) {
-                ports.push(source.port());
-            }
-            let place = ports.iter().position(|port| *port == source.port());
-            shares[place.expect("three senders")] += 1;
-            sent += 1;
+            let sender = all.iter_mut().find(|sender| sender.2 == source.port());
+            sender.expect("one of the three").4 += 1;
         }
-        tokio::task::yield_now().await;
+        for (sender, told, _, accepted, sent) in &mut all {
+            if *accepted - *sent <= ROOM / 2 {
+                within(told.recv()).await.expect("told");
+                *accepted += offer(sender, 2 * ROOM).await.0.accepted;
+                assert!(within(sender.send(Wait)).await.expect("alive"));
+            }
+        }
     }
-    // Each has some turns of 64 more or less than another, not a multiple.
-    let (least, most) = (shares.iter().min(), shares.iter().max());
-    assert!(most <= least.map(|least| least * 2).as_ref(), "{shares:?}");
+    let shares = || all.iter().map(|sender| sender.4);
+    let (least, most) = (shares().min(), shares().max());
+    // The first one finds the ring empty and fills it; from then on it is turns of 64.
+    let difference = most.zip(least).map(|(most, least)| most - least);
+    let shares: Vec<_> = shares().collect();
+    assert!(difference <= Some(ROOM + 64), "{shares:?}");
+    assert!(least >= Some(1000), "{shares:?}");
     rig.stack.shutdown().await;
 }
