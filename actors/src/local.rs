@@ -122,7 +122,9 @@ impl LocalStack {
     }
 }
 
-/// A UDP socket on its own cpu. Dropping it closes it.
+/// A UDP socket on its own cpu. Dropping it closes it at once: from then on nothing is put into the
+/// mailbox of its receiver, which still handles what lies there already. The other cpus hear of it
+/// by message; what they receive for the socket until then is dropped as `no_socket`.
 pub struct UdpSocket {
     shard: ShardCell,
     id: UdpSocketId,

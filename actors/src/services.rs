@@ -118,7 +118,8 @@ impl<R: Role> Handler<NotifyWhenReady> for CpuActor<R> {
     }
 }
 
-/// Closes a socket that [`BindUdp`] opened.
+/// Closes a socket that [`BindUdp`] opened. When it is answered, nothing is put into the mailbox of
+/// the receiver any more; what lies there already is still handled.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CloseUdp(pub UdpSocketId);

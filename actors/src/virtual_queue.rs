@@ -205,8 +205,47 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use virtroupe_driver::embedded::{EmbeddedConfig, EmbeddedTransport, Link, LinkConfig};
+    use virtroupe_driver::memory::HugePages;
+    use virtroupe_driver::{Device, DeviceOptions};
+
     use super::*;
     use crate::lane::lane;
+
+    /// A pool that the device sees.
+    fn pool() -> Pool {
+        let (end, _other) = Link::pair(LinkConfig::default());
+        let device = EmbeddedTransport::inline(EmbeddedConfig::default(), end);
+        let (transport, ..) = device.expect("a device");
+        let options = DeviceOptions {
+            huge_pages: HugePages::Never,
+            ..DeviceOptions::default()
+        };
+        let parts = Device::initialize_for(Box::new(transport), &options, 1);
+        let mut pools = parts.expect("a device").pools;
+        pools.pop().expect("a pool").bind()
+    }
+
+    #[test]
+    fn what_a_sender_had_under_way_when_it_died_is_sent_and_its_credits_come_home() {
+        let (sender, receiver) = lane(8, Arc::default());
+        let credits = Arc::new(Credits::new(8));
+        let mut queues = [Served::new(receiver, credits.clone(), Arc::default())];
+        let mut queue = VirtualQueue::new(sender, credits.clone(), pool());
+        let mut burst: Vec<Frame> = (0..9).filter_map(|_| queue.pool().frame()).collect();
+        queue.transmit(&mut burst);
+        assert_eq!((burst.len(), queue.room()), (1, 0), "one found no credit");
+        let (mut ring, mut ledger) = (Vec::new(), Ledger::default());
+        assert_eq!(queues[0].take(&mut ring, 5), 5);
+        ledger.add(Some(0), 5);
+        drop(queue);
+        assert_eq!(queues[0].take(&mut ring, 5), 3, "what was in the lane");
+        ledger.add(Some(0), 3);
+        ledger.settle(2, &mut queues);
+        assert_eq!(credits.left(8), 6);
+        ledger.settle(0, &mut queues);
+        assert_eq!((credits.left(8), queues[0].out), (8, 0));
+    }
 
     fn served(limit: u32) -> Served {
         let (_, receiver) = lane(limit as usize, Arc::default());

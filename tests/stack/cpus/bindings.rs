@@ -260,6 +260,75 @@ async fn an_address_is_free_again_at_once_for_every_cpu() {
     rig.stack.shutdown().await;
 }
 
+/// Holds up the thread of its cpu until a gate opens.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Block(std::sync::mpsc::Receiver<()>);
+
+impl Handler<Block> for Holder {
+    type Result = ();
+
+    fn handle(&mut self, Block(gate): Block, _: &mut Self::Context) {
+        let _ = gate.recv();
+    }
+}
+
+/// One cpu takes no note of anything for a while. Who closed the address may have it again; another
+/// cpu waits until all know that it was closed. Either then has every flow.
+#[actix::test]
+async fn a_close_that_is_not_known_everywhere_is_waited_for() {
+    for heir in [0, 1] {
+        let rig = Rig::start(rig_config(2, 4)).await;
+        let (seen, mut receiver) = unbounded_channel();
+        let blocked = hold(&rig, 3, Kind::Alone, "0.0.0.0:8", &seen).await;
+        let blocked = blocked.expect("free");
+        let first = hold(&rig, 0, Kind::Alone, "0.0.0.0:7", &seen).await;
+        let first = first.expect("free");
+        let (open, gate) = std::sync::mpsc::channel();
+        blocked.do_send(Block(gate));
+        within(first.send(Close)).await.expect("alive");
+        let bind = rig.stack.run_on(heir, |local| async move {
+            local
+                .bind_udp(address("0.0.0.0:7"))
+                .await
+                .map(|socket| Keep(vec![socket]).start())
+        });
+        let mut bind = std::pin::pin!(bind);
+        // Far longer than a bind takes, far shorter than the limit for an acknowledgement.
+        let nap = std::time::Duration::from_millis(50);
+        let early = tokio::time::timeout(nap, &mut bind).await;
+        assert!(early.is_err(), "bound although one cpu does not know");
+        open.send(()).expect("it waits");
+        let keep = within(bind).await.expect("running").expect("free by now");
+        drop(keep);
+        known_everywhere(&rig).await;
+        let socket = hold(&rig, heir, Kind::Alone, "0.0.0.0:7", &seen).await;
+        let socket = socket.expect("free again");
+        offer(&rig, 2, 40);
+        let owners = arrivals(&rig, &mut receiver, 40).await;
+        assert!(owners.values().all(|owner| *owner == heir));
+        drop(socket);
+        rig.stack.shutdown().await;
+    }
+}
+
+/// Closed and bound again in one breath, on one cpu.
+#[actix::test]
+async fn a_cpu_may_bind_again_what_it_has_just_closed() {
+    let rig = Rig::start(rig_config(2, 4)).await;
+    for cpu in 0..4 {
+        let bound = rig.stack.run_on(cpu, |local| async move {
+            for _ in 0..20 {
+                drop(local.bind_udp(address("0.0.0.0:7")).await?);
+                drop(local.bind_udp_per_cpu(address("0.0.0.0:7")).await?);
+            }
+            Ok::<_, BindError>(())
+        });
+        within(bound).await.expect("running").expect("free");
+    }
+    rig.stack.shutdown().await;
+}
+
 #[actix::test]
 async fn of_cpus_that_bind_the_same_port_at_once_one_gets_it() {
     let rig = Rig::start(rig_config(1, 4)).await;
