@@ -48,6 +48,21 @@ pub(crate) struct Crossings {
     drops: Drops,
 }
 
+/// Copies of frames in which neighbours spoke, of one burst.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// What another cpu may have asked.
+    pub(crate) answers: Vec<Arc<[u8]>>,
+    /// Of the others' questions, those to us tell where they are.
+    pub(crate) questions: Vec<Arc<[u8]>>,
+}
+
+impl Heard {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.questions.is_empty()
+    }
+}
+
 /// The way to one other cpu.
 struct Outbound {
     lane: LaneSender,
@@ -101,23 +116,22 @@ impl Crossings {
         &self.bell
     }
 
-    /// Leaves in `burst` what is this cpu's, in order, and sends the rest to its owners. Frames
-    /// that every cpu wants to see, answers of neighbours, stay; `share` is called for each.
-    pub(crate) fn dispatch(
-        &mut self,
-        now: Instant,
-        burst: &mut Vec<Frame>,
-        mut share: impl FnMut(&Frame),
-    ) {
+    /// Leaves in `burst` what is this cpu's, in order, and sends the rest to its owners. What
+    /// neighbours say stays, and is copied into `heard`.
+    pub(crate) fn dispatch(&mut self, now: Instant, burst: &mut Vec<Frame>, heard: &mut Heard) {
         burst.iter().for_each(Frame::prefetch_head);
         let mut kept = std::mem::take(&mut self.kept);
         for frame in burst.drain(..) {
             let owner = match self.placement.place(frame.head()) {
                 Place::Owner(cpu) | Place::Group(cpu) => cpu,
                 // Whoever gets these first handles them.
-                Place::NeighborSolicitation | Place::Unclassified => self.cpu,
+                Place::Unclassified => self.cpu,
+                Place::NeighborSolicitation => {
+                    heard.questions.push(frame.head().into());
+                    self.cpu
+                }
                 Place::NeighborAdvertisement => {
-                    share(&frame);
+                    heard.answers.push(frame.head().into());
                     self.cpu
                 }
             };

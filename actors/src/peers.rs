@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use virtroupe_driver::Frame;
-use virtroupe_wire::Buffer;
 use virtroupe_wire::placement::Binding;
 
 use crate::messages::BindError;
@@ -29,7 +27,7 @@ pub struct ChangeBinding {
     pub(crate) closed: Option<Arc<Reservation>>,
 }
 
-/// A neighbour told its address to one cpu; the others may have asked. Has the frame.
+/// A neighbour told its address to one cpu; the others may need it, too. Has the frame.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct NeighborHeard(pub(crate) Arc<[u8]>);
@@ -101,10 +99,9 @@ impl Peers {
         }
     }
 
-    /// Lets all others hear what a neighbour told. Strangers may cause this, so the bound of the
-    /// mailbox holds: who is too busy misses it, and asks again.
-    pub(crate) fn share(&self, frame: &Frame) {
-        let frame: Arc<[u8]> = frame.head().into();
+    /// Lets all others hear what a neighbour said. Strangers may cause this, so the bound of the
+    /// mailbox holds: who is too busy misses it, and asks.
+    pub(crate) fn share(&self, frame: &Arc<[u8]>) {
         for peer in &self.0 {
             let _ = peer.neighbors.try_send(NeighborHeard(frame.clone()));
         }

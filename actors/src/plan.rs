@@ -1,6 +1,7 @@
 //! Who gets what of a device: the plan of the cpus, and the queues, virtual queues and lanes that
 //! follow from it once the device has answered.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use virtroupe_driver::{Features, UnboundPool, UnboundQueuePair};
@@ -92,70 +93,80 @@ pub(crate) fn local_queues(
     let buckets = Buckets::new(&plan.weights)?;
     let ties = Ties::starting_at(plan.first, pairs.len() as u16, cpus)?;
     let placement = Placement::new(Toeplitz::from_seed(plan.seed), buckets, ties)?;
-    let bells: Vec<Arc<Bell>> = (0..cpus).map(|_| Arc::default()).collect();
-    let mut lanes = lanes(plan, ties, &bells);
+    let lanes = lanes(plan, ties);
+    let bells: Vec<_> = lanes.iter().map(|ends| ends.bell.clone()).collect();
+    let (mut virtual_ends, mut served) = virtual_queues(plan, ties, &bells, pools);
     let mut pairs: Vec<_> = pairs.into_iter().map(Some).collect();
-    let mut pools = pools.into_iter();
-    let mut served: Vec<Vec<ServedEnd>> = (0..cpus).map(|_| Vec::new()).collect();
-    let mut locals: Vec<Option<LocalQueues>> = (0..cpus).map(|_| None).collect();
-    // Proxies first: their owners then have all virtual queues to serve.
-    let (proxies, owners): (Vec<u16>, Vec<u16>) = (0..cpus).partition(|cpu| ties.is_proxy(*cpu));
-    for cpu in proxies.into_iter().chain(owners) {
-        let at = usize::from(cpu);
-        let owner = ties
-            .transmit_queue(cpu)
-            .and_then(|queue| ties.owner_of_queue(queue))
-            .unwrap_or(cpu);
+    let mut locals = Vec::new();
+    for (cpu, ends) in (0..cpus).zip(lanes) {
         let mut own = ties
             .owned_queues(cpu)
             .filter_map(|queue| pairs.get_mut(usize::from(queue))?.take());
         let way_out = match own.next() {
-            Some(pair) => Some(WayOut::Queue(
-                Box::new(pair),
-                std::mem::take(&mut served[at]),
-            )),
-            None => pools.next().map(|pool| {
-                let credits = Arc::new(Credits::new(plan.credits));
-                let bell = bells[usize::from(owner)].clone();
-                let (sender, receiver) = lane(plan.credits as usize, bell);
-                served[usize::from(owner)].push(ServedEnd {
-                    lane: receiver,
-                    credits: credits.clone(),
-                    bell: bells[at].clone(),
-                });
-                WayOut::Virtual(sender, credits, pool)
-            }),
+            Some(pair) => {
+                let served = served.remove(&cpu).unwrap_or_default();
+                Some(WayOut::Queue(Box::new(pair), served))
+            }
+            None => virtual_ends.remove(&cpu),
         };
         let further = own.collect();
-        locals[at] = way_out.map(|way_out| LocalQueues {
+        locals.extend(way_out.map(|way_out| LocalQueues {
             features: features.clone(),
             way_out,
             further,
-            crossings: (cpus > 1).then(|| (std::mem::take(&mut lanes[at]), placement.clone())),
-        });
+            crossings: (cpus > 1).then(|| (ends, placement.clone())),
+        }));
     }
-    Ok(locals.into_iter().flatten().collect())
+    Ok(locals)
+}
+
+/// A virtual queue for each proxy, with a pool: its ends by proxy, and by the cpu that serves it.
+fn virtual_queues(
+    plan: &CpuPlan,
+    ties: Ties,
+    bells: &[Arc<Bell>],
+    pools: Vec<UnboundPool>,
+) -> (HashMap<u16, WayOut>, HashMap<u16, Vec<ServedEnd>>) {
+    let mut senders = HashMap::new();
+    let mut served: HashMap<u16, Vec<ServedEnd>> = HashMap::new();
+    let proxies = (0..).zip(bells).filter(|(cpu, _)| ties.is_proxy(*cpu));
+    for ((cpu, bell), pool) in proxies.zip(pools) {
+        let queue = ties.transmit_queue(cpu);
+        let owner = queue.and_then(|queue| ties.owner_of_queue(queue));
+        let Some((owner, owners_bell)) =
+            owner.and_then(|owner| Some((owner, bells.get(usize::from(owner))?)))
+        else {
+            continue;
+        };
+        let credits = Arc::new(Credits::new(plan.credits));
+        let (sender, receiver) = lane(plan.credits as usize, owners_bell.clone());
+        served.entry(owner).or_default().push(ServedEnd {
+            lane: receiver,
+            credits: credits.clone(),
+            bell: bell.clone(),
+        });
+        senders.insert(cpu, WayOut::Virtual(sender, credits, pool));
+    }
+    (senders, served)
 }
 
 /// A lane from each cpu to each other one; the ends by cpu.
-fn lanes(plan: &CpuPlan, ties: Ties, bells: &[Arc<Bell>]) -> Vec<LaneEnds> {
-    let mut ends: Vec<LaneEnds> = bells
-        .iter()
-        .map(|bell| LaneEnds {
-            bell: bell.clone(),
-            ..LaneEnds::default()
-        })
-        .collect();
+fn lanes(plan: &CpuPlan, ties: Ties) -> Vec<LaneEnds> {
+    let mut ends: Vec<LaneEnds> = (0..plan.cpus()).map(|_| LaneEnds::default()).collect();
     for from in 0..plan.cpus() {
         let frames = match ties.is_proxy(from) {
             true => SELDOM.min(plan.lane_frames as usize),
             false => plan.lane_frames as usize,
         };
-        for to in 0..plan.cpus() {
-            let lane = (from != to).then(|| lane(frames, bells[usize::from(to)].clone()));
+        let mut outbound = Vec::new();
+        for (to, end) in (0..).zip(&mut ends) {
+            let lane = (from != to).then(|| lane(frames, end.bell.clone()));
             let (sender, receiver) = lane.unzip();
-            ends[usize::from(to)].inbound.extend(receiver);
-            ends[usize::from(from)].outbound.push(sender);
+            end.inbound.extend(receiver);
+            outbound.push(sender);
+        }
+        if let Some(end) = ends.get_mut(usize::from(from)) {
+            end.outbound = outbound;
         }
     }
     ends

@@ -26,6 +26,7 @@ use virtroupe_driver::{Frame, QueuePair, Violation};
 use virtroupe_wire::{DropReason, Instant};
 
 use crate::clock::Clock;
+use crate::crossings::Heard;
 use crate::ports::{Ports, PortsCell};
 use crate::shard::{Shard, ShardCell, TxReadyPolicy};
 
@@ -143,6 +144,7 @@ pub(crate) struct PollLoop {
     settings: PollSettings,
     spin: Duration,
     burst: Vec<Frame>,
+    heard: Heard,
     interrupts: Vec<AsyncFd<OwnedFd>>,
     timer: Pin<Box<Sleep>>,
     counters: PollCounters,
@@ -188,6 +190,7 @@ impl PollLoop {
             clock,
             settings,
             burst: Vec::new(),
+            heard: Heard::default(),
             interrupts,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             counters: PollCounters::default(),
@@ -259,9 +262,12 @@ impl PollLoop {
             }
             moved += taken;
             if let Some(crossings) = &mut ports.crossings {
-                crossings.dispatch(now, &mut self.burst, |frame| shard.peers().share(frame));
+                crossings.dispatch(now, &mut self.burst, &mut self.heard);
             }
             shard.receive(now, &mut self.burst, ports.egress.pool());
+            if !self.heard.is_empty() {
+                shard.share_neighbors(&mut self.heard);
+            }
         }
         Ok(moved)
     }

@@ -23,12 +23,12 @@ use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters, LOOPED, REASSEMBLED};
 use virtroupe_wire::placement::Placement;
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::udp::UdpSocketId;
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
-use crate::crossings::Crossings;
+use crate::crossings::{Crossings, Heard};
 use crate::messages::{CloseReason, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
 use crate::outlet::{Offer, Outlet, Packets};
 use crate::peers::Peers;
@@ -59,14 +59,14 @@ pub struct Shard {
     ports: PortsCell,
     registry: PortRegistry,
     peers: Peers,
+    /// How many neighbours the engines knew of when the others were last told.
+    neighbors_learned: u64,
     policy: TxReadyPolicy,
     sockets: HashMap<UdpSocketId, Socket>,
     subscriptions: Vec<Subscription>,
     next_subscription: u64,
     /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
-    /// Memory for replies, empty between bursts.
-    replies: Vec<UdpSend<Frame>>,
     waiters: VecDeque<Waiter>,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
@@ -180,13 +180,13 @@ impl Shard {
             ports,
             registry,
             peers: Peers::default(),
+            neighbors_learned: 0,
             policy,
             patience,
             sockets: HashMap::new(),
             subscriptions: Vec::new(),
             next_subscription: 0,
             kept: Vec::new(),
-            replies: Vec::new(),
             waiters: VecDeque::new(),
             parked: 0,
             parked_since: None,
@@ -304,6 +304,18 @@ impl Shard {
             kept.push(frame);
         }
         self.kept = std::mem::replace(burst, kept);
+    }
+
+    /// Lets the other cpus hear what neighbours said in the burst that was just received: all
+    /// answers, and questions if the engines learned from them.
+    pub(crate) fn share_neighbors(&mut self, heard: &mut Heard) {
+        let learned = self.host.counters().neighbors_learned;
+        let is_new = learned != std::mem::replace(&mut self.neighbors_learned, learned);
+        let answers = heard.answers.drain(..);
+        let questions = heard.questions.drain(..).filter(|_| is_new);
+        for frame in answers.chain(questions) {
+            self.peers.share(&frame);
+        }
     }
 
     /// Lets the engines hear what a neighbour told another cpu.

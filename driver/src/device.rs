@@ -36,7 +36,7 @@ pub struct DeviceOptions {
     /// Descriptors in each ring, a power of two from 16 to 32768; 256 by default. Longer rings
     /// bear longer bursts and pauses; shorter ones stay in the cache.
     pub queue_size: u16,
-    /// Packet slots for each queue pair, 2112 bytes each. At least twice `queue_size` plus 128.
+    /// Packet slots for each queue pair, 2240 bytes each. At least twice `queue_size` plus 128.
     /// 2048 by default. What applications hold comes from here; when it runs low, received
     /// packets are copied to the heap.
     pub pool_frames: u32,

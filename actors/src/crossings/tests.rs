@@ -60,7 +60,7 @@ fn each_frame_goes_to_its_owner_in_order() {
         .zip(owners)
         .map(|(mark, cpu)| frame(&crossings, cpu, mark))
         .collect();
-    crossings.dispatch(at(0), &mut burst, |_| panic!("no neighbour spoke"));
+    crossings.dispatch(at(0), &mut burst, &mut Heard::default());
     assert_eq!(marks(&burst), [0, 4]);
     for (lane, expected) in lanes.iter_mut().zip([vec![1, 3], vec![2, 5, 6]]) {
         let mut taken = Vec::new();
@@ -74,7 +74,7 @@ fn each_frame_goes_to_its_owner_in_order() {
 fn a_full_lane_is_waited_for_and_then_not_again_until_it_has_room() {
     let (mut crossings, mut lanes) = crossings(2);
     let mut burst: Vec<Frame> = (0..4).map(|mark| frame(&crossings, 1, mark)).collect();
-    crossings.dispatch(at(0), &mut burst, |_| ());
+    crossings.dispatch(at(0), &mut burst, &mut Heard::default());
     assert!(crossings.is_blocked());
     crossings.flush(at(999));
     assert!(crossings.is_blocked(), "patience is not over");
@@ -83,22 +83,22 @@ fn a_full_lane_is_waited_for_and_then_not_again_until_it_has_room() {
     assert_eq!(crossings.counters().drops[DropReason::LaneFull], 2);
 
     burst.push(frame(&crossings, 1, 9));
-    crossings.dispatch(at(1001), &mut burst, |_| ());
+    crossings.dispatch(at(1001), &mut burst, &mut Heard::default());
     assert!(!crossings.is_blocked(), "a slow cpu is not waited for");
     assert_eq!(crossings.counters().drops[DropReason::LaneFull], 3);
 
     lanes[0].take(&mut Vec::new(), 8);
     burst.extend((0..3).map(|mark| frame(&crossings, 1, mark)));
-    crossings.dispatch(at(1002), &mut burst, |_| ());
+    crossings.dispatch(at(1002), &mut burst, &mut Heard::default());
     assert!(
         !crossings.is_blocked(),
         "it is slow until it keeps up with a burst"
     );
     lanes[0].take(&mut Vec::new(), 8);
     burst.push(frame(&crossings, 1, 0));
-    crossings.dispatch(at(1003), &mut burst, |_| ());
+    crossings.dispatch(at(1003), &mut burst, &mut Heard::default());
     burst.extend((0..3).map(|mark| frame(&crossings, 1, mark)));
-    crossings.dispatch(at(1004), &mut burst, |_| ());
+    crossings.dispatch(at(1004), &mut burst, &mut Heard::default());
     assert!(
         crossings.is_blocked(),
         "it kept up, so it is waited for again"
@@ -109,12 +109,12 @@ fn a_full_lane_is_waited_for_and_then_not_again_until_it_has_room() {
 fn what_was_in_the_lane_of_a_cpu_that_ended_is_counted_once() {
     let (mut crossings, mut lanes) = crossings(8);
     let mut burst: Vec<Frame> = (0..3).map(|mark| frame(&crossings, 2, mark)).collect();
-    crossings.dispatch(at(0), &mut burst, |_| ());
+    crossings.dispatch(at(0), &mut burst, &mut Heard::default());
     lanes[1].take(&mut burst, 1);
     lanes.truncate(1);
     assert_eq!(crossings.counters().drops[DropReason::CpuGone], 2);
     burst = vec![frame(&crossings, 2, 0), frame(&crossings, 0, 1)];
-    crossings.dispatch(at(1), &mut burst, |_| ());
+    crossings.dispatch(at(1), &mut burst, &mut Heard::default());
     assert_eq!(marks(&burst), [1]);
     assert!(!crossings.is_blocked());
     assert_eq!(crossings.counters().drops[DropReason::CpuGone], 3);

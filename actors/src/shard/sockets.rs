@@ -1,7 +1,6 @@
 //! Opening and closing sockets and subscriptions.
 
 use std::future::Future;
-use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -13,7 +12,7 @@ use virtroupe_wire::DropReason;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{self, Host};
 use virtroupe_wire::placement::{Binding, SourcePortSearch, Transport};
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::udp::UdpSocketId;
 
 use super::{Capture, Shard, ShardCell, Socket, Subscription, Waiter};
 use crate::burst::Burst;
@@ -233,10 +232,6 @@ impl Shard {
         self.peers = Peers::new(peers);
     }
 
-    pub(crate) fn peers(&self) -> &Peers {
-        &self.peers
-    }
-
     pub(crate) fn host(&mut self) -> &mut Host<Frame> {
         &mut self.host
     }
@@ -282,16 +277,6 @@ impl Shard {
             self.change_binding(binding, self.cpu, false);
             self.peers.retract(socket.reservation, self.cpu);
         }
-    }
-
-    /// An empty vector for replies, to be filled while the shard is not borrowed.
-    pub(crate) fn lend_replies(&mut self) -> Vec<UdpSend<Frame>> {
-        take(&mut self.replies)
-    }
-
-    /// Takes that vector back for the next replies.
-    pub(crate) fn take_back_replies(&mut self, replies: Vec<UdpSend<Frame>>) {
-        self.replies = replies;
     }
 
     pub(crate) fn subscribe(
