@@ -162,7 +162,16 @@ async fn fragments_on_any_queue_make_a_datagram_for_the_owner_of_its_ports() {
         .take(30)
         .enumerate()
         {
-            let source = peer(number as u32 * 3);
+            // Each cpu owns some, whatever the key of the hash is.
+            let is_turn = |flow: &u32| {
+                let flow = Flow::received_from_v4(Transport::Udp, peer(*flow), SERVER);
+                let turn = number as u16 % cpus;
+                placement
+                    .as_ref()
+                    .is_none_or(|placement| placement.owner(&flow) == turn)
+            };
+            let first = number as u32 * 100;
+            let source = peer((first..first + 100_000).find(is_turn).expect("a flow"));
             let payload: Vec<u8> = (0..length).map(|at| (at * 7 + number) as u8).collect();
             let mut frames = fragments(source, SERVER, &payload, number as u16, 1480);
             // Some order: none of the first or last is always first.
