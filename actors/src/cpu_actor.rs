@@ -26,6 +26,7 @@ use crate::peers::{ChangeBinding, NeighborHeard, Peer};
 use crate::poll::{Control, PollLoop, PollSettings, QueueEnd};
 use crate::ports::PortsCell;
 use crate::shard::ShardCell;
+use crate::stats::CpuStats;
 
 /// Messages that the mailbox of a cpu's actor holds. While the loop is busy, messages from
 /// other threads are seen only every 31 turns, so the default of 16 would refuse.
@@ -100,6 +101,8 @@ pub struct QueueEnded {
     pub role: CpuRole,
     /// And why.
     pub end: QueueEnd,
+    /// What the cpu had counted then, if its actor is gone and can not be asked any more.
+    pub last: Option<Box<CpuStats>>,
 }
 
 /// What an actor of a cpu is made of.
@@ -161,6 +164,9 @@ impl<R: Role> CpuActor<R> {
                 cpu,
                 role: R::ROLE,
                 end: end.clone(),
+                last: (end == QueueEnd::Killed)
+                    .then(|| self.last_stats())
+                    .flatten(),
             });
         }
         self.ended = Some(end);
@@ -172,6 +178,17 @@ impl<R: Role> CpuActor<R> {
             CpuRole::Queue => CloseReason::DeviceLost(how.into()),
             CpuRole::Proxy => CloseReason::CpuLost(how.into()),
         }
+    }
+
+    /// What the cpu has counted; `None` if it ended in the middle of something.
+    fn last_stats(&self) -> Option<Box<CpuStats>> {
+        let mut ports = self.ports.try_borrow_mut().ok()?;
+        let mut stats = None;
+        self.shard.try_with(|shard| {
+            let poll = self.control.counters.get();
+            stats = Some(CpuStats::collect(R::ROLE, shard, &mut ports, poll));
+        });
+        stats.map(Box::new)
     }
 
     /// Tells the sockets, and lets go of the lanes.

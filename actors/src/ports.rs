@@ -46,6 +46,7 @@ impl Ports {
         // Only now: what came before is seen here, what comes later rings.
         self.egress.arm(shard.needs_room())
             && !shard.owes_notices(&mut self.egress)
+            && !shard.misses_room(&self.egress)
             && !shard.has_handed_over()
             && !self.crossings.as_ref().is_some_and(Crossings::has_work)
     }
