@@ -197,10 +197,8 @@ impl<R: Role> CpuActor<R> {
         // After a panic nothing is sure: a second one must not keep the others from hearing of it.
         let closed = catch_unwind(AssertUnwindSafe(|| {
             self.shard.try_with(|shard| shard.close_all(reason));
-            if let Ok(mut ports) = self.ports.try_borrow_mut()
-                && let Some(crossings) = &mut ports.crossings
-            {
-                crossings.close(drop_reason);
+            if let Ok(mut ports) = self.ports.try_borrow_mut() {
+                ports.close(drop_reason);
             }
         }));
         if closed.is_err() {
@@ -315,9 +313,10 @@ impl<R: Role> Handler<ChangeBinding> for CpuActor<R> {
 
     fn handle(&mut self, change: ChangeBinding, _: &mut Self::Context) {
         let is_bound = change.closed.is_none();
-        self.shard
-            .borrow()
-            .change_binding(change.binding, change.cpu, is_bound);
+        let mut shard = self.shard.borrow();
+        if !shard.change_binding(change.binding, change.cpu, is_bound) {
+            tracing::warn!(binding = ?change.binding, "too many bindings: not known to a cpu");
+        }
     }
 }
 

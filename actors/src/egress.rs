@@ -128,6 +128,18 @@ impl Egress {
         }
     }
 
+    /// Drops what other cpus put in and nobody will send any more. Returns how many frames.
+    pub(crate) fn drop_waiting(&mut self) -> u64 {
+        let Egress::Queue(queue) = self else {
+            return 0;
+        };
+        let mut waiting = queue.held.take().map_or(Vec::new(), |(_, held)| held);
+        for served in &mut queue.served {
+            while served.take(&mut waiting, QUANTUM) > 0 {}
+        }
+        waiting.len() as u64
+    }
+
     /// The cpu's own queue pair.
     pub(crate) fn pair(&mut self) -> Option<&mut QueuePair> {
         match self {

@@ -101,7 +101,11 @@ impl Shard {
         };
         let binding = reservation.binding();
         self.add_socket(id, reservation);
-        self.change_binding(binding, self.cpu, true);
+        if !self.change_binding(binding, self.cpu, true) {
+            // Nor would it be to the others, who know of as many.
+            self.close_udp(id);
+            return Err(BindError::TooManyBindings.into());
+        }
         Ok((id, self.peers.announce(binding, self.cpu)))
     }
 
@@ -213,18 +217,19 @@ impl Shard {
         Ok(placement.choose_source_port(self.cpu, &search, is_used)?)
     }
 
-    /// Takes note of a socket that was bound or closed on a cpu.
-    pub(crate) fn change_binding(&mut self, binding: Binding, cpu: u16, is_bound: bool) {
+    /// Takes note of a socket that was bound or closed on a cpu. Returns false if there is no room
+    /// for more.
+    pub(crate) fn change_binding(&mut self, binding: Binding, cpu: u16, is_bound: bool) -> bool {
         let mut ports = self.ports.borrow_mut();
         let Some(crossings) = &mut ports.crossings else {
-            return;
+            return true;
         };
         let exceptions = crossings.placement.exceptions_mut();
-        if !is_bound {
-            exceptions.unbind(binding, cpu);
-        } else if let Err(error) = exceptions.bind(binding, cpu) {
-            tracing::warn!(%error, ?binding, cpu, "a binding is not known to cpu {}", self.cpu);
+        if is_bound {
+            return exceptions.bind(binding, cpu).is_ok();
         }
+        exceptions.unbind(binding, cpu);
+        true
     }
 
     /// Sets the other cpus, to be told of bindings and neighbours.
