@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use virtroupe_wire::Buffer;
 
+use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
 use crate::memory::DmaMemory;
 use crate::pool::{Pool, SLOT_STRIDE};
-use crate::ring::Violation;
-use crate::ring::split::{DESC_F_WRITE, FreeDescriptors, SplitRing};
+use crate::ring::split::FreeDescriptors;
+use crate::ring::{DESC_F_WRITE, Ring, Violation};
 use crate::transport::RingLayout;
+
+mod merge;
+
+pub(crate) use merge::longest_merged_frame;
 
 /// Where the buffer of a slot starts for the device: at the virtio-net header.
 const BUFFER_START: usize = SLOT_DATA as usize - NET_HEADER;
@@ -34,31 +39,35 @@ pub struct ReceiveCounters {
 }
 
 /// One receive ring and the slots posted in it.
-pub(crate) struct ReceiveQueue {
-    ring: SplitRing,
+pub(crate) struct ReceiveQueue<R> {
+    ring: R,
     free: FreeDescriptors,
     /// The slot under each outstanding descriptor.
     posted: Box<[u32]>,
     /// Added to an address of ours to get the device's.
     iova_offset: u64,
+    /// Whether a frame may span several buffers.
+    mergeable: bool,
     /// What this queue did so far.
     pub(crate) counters: ReceiveCounters,
 }
 
-impl ReceiveQueue {
+impl<R: Ring> ReceiveQueue<R> {
     pub(crate) fn new(
         memory: Arc<DmaMemory>,
         layout: &RingLayout,
         iova_offset: u64,
-        event_idx: bool,
-        in_order: bool,
+        features: FeatureBits,
     ) -> Option<Self> {
-        let ring = SplitRing::new(memory, layout, event_idx, in_order)?;
+        let event_idx = features.contains(FeatureBits::EVENT_IDX);
+        let in_order = features.contains(FeatureBits::IN_ORDER);
+        let ring = R::new(memory, layout, event_idx, in_order)?;
         Some(ReceiveQueue {
             free: FreeDescriptors::new(layout.size),
             posted: vec![VACANT; usize::from(layout.size)].into(),
             ring,
             iova_offset,
+            mergeable: features.contains(FeatureBits::MRG_RXBUF),
             counters: ReceiveCounters::default(),
         })
     }
@@ -73,7 +82,8 @@ impl ReceiveQueue {
         if self.free.len() < REFILL.min(self.ring.size() / 2) {
             return false;
         }
-        self.fill(pool, reserve)
+        let wanted = self.ring.aligned_count(usize::from(self.free.len()));
+        self.post(pool, reserve, wanted)
     }
 
     /// Posts slots until the ring is full or the pool keeps no more than `reserve`; but half of
@@ -83,7 +93,12 @@ impl ReceiveQueue {
     /// keeps half of the ring posted whatever applications hold: a queue that sleeps can always
     /// be woken by a frame, although nobody tells it that slots came home.
     pub(crate) fn fill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
-        let wanted = usize::from(self.free.len());
+        self.post(pool, reserve, usize::from(self.free.len()))
+    }
+
+    /// Posts at most `wanted` slots, as [`fill`](Self::fill) says. There is room for them.
+    #[inline]
+    fn post(&mut self, pool: &mut Pool, reserve: usize, wanted: usize) -> bool {
         let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
         let available = pool.ensure(wanted + reserve);
         let spare = available.saturating_sub(reserve);
@@ -96,7 +111,7 @@ impl ReceiveQueue {
             let Some(id) = self.free.take() else { break };
             let address = first.wrapping_add(u64::from(slot) * SLOT_STRIDE as u64);
             self.ring
-                .write_descriptor(id, address, BUFFER_LENGTH, DESC_F_WRITE, 0);
+                .write_descriptor(id, id, address, BUFFER_LENGTH, DESC_F_WRITE, 0);
             if let Some(posted) = self.posted.get_mut(usize::from(id)) {
                 *posted = slot;
             }
@@ -117,6 +132,9 @@ impl ReceiveQueue {
         limit: usize,
         reserve: usize,
     ) -> Result<usize, Violation> {
+        if self.mergeable {
+            return self.harvest_merged(pool, burst, limit, reserve);
+        }
         let pending = self.ring.used_pending(self.outstanding())?;
         let take = usize::from(pending).min(limit);
         if take == 0 {
@@ -125,12 +143,15 @@ impl ReceiveQueue {
         let owed = usize::from(self.free.len()) + reserve;
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
         self.ring.prefetch_descriptors(self.free.upcoming(), take);
-        let mut result = Ok(take);
+        let mut result = Ok(());
         let before = burst.len();
         let mut bytes = 0;
         burst.reserve(take);
         for place in 0..take {
-            let (slot, length) = match self.take_used() {
+            if !self.ring.is_next_used() {
+                break;
+            }
+            let (slot, length) = match self.take_used(NET_HEADER) {
                 Ok(used) => used,
                 Err(violation) => {
                     result = Err(violation);
@@ -146,14 +167,16 @@ impl ReceiveQueue {
             }
             burst.push(frame);
         }
-        self.counters.frames += (burst.len() - before) as u64;
+        let taken = burst.len() - before;
+        self.counters.frames += taken as u64;
         self.counters.bytes += bytes;
-        result
+        result.map(|()| taken)
     }
 
-    /// The slot and the length, header included, of the next used buffer.
+    /// The slot and the length, header included, of the next used buffer. It is there, and holds
+    /// at least `shortest` bytes.
     #[inline]
-    fn take_used(&mut self) -> Result<(u32, u16), Violation> {
+    fn take_used(&mut self, shortest: usize) -> Result<(u32, u16), Violation> {
         let used = self.ring.peek_used();
         let unknown = Violation::UsedId(used.id);
         let id = u16::try_from(used.id).map_err(|_| unknown)?;
@@ -162,7 +185,7 @@ impl ReceiveQueue {
             .get_mut(usize::from(id))
             .filter(|slot| **slot != VACANT)
             .ok_or(unknown)?;
-        let (shortest, longest) = (NET_HEADER as u32, BUFFER_LENGTH);
+        let (shortest, longest) = (shortest as u32, BUFFER_LENGTH);
         if used.length < shortest || used.length > longest {
             return Err(Violation::UsedLength {
                 length: used.length,
@@ -172,7 +195,7 @@ impl ReceiveQueue {
         }
         let slot = std::mem::replace(posted, VACANT);
         self.free.give(id);
-        self.ring.advance_used(1);
+        self.ring.advance_used(1, 1);
         Ok((slot, used.length as u16))
     }
 
