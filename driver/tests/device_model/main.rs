@@ -192,6 +192,35 @@ fn an_application_that_keeps_all_frames_of_a_source_gets_every_one() {
     }
 }
 
+/// The longest rings, and frames of the largest MTU: as tables, and as chains.
+#[test]
+fn the_largest_packets_cross_the_longest_rings() {
+    for bits in [16 + 2, 8 + 2] {
+        let setup = Setup {
+            queue_size: if bits & 8 == 0 { 32_768 } else { 32_767 },
+            mtu: u16::MAX,
+            mergeable: true,
+            ..Setup::from_bits(bits)
+        };
+        let mut stations = stations(setup, setup);
+        for round in 0..2 {
+            let [a, b] = &mut stations;
+            for number in 0..30 {
+                // A frame on the heap, which is another shape, holds less.
+                let shape = if number % 2 == 0 { 0 } else { 2 };
+                a.make(shape, usize::from(u16::MAX) - round * number);
+            }
+            a.transmit();
+            while a.step() + b.step() > 0 {
+                b.receive(a, 64);
+                b.release(usize::MAX, false);
+            }
+        }
+        assert_eq!(stations[1].received, 60);
+        finish(stations);
+    }
+}
+
 fn threaded(setup: Setup, end: LinkEnd) -> (Device, QueuePair) {
     let thread = DeviceThread {
         spin: std::time::Duration::ZERO,

@@ -85,6 +85,7 @@ impl Setup {
             features,
             in_order_bursts: self.in_order_bursts,
             mtu: self.mtu,
+            max_queue_size: 1 << 15,
             ..EmbeddedConfig::default()
         }
     }
