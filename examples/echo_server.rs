@@ -77,7 +77,7 @@ impl Handler<UdpReceived> for Echo {
     type Result = ();
 
     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        self.0.reply(received.datagrams.drain(..));
+        self.0.reply_all(&mut received.datagrams);
     }
 }
 

@@ -22,7 +22,7 @@
 //!     type Result = ();
 //!
 //!     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-//!         self.0.reply(received.datagrams.drain(..));
+//!         self.0.reply_all(&mut received.datagrams);
 //!     }
 //! }
 //!

@@ -11,6 +11,7 @@ use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::ConnectError;
 use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 
+use crate::burst::Burst;
 use crate::messages::{
     BindError, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
 };
@@ -130,12 +131,15 @@ impl UdpSocket {
     /// without a copy. What is refused is dropped; the outcome says how many.
     pub fn reply(&self, datagrams: impl IntoIterator<Item = UdpDatagram<Frame>>) -> SendOutcome {
         // The iterator is foreign code, which may use the stack: the shard is not borrowed then.
-        let mut replies = self.shard.borrow().lend_replies();
-        replies.extend(datagrams.into_iter().map(UdpSend::reply));
-        let outcome = self.shard.borrow().send_udp(self.id, &mut replies);
-        replies.clear();
-        self.shard.borrow().take_back_replies(replies);
-        outcome
+        let mut burst = Burst::new();
+        burst.extend(datagrams);
+        self.reply_all(&mut burst)
+    }
+
+    /// As [`reply`](Self::reply), for a whole burst as it came, which is then empty: the fastest
+    /// way to answer.
+    pub fn reply_all(&self, datagrams: &mut Vec<UdpDatagram<Frame>>) -> SendOutcome {
+        self.shard.borrow().reply_udp(self.id, datagrams)
     }
 
     /// Asks for one [`SocketEvent::TxReady`] when there is room again, to the actor that

@@ -18,7 +18,7 @@ use actix::Recipient;
 use virtroupe_driver::{Features, Frame, Pool, QueuePair};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters};
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::udp::UdpSocketId;
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
@@ -55,8 +55,6 @@ pub struct Shard {
     next_subscription: u64,
     /// Memory for `capture`, empty between bursts.
     kept: Vec<Frame>,
-    /// Memory for replies, empty between bursts.
-    replies: Vec<UdpSend<Frame>>,
     waiters: VecDeque<Waiter>,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
@@ -149,7 +147,6 @@ impl Shard {
             subscriptions: Vec::new(),
             next_subscription: 0,
             kept: Vec::new(),
-            replies: Vec::new(),
             waiters: VecDeque::new(),
             parked: 0,
             parked_since: None,

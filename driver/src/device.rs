@@ -45,7 +45,7 @@ pub struct DeviceOptions {
     /// pauses; shorter ones stay in the cache. Half of the receive ring holds at least one frame:
     /// an MTU of 9000 takes 16 descriptors, one of 65535 takes 128.
     pub queue_size: u16,
-    /// Packet slots for each queue pair, 2112 bytes each. At least twice `queue_size` plus 128.
+    /// Packet slots for each queue pair, 2240 bytes each. At least twice `queue_size` plus 128.
     /// 2048 by default. What applications hold comes from here; when it runs low, received
     /// packets are copied to the heap.
     pub pool_frames: u32,
@@ -55,7 +55,7 @@ pub struct DeviceOptions {
     /// not report one (vhost-user).
     pub mac: Option<MacAddr>,
     /// The largest IP packet in bytes, from 68 (RFC 791) to [`LARGEST_MTU`]; the device's own, or
-    /// 1500, by default. Never more than the device's, and above [`LARGEST_SLOT_MTU`] (2018) only
+    /// 1500, by default. Never more than the device's, and above [`LARGEST_SLOT_MTU`] (2094) only
     /// with mergeable buffers.
     pub mtu: Option<u16>,
     /// The memory format of the rings. [`RingFormat::Auto`] by default.

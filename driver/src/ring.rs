@@ -64,6 +64,10 @@ pub(crate) trait Ring: Sized {
         next: u16,
     );
 
+    /// Writes buffers of one descriptor each (id, address and length), unpublished. In one go, so
+    /// that what is the same for all of them stays in registers.
+    fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>);
+
     /// The two words of entry `index` of an indirect table (sections 2.7.5.3 and 2.8.7).
     fn indirect_entry(index: u16, is_last: bool, address: u64, length: u32) -> [u64; 2];
 
@@ -75,14 +79,15 @@ pub(crate) trait Ring: Sized {
 
     /// The most chains that the device may have used since the last
     /// [`advance_used`](Self::advance_used), given that it holds `outstanding`; 0 only if it used
-    /// none. [`is_next_used`](Self::is_next_used) tells of each.
+    /// none. [`is_used`](Self::is_used) tells of each.
     fn used_pending(&self, outstanding: u16) -> Result<u16, Violation>;
 
-    /// Whether there is a used entry at the current position, given that `used_pending` counts it.
-    fn is_next_used(&self) -> bool;
+    /// Whether there is a used entry `place` behind the current position, given that
+    /// `used_pending` counts it. Places are entries of chains of one descriptor.
+    fn is_used(&self, place: u16) -> bool;
 
-    /// The used entry at the current position. Read once; what it says is not trusted.
-    fn peek_used(&self) -> Used;
+    /// The used entry `place` behind the current position. Read once; what it says is not trusted.
+    fn peek_used(&self, place: u16) -> Used;
 
     /// Moves past the used entry of `chains` chains that had `descriptors` descriptors.
     fn advance_used(&mut self, chains: u16, descriptors: u16);
@@ -138,6 +143,11 @@ impl Ring for SplitRing {
         SplitRing::write_descriptor(self, id, address, length, flags, next);
     }
 
+    #[inline(always)]
+    fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
+        SplitRing::push_run(self, flags, buffers);
+    }
+
     fn indirect_entry(index: u16, is_last: bool, address: u64, length: u32) -> [u64; 2] {
         let (flags, next) = if is_last {
             (0, 0)
@@ -165,13 +175,13 @@ impl Ring for SplitRing {
 
     /// The used index counted them exactly.
     #[inline]
-    fn is_next_used(&self) -> bool {
+    fn is_used(&self, _place: u16) -> bool {
         true
     }
 
-    #[inline]
-    fn peek_used(&self) -> Used {
-        SplitRing::peek_used(self)
+    #[inline(always)]
+    fn peek_used(&self, place: u16) -> Used {
+        SplitRing::peek_used(self, place)
     }
 
     #[inline]

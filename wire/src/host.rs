@@ -15,6 +15,7 @@
 mod addresses;
 mod arp;
 mod bucket;
+mod common;
 mod config;
 mod counters;
 mod fast;
@@ -29,6 +30,7 @@ mod routes;
 mod runs;
 mod send;
 mod sockets;
+mod template;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};

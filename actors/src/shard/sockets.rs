@@ -1,6 +1,5 @@
 //! Opening and closing sockets and subscriptions.
 
-use std::mem::take;
 use std::net::SocketAddr;
 
 use actix::Recipient;
@@ -8,7 +7,7 @@ use virtroupe_driver::Frame;
 use virtroupe_wire::DropReason;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::Host;
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::udp::UdpSocketId;
 
 use super::{Capture, Shard, Socket, Subscription, Waiter};
 use crate::burst::Burst;
@@ -82,16 +81,6 @@ impl Shard {
             self.waiters.retain(|waiter| *waiter != Waiter::Socket(id));
             self.host.close_udp(id);
         }
-    }
-
-    /// An empty vector for replies, to be filled while the shard is not borrowed.
-    pub(crate) fn lend_replies(&mut self) -> Vec<UdpSend<Frame>> {
-        take(&mut self.replies)
-    }
-
-    /// Takes that vector back for the next replies.
-    pub(crate) fn take_back_replies(&mut self, replies: Vec<UdpSend<Frame>>) {
-        self.replies = replies;
     }
 
     pub(crate) fn subscribe(

@@ -3,9 +3,10 @@
 use std::task::Waker;
 
 use actix::Recipient;
-use virtroupe_driver::{Frame, QueuePair, Violation};
-use virtroupe_wire::DropReason;
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_driver::{Frame, Pool, QueuePair, Violation};
+use virtroupe_wire::host::Host;
+use virtroupe_wire::udp::{self, UdpDatagram, UdpSend, UdpSocketId};
+use virtroupe_wire::{DropReason, Instant};
 
 use super::{Shard, Waiter};
 use crate::messages::{SendOutcome, SocketEvent};
@@ -103,19 +104,48 @@ impl Shard {
         id: UdpSocketId,
         burst: &mut Vec<UdpSend<Frame>>,
     ) -> SendOutcome {
+        self.send_with(burst.len(), |host, now, pool| {
+            let outcome = host.send_udp(now, id, burst, pool);
+            (outcome, burst.first().and_then(|send| send.refused))
+        })
+    }
+
+    /// Sends datagrams back. Empties `burst`; what is refused is dropped.
+    pub(crate) fn reply_udp(
+        &mut self,
+        id: UdpSocketId,
+        burst: &mut Vec<UdpDatagram<Frame>>,
+    ) -> SendOutcome {
+        let mut refused = Vec::new();
+        self.send_with(burst.len(), |host, now, pool| {
+            let outcome = host.reply_udp(now, id, burst, &mut refused, pool);
+            (outcome, refused.first().and_then(|send| send.refused))
+        })
+    }
+
+    /// Lets `send` put up to `count` datagrams into the engine.
+    fn send_with(
+        &mut self,
+        count: usize,
+        send: impl FnOnce(
+            &mut Host<Frame>,
+            Instant,
+            &mut Pool,
+        ) -> (udp::SendOutcome, Option<DropReason>),
+    ) -> SendOutcome {
         let now = self.clock.now();
         let egress = self.egress.clone();
         let mut pair = egress.borrow_mut();
-        if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
+        if self.host.transmit_room() < count + LONGEST_TRAIN {
             self.look_for_room(&mut pair);
         }
-        let outcome = self.host.send_udp(now, id, burst, pair.pool());
+        let (outcome, reason) = send(&mut self.host, now, pair.pool());
         // What was sent to ourselves has arrived; what waits for the device needs the actor.
         self.wake();
         SendOutcome {
             accepted: outcome.accepted,
             refused: outcome.refused,
-            reason: burst.first().and_then(|send| send.refused),
+            reason,
         }
     }
 

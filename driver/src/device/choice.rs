@@ -26,7 +26,7 @@ pub enum RingFormat {
 
 /// Whether a received frame may span several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
 ///
-/// It is what frames need that exceed a slot of 2112 bytes: MTUs above 2018. It costs a few per
+/// It is what frames need that exceed a slot: MTUs above 2094. It costs a few per
 /// cent of the packet rate, because the device then writes into every header, and we read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,7 +36,7 @@ pub enum Mergeable {
     Auto,
     /// Wherever the device offers it.
     Always,
-    /// Never; the MTU is at most 2018 then.
+    /// Never; the MTU is at most 2094 then.
     Never,
 }
 
@@ -144,7 +144,7 @@ mod tests {
             queue_size: 16,
             ..DeviceOptions::default()
         };
-        let longest = 8 * 2048 - 12 - 18;
+        let longest = 8 * 2124 - 12 - 18;
         assert_eq!(
             plan(Some(65_535), &options),
             (longest, longest, true, false)
@@ -153,6 +153,6 @@ mod tests {
             mergeable: Mergeable::Never,
             ..options
         };
-        assert_eq!(plan(Some(9000), &tiny), (2018, 2018, false, false));
+        assert_eq!(plan(Some(9000), &tiny), (2094, 2094, false, false));
     }
 }

@@ -70,7 +70,7 @@ impl<R: Ring> ReceiveQueue<R> {
         let before = burst.len();
         let mut bytes = 0;
         let mut result = Ok(());
-        while burst.len() - before < limit && pending > 0 && self.ring.is_next_used() {
+        while burst.len() - before < limit && pending > 0 && self.ring.is_used(0) {
             match self.take_merged(&mut supply, &mut pending) {
                 Ok((frame, length)) => {
                     burst.push(frame);
@@ -89,6 +89,14 @@ impl<R: Ring> ReceiveQueue<R> {
         result.map(|()| taken)
     }
 
+    /// The slot and the length of the next used buffer, and moves past it.
+    fn take_one(&mut self, shortest: usize) -> Result<(u32, u16), Violation> {
+        let used = self.take_used(0, shortest)?;
+        self.free.give_run(1);
+        self.ring.advance_used(1, 1);
+        Ok(used)
+    }
+
     /// The next frame and its length. All its buffers must be used: a device shows them at once
     /// (section 5.1.6.4.1).
     fn take_merged(
@@ -96,7 +104,7 @@ impl<R: Ring> ReceiveQueue<R> {
         supply: &mut Supply<'_>,
         pending: &mut u16,
     ) -> Result<(Frame, u32), Violation> {
-        let (slot, length) = self.take_used(NET_HEADER)?;
+        let (slot, length) = self.take_one(NET_HEADER)?;
         let buffers = num_buffers(supply.pool, slot);
         let mut total = u32::from(length) - NET_HEADER as u32;
         // From here on the slot comes home with the frame, whatever becomes of it.
@@ -107,10 +115,10 @@ impl<R: Ring> ReceiveQueue<R> {
             return Err(missing(used.max(*pending)));
         }
         while used < buffers {
-            if !self.ring.is_next_used() {
+            if !self.ring.is_used(0) {
                 return Err(missing(used));
             }
-            let (slot, length) = self.take_used(1)?;
+            let (slot, length) = self.take_one(1)?;
             used += 1;
             frame.append(supply.segment(slot, BUFFER_START as u16, length));
             total += u32::from(length);

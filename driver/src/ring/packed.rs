@@ -233,25 +233,35 @@ impl Ring for PackedRing {
         flags: u16,
         _next: u16,
     ) {
-        let Position { at, wrap } = self.next;
-        let flags = flags | if wrap { AVAIL } else { USED };
-        let halves = self.halves(at);
-        // SAFETY: the descriptor at `at`, which the device does not hold. Volatile, because the
-        // device may read at any time, although by the protocol it does not before `publish`.
-        unsafe {
-            self.descriptors.add(2 * at).write_volatile(address.to_le());
-            if self.unpublished == 0 {
-                halves.cast::<u32>().write_volatile(length.to_le());
-                halves.add(2).write_volatile(head.to_le());
-                self.first = at;
-                self.first_flags = flags;
-            } else {
-                let rest = u64::from(length) | u64::from(head) << 32 | u64::from(flags) << 48;
-                halves.cast::<u64>().write_volatile(rest.to_le());
+        self.push_run(flags, std::iter::once((head, address, length)));
+    }
+
+    #[inline(always)]
+    fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
+        let (size, descriptors) = (self.size, self.descriptors);
+        let (mut next, mut unpublished) = (self.next, self.unpublished);
+        for (id, address, length) in buffers {
+            let flags = flags | if next.wrap { AVAIL } else { USED };
+            let rest = u64::from(length) | u64::from(id) << 32 | u64::from(flags) << 48;
+            // SAFETY: the descriptor at `next`, inside the ring, which the device does not hold.
+            // Volatile, because the device may read at any time, although by the protocol it does
+            // not before `publish`.
+            unsafe {
+                let words = descriptors.add(2 * next.at);
+                words.write_volatile(address.to_le());
+                if unpublished == 0 {
+                    let halves = words.add(1).cast::<u16>();
+                    halves.cast::<u32>().write_volatile(length.to_le());
+                    halves.add(2).write_volatile(id.to_le());
+                    (self.first, self.first_flags) = (next.at, flags);
+                } else {
+                    words.add(1).write_volatile(rest.to_le());
+                }
             }
+            unpublished += 1;
+            next.advance(1, size);
         }
-        self.unpublished += 1;
-        self.next.advance(1, self.size);
+        (self.next, self.unpublished) = (next, unpublished);
     }
 
     /// Tables have no `NEXT`: their entries follow each other (section 2.8.7).
@@ -280,20 +290,24 @@ impl Ring for PackedRing {
     /// what it holds is not looked at.
     #[inline]
     fn used_pending(&self, outstanding: u16) -> Result<u16, Violation> {
-        Ok(if self.is_next_used() { outstanding } else { 0 })
+        Ok(if self.is_used(0) { outstanding } else { 0 })
     }
 
-    #[inline]
-    fn is_next_used(&self) -> bool {
+    #[inline(always)]
+    fn is_used(&self, place: u16) -> bool {
+        let mut position = self.used;
+        position.advance(usize::from(place), self.size);
         // Acquire: id, length and packet are visible after the flags.
-        let flags = u16::from_le(self.flags(self.used.at).load(Ordering::Acquire));
-        let mine = if self.used.wrap { AVAIL | USED } else { 0 };
+        let flags = u16::from_le(self.flags(position.at).load(Ordering::Acquire));
+        let mine = if position.wrap { AVAIL | USED } else { 0 };
         flags & (AVAIL | USED) == mine
     }
 
-    #[inline]
-    fn peek_used(&self) -> Used {
-        let halves = self.halves(self.used.at);
+    #[inline(always)]
+    fn peek_used(&self, place: u16) -> Used {
+        let mut position = self.used;
+        position.advance(usize::from(place), self.size);
+        let halves = self.halves(position.at);
         // SAFETY: inside the descriptor and aligned. Volatile: the device may write at any time,
         // and one read decides.
         let (length, id) = unsafe {

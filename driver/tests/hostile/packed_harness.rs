@@ -14,8 +14,10 @@ use virtroupe_wire::{Buffer, MacAddr};
 
 use super::device::{HEADER, HostileDevice, HostileTransport, RX, TX};
 
+/// Where the buffer starts in a slot: at the header, which ends where the packet starts.
+const START: usize = 128 - HEADER;
 /// Bytes of a receive buffer: a slot less its headroom.
-pub const BUFFER: u32 = (SLOT_STRIDE - 64) as u32;
+pub const BUFFER: u32 = (SLOT_STRIDE - START) as u32;
 /// The longest frame that is believed.
 pub const LONGEST: u32 = 65_535 + 18;
 
@@ -148,7 +150,7 @@ impl PackedHarness {
         };
         assert_eq!(harness.pair.receive(&mut harness.live, 1), Ok(0));
         // Slot 0 is posted first.
-        harness.origin = harness.hostile.descriptor(RX, 0).offset - 64;
+        harness.origin = harness.hostile.descriptor(RX, 0).offset - START;
         harness.observe();
         // Buffers are posted by whole cache lines of descriptors.
         let posted = harness.rings[RX].outstanding.len();

@@ -211,17 +211,19 @@ fn the_later_buffers_of_a_frame_are_judged_like_the_first() {
 
 #[test]
 fn a_frame_is_no_longer_than_the_longest_packet() {
+    // So many buffers are full, and one more is not.
+    let whole = (LONGEST as usize + HEADER) / BUFFER as usize;
+    let rest = LONGEST - (whole as u32 * BUFFER - HEADER as u32);
     let mut harness = PackedHarness::new(MERGED);
-    deliver(&mut harness, 1, 33, BUFFER as u16);
-    let full = 32 * BUFFER - HEADER as u32;
-    fill(&harness, 32, 1, LONGEST - full);
+    deliver(&mut harness, 1, whole + 1, BUFFER as u16);
+    fill(&harness, whole, 1, rest);
     assert_eq!(harness.receive(64), None);
     assert_eq!(harness.live[0].len(), LONGEST as usize);
     harness.finish();
 
     let mut harness = PackedHarness::new(MERGED);
-    deliver(&mut harness, 1, 33, BUFFER as u16);
-    fill(&harness, 32, 1, LONGEST - full + 1);
+    deliver(&mut harness, 1, whole + 1, BUFFER as u16);
+    fill(&harness, whole, 1, rest + 1);
     let length = LONGEST + 1;
     let longest = LONGEST;
     assert_eq!(

@@ -1,6 +1,7 @@
 //! Random work of the driver and random misdeeds of the device on packed rings, out of plain
 //! numbers, so that property tests and fuzzers share them.
 
+use virtroupe_driver::pool::SLOT_STRIDE;
 use virtroupe_driver::{Frame, Violation};
 use virtroupe_wire::Buffer;
 
@@ -144,7 +145,7 @@ fn misbehave(harness: &mut PackedHarness, kind: u8, a: u16, b: u16, c: u16) {
         }
         _ => {
             // Payload and headers, whoever holds them: the slots fill the memory's end.
-            let slots = 128 * 2112;
+            let slots = 128 * SLOT_STRIDE;
             let offset = harness.hostile.memory_length() - slots + usize::from(b) * 4 % (slots - 4);
             if !harness.setup.indirect {
                 harness.hostile.write(offset, &[a as u8, c as u8, 0xff, 0]);

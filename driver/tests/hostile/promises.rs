@@ -250,11 +250,11 @@ fn segments_in_sight_are_not_copied_and_empty_ones_not_shown() {
 fn a_frame_on_the_heap_is_copied_into_slots_or_dropped_with_its_reason() {
     let mut harness = Harness::new(Setup::PLAIN);
     // What the ring can never hold, although it is one segment; two slots; one slot.
-    let bytes = [16 * 2036 + 1, 2037, 2036].map(|length| vec![1; length]);
+    let bytes = [16 * 2112 + 1, 2113, 2112].map(|length| vec![1; length]);
     let burst = bytes.iter().map(|bytes| Frame::on_heap(bytes)).collect();
     assert_eq!(harness.transmit(burst), None);
     let counters = *harness.pair.transmit_counters();
-    assert_eq!((counters.frames, counters.bytes), (2, 2037 + 2036));
+    assert_eq!((counters.frames, counters.bytes), (2, 2113 + 2112));
     assert_eq!(counters.drops.get(DropReason::TooBig), 1);
     assert_eq!(harness.pair.transmit_room(), 13);
     while let Some(frame) = harness.pair.pool().frame() {
