@@ -371,3 +371,6 @@ impl PackedRing {
         Ok(self.is_available(unseen))
     }
 }
+
+#[cfg(test)]
+mod tests;
