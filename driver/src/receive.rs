@@ -8,7 +8,7 @@ use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
 use crate::memory::DmaMemory;
 use crate::pool::{Pool, SLOT_STRIDE};
-use crate::ring::split::FreeDescriptors;
+use crate::ring::split::{FreeDescriptors, Used};
 use crate::ring::{DESC_F_WRITE, Ring, Violation};
 use crate::transport::RingLayout;
 
@@ -150,10 +150,10 @@ impl<R: Ring> ReceiveQueue<R> {
         let mut bytes = 0;
         let mut taken = 0;
         for room in burst.spare_capacity_mut().iter_mut().take(take) {
-            if !self.ring.is_used(taken) {
+            let Some(used) = self.ring.used_at(taken) else {
                 break;
-            }
-            let (slot, length) = match self.take_used(taken, NET_HEADER) {
+            };
+            let (slot, length) = match self.take_used(used, taken, NET_HEADER) {
                 Ok(used) => used,
                 Err(violation) => {
                     result = Err(violation);
@@ -178,11 +178,15 @@ impl<R: Ring> ReceiveQueue<R> {
         result.map(|()| usize::from(taken))
     }
 
-    /// The slot and the length, header included, of the used buffer `place` behind the current
-    /// position. It is there, and holds at least `shortest` bytes. The caller then moves on.
+    /// The slot and the length, header included, of the buffer that `used`, `place` behind the
+    /// current position, tells of. It must hold at least `shortest` bytes. The caller then moves on.
     #[inline(always)]
-    fn take_used(&mut self, place: u16, shortest: usize) -> Result<(u32, u16), Violation> {
-        let used = self.ring.peek_used(place);
+    fn take_used(
+        &mut self,
+        used: Used,
+        place: u16,
+        shortest: usize,
+    ) -> Result<(u32, u16), Violation> {
         let unknown = Violation::UsedId(used.id);
         let id = u16::try_from(used.id).map_err(|_| unknown)?;
         let posted = self

@@ -79,15 +79,13 @@ pub(crate) trait Ring: Sized {
 
     /// The most chains that the device may have used since the last
     /// [`advance_used`](Self::advance_used), given that it holds `outstanding`; 0 only if it used
-    /// none. [`is_used`](Self::is_used) tells of each.
+    /// none. [`used_at`](Self::used_at) tells of each.
     fn used_pending(&self, outstanding: u16) -> Result<u16, Violation>;
 
-    /// Whether there is a used entry `place` behind the current position, given that
-    /// `used_pending` counts it. Places are entries of chains of one descriptor.
-    fn is_used(&self, place: u16) -> bool;
-
-    /// The used entry `place` behind the current position. Read once; what it says is not trusted.
-    fn peek_used(&self, place: u16) -> Used;
+    /// The used entry `place` behind the current position, if there is one, given that
+    /// `used_pending` counts it. Places are entries of chains of one descriptor. What it says is
+    /// not trusted.
+    fn used_at(&self, place: u16) -> Option<Used>;
 
     /// Moves past the used entry of `chains` chains that had `descriptors` descriptors.
     fn advance_used(&mut self, chains: u16, descriptors: u16);
@@ -173,15 +171,10 @@ impl Ring for SplitRing {
         SplitRing::used_pending(self, outstanding)
     }
 
-    /// The used index counted them exactly.
-    #[inline]
-    fn is_used(&self, _place: u16) -> bool {
-        true
-    }
-
+    /// The used index counted them exactly: there is one.
     #[inline(always)]
-    fn peek_used(&self, place: u16) -> Used {
-        SplitRing::peek_used(self, place)
+    fn used_at(&self, place: u16) -> Option<Used> {
+        Some(SplitRing::peek_used(self, place))
     }
 
     #[inline]

@@ -10,7 +10,7 @@ use crate::frame::{Frame, NET_HEADER};
 use crate::memory::DmaMemory;
 use crate::pool::Pool;
 use crate::ring::indirect::{DIRECT_SEGMENTS, IndirectTable};
-use crate::ring::split::FreeDescriptors;
+use crate::ring::split::{FreeDescriptors, Used};
 use crate::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Ring, Violation};
 use crate::transport::RingLayout;
 
@@ -376,9 +376,11 @@ impl<R: Ring> TransmitQueue<R> {
         let pending = self.ring.used_pending(self.chains)?;
         let in_order = self.ring.in_order();
         let mut left = pending;
-        while left > 0 && self.ring.is_used(0) {
+        while left > 0
+            && let Some(used) = self.ring.used_at(0)
+        {
             let run = if in_order {
-                self.reclaim_run(pool, left)
+                self.reclaim_run(pool, used, left)
             } else {
                 0
             };
@@ -386,7 +388,7 @@ impl<R: Ring> TransmitQueue<R> {
                 left -= run;
                 continue;
             }
-            let used = self.ring.peek_used(0).id;
+            let used = used.id;
             let mut head = u16::try_from(used).map_err(|_| Violation::UsedId(used))?;
             let batch = if in_order {
                 self.batch_up_to(head, left)?
@@ -406,24 +408,28 @@ impl<R: Ring> TransmitQueue<R> {
         Ok(usize::from(pending - left))
     }
 
-    /// Takes back, together, plain frames whose used entries are as an in-order device writes
-    /// them: at most `pending`, and not beyond the end of the ring. Returns their number; what
+    /// Takes back, together, plain frames whose used entries, from `used` on, are as an in-order
+    /// device writes them: at most `pending`, and not beyond the end of the ring. Returns their number; what
     /// is different is not among them.
     #[inline]
-    fn reclaim_run(&mut self, pool: &mut Pool, pending: u16) -> u16 {
+    fn reclaim_run(&mut self, pool: &mut Pool, used: Used, pending: u16) -> u16 {
         let first = self.free.oldest(0);
         let slots = self.slots.get_mut(usize::from(first)..).unwrap_or_default();
         let most = pending.min(slots.len() as u16);
         let slots = slots.get_mut(..usize::from(most)).unwrap_or_default();
         let plain = slots.iter().take_while(|slot| **slot < OTHER).count() as u16;
         let mut run = 0;
-        while run < plain && self.ring.is_used(run) {
+        let mut next = Some(used);
+        while run < plain
+            && let Some(used) = next
+        {
             // One entry for each frame, or one for a batch with its last head (section 2.7.9).
-            let used = self.ring.peek_used(run).id.wrapping_sub(u32::from(first));
-            if used < u32::from(run) || used >= u32::from(plain) {
+            let last = used.id.wrapping_sub(u32::from(first));
+            if last < u32::from(run) || last >= u32::from(plain) {
                 break;
             }
-            run = used as u16 + 1;
+            run = last as u16 + 1;
+            next = (run < plain).then(|| self.ring.used_at(run)).flatten();
         }
         if let Some(slots) = slots.get_mut(..usize::from(run)) {
             pool.give_many(slots);

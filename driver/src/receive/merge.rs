@@ -8,6 +8,7 @@ use virtroupe_wire::Buffer;
 use super::{BUFFER_LENGTH, BUFFER_START, ReceiveQueue};
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
 use crate::pool::{Pool, SLOT_STRIDE};
+use crate::ring::split::Used;
 use crate::ring::{Ring, Violation};
 
 /// The longest frame that is believed: the largest IP packet behind an Ethernet header with a
@@ -70,8 +71,11 @@ impl<R: Ring> ReceiveQueue<R> {
         let before = burst.len();
         let mut bytes = 0;
         let mut result = Ok(());
-        while burst.len() - before < limit && pending > 0 && self.ring.is_used(0) {
-            match self.take_merged(&mut supply, &mut pending) {
+        while burst.len() - before < limit
+            && pending > 0
+            && let Some(used) = self.ring.used_at(0)
+        {
+            match self.take_merged(used, &mut supply, &mut pending) {
                 Ok((frame, length)) => {
                     burst.push(frame);
                     bytes += u64::from(length);
@@ -89,22 +93,23 @@ impl<R: Ring> ReceiveQueue<R> {
         result.map(|()| taken)
     }
 
-    /// The slot and the length of the next used buffer, and moves past it.
-    fn take_one(&mut self, shortest: usize) -> Result<(u32, u16), Violation> {
-        let used = self.take_used(0, shortest)?;
+    /// The slot and the length of the buffer that `used` tells of, and moves past it.
+    fn take_one(&mut self, used: Used, shortest: usize) -> Result<(u32, u16), Violation> {
+        let buffer = self.take_used(used, 0, shortest)?;
         self.free.give_run(1);
         self.ring.advance_used(1, 1);
-        Ok(used)
+        Ok(buffer)
     }
 
-    /// The next frame and its length. All its buffers must be used: a device shows them at once
+    /// The frame whose first buffer `first` tells of, and its length. All its buffers must be used: a device shows them at once
     /// (section 5.1.6.4.1).
     fn take_merged(
         &mut self,
+        first: Used,
         supply: &mut Supply<'_>,
         pending: &mut u16,
     ) -> Result<(Frame, u32), Violation> {
-        let (slot, length) = self.take_one(NET_HEADER)?;
+        let (slot, length) = self.take_one(first, NET_HEADER)?;
         let buffers = num_buffers(supply.pool, slot);
         let mut total = u32::from(length) - NET_HEADER as u32;
         // From here on the slot comes home with the frame, whatever becomes of it.
@@ -115,10 +120,8 @@ impl<R: Ring> ReceiveQueue<R> {
             return Err(missing(used.max(*pending)));
         }
         while used < buffers {
-            if !self.ring.is_used(0) {
-                return Err(missing(used));
-            }
-            let (slot, length) = self.take_one(1)?;
+            let next = self.ring.used_at(0).ok_or(missing(used))?;
+            let (slot, length) = self.take_one(next, 1)?;
             used += 1;
             frame.append(supply.segment(slot, BUFFER_START as u16, length));
             total += u32::from(length);

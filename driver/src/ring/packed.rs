@@ -28,6 +28,10 @@ use crate::transport::RingLayout;
 const AVAIL: u16 = 1 << 7;
 /// A descriptor is used if this flag and `AVAIL` are the device's wrap counter.
 const USED: u16 = 1 << 15;
+/// Where the flags are in the second word of a descriptor, and in them the two that say whose it
+/// is: both turn over with the wrap counter.
+const FLAGS_SHIFT: u32 = 48;
+const OWNER_BITS: u64 = ((AVAIL | USED) as u64) << FLAGS_SHIFT;
 /// The event suppression structure: notify always, never, or at a descriptor.
 const EVENT_ENABLE: u16 = 0;
 const EVENT_DISABLE: u16 = 1;
@@ -239,29 +243,38 @@ impl Ring for PackedRing {
     #[inline(always)]
     fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
         let (size, descriptors) = (self.size, self.descriptors);
-        let (mut next, mut unpublished) = (self.next, self.unpublished);
+        let (mut next, mut count) = (self.next, 0);
+        let own = flags | if next.wrap { AVAIL } else { USED };
+        let mut own_bits = u64::from(own) << FLAGS_SHIFT;
+        // The first is written as it was available in the lap before, until it is published.
+        let mut hidden = 0;
+        if self.unpublished == 0 {
+            (self.first, self.first_flags) = (next.at, own);
+            hidden = OWNER_BITS;
+        }
         for (id, address, length) in buffers {
-            let flags = flags | if next.wrap { AVAIL } else { USED };
-            let rest = u64::from(length) | u64::from(id) << 32 | u64::from(flags) << 48;
+            let rest = u64::from(length) | u64::from(id) << 32 | own_bits ^ hidden;
+            hidden = 0;
             // SAFETY: the descriptor at `next`, inside the ring, which the device does not hold.
             // Volatile, because the device may read at any time, although by the protocol it does
             // not before `publish`.
             unsafe {
                 let words = descriptors.add(2 * next.at);
                 words.write_volatile(address.to_le());
-                if unpublished == 0 {
-                    let halves = words.add(1).cast::<u16>();
-                    halves.cast::<u32>().write_volatile(length.to_le());
-                    halves.add(2).write_volatile(id.to_le());
-                    (self.first, self.first_flags) = (next.at, flags);
-                } else {
-                    words.add(1).write_volatile(rest.to_le());
-                }
+                words.add(1).write_volatile(rest.to_le());
             }
-            unpublished += 1;
-            next.advance(1, size);
+            count += 1;
+            next.at += 1;
+            if next.at == size {
+                next = Position {
+                    at: 0,
+                    wrap: !next.wrap,
+                };
+                own_bits ^= OWNER_BITS;
+            }
         }
-        (self.next, self.unpublished) = (next, unpublished);
+        self.next = next;
+        self.unpublished += count;
     }
 
     /// Tables have no `NEXT`: their entries follow each other (section 2.8.7).
@@ -290,23 +303,23 @@ impl Ring for PackedRing {
     /// what it holds is not looked at.
     #[inline]
     fn used_pending(&self, outstanding: u16) -> Result<u16, Violation> {
-        Ok(if self.is_used(0) { outstanding } else { 0 })
+        Ok(if self.used_at(0).is_some() {
+            outstanding
+        } else {
+            0
+        })
     }
 
     #[inline(always)]
-    fn is_used(&self, place: u16) -> bool {
+    fn used_at(&self, place: u16) -> Option<Used> {
         let mut position = self.used;
         position.advance(usize::from(place), self.size);
         // Acquire: id, length and packet are visible after the flags.
         let flags = u16::from_le(self.flags(position.at).load(Ordering::Acquire));
         let mine = if position.wrap { AVAIL | USED } else { 0 };
-        flags & (AVAIL | USED) == mine
-    }
-
-    #[inline(always)]
-    fn peek_used(&self, place: u16) -> Used {
-        let mut position = self.used;
-        position.advance(usize::from(place), self.size);
+        if flags & (AVAIL | USED) != mine {
+            return None;
+        }
         let halves = self.halves(position.at);
         // SAFETY: inside the descriptor and aligned. Volatile: the device may write at any time,
         // and one read decides.
@@ -316,10 +329,10 @@ impl Ring for PackedRing {
                 halves.add(2).read_volatile(),
             )
         };
-        Used {
+        Some(Used {
             id: u32::from(u16::from_le(id)),
             length: u32::from_le(length),
-        }
+        })
     }
 
     #[inline]
