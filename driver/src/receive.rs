@@ -97,7 +97,8 @@ impl<R: Ring> ReceiveQueue<R> {
     }
 
     /// Posts at most `wanted` slots, as [`fill`](Self::fill) says. There is room for them.
-    #[inline]
+    // Not inlined, as `harvest`: one function for each format keeps what it needs in registers.
+    #[inline(never)]
     fn post(&mut self, pool: &mut Pool, reserve: usize, wanted: usize) -> bool {
         let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
         let available = pool.ensure(wanted + reserve);
@@ -126,6 +127,7 @@ impl<R: Ring> ReceiveQueue<R> {
     ///
     /// # Errors
     /// The device broke the ring's rules. What came before the violation is in `burst`.
+    #[inline(never)]
     pub(crate) fn harvest(
         &mut self,
         pool: &mut Pool,

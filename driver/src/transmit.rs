@@ -128,6 +128,7 @@ impl<R: Ring> TransmitQueue<R> {
 
     /// Hands frames from the front of `burst` to the device until the ring is full; the rest
     /// stays. Returns whether the device wants to be notified.
+    #[inline(never)]
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
         let sent = self.push_plain(pool, burst);
         forget_front(burst, sent);
@@ -372,6 +373,7 @@ impl<R: Ring> TransmitQueue<R> {
     }
 
     /// Takes back what the device has sent. Returns the number of frames.
+    #[inline(never)]
     pub(crate) fn reclaim(&mut self, pool: &mut Pool) -> Result<usize, Violation> {
         let pending = self.ring.used_pending(self.chains)?;
         let in_order = self.ring.in_order();

@@ -50,6 +50,7 @@ impl Supply<'_> {
 
 impl<R: Ring> ReceiveQueue<R> {
     /// As [`harvest`](Self::harvest), for frames in one or several buffers each.
+    #[inline(never)]
     pub(super) fn harvest_merged(
         &mut self,
         pool: &mut Pool,

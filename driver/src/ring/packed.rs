@@ -241,40 +241,43 @@ impl Ring for PackedRing {
     }
 
     #[inline(always)]
-    fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
+    fn push_run(&mut self, flags: u16, mut buffers: impl Iterator<Item = (u16, u64, u32)>) {
         let (size, descriptors) = (self.size, self.descriptors);
-        let (mut next, mut count) = (self.next, 0);
-        let own = flags | if next.wrap { AVAIL } else { USED };
+        let own = flags | if self.next.wrap { AVAIL } else { USED };
         let mut own_bits = u64::from(own) << FLAGS_SHIFT;
         // The first is written as it was available in the lap before, until it is published.
         let mut hidden = 0;
         if self.unpublished == 0 {
-            (self.first, self.first_flags) = (next.at, own);
+            (self.first, self.first_flags) = (self.next.at, own);
             hidden = OWNER_BITS;
         }
-        for (id, address, length) in buffers {
-            let rest = u64::from(length) | u64::from(id) << 32 | own_bits ^ hidden;
-            hidden = 0;
-            // SAFETY: the descriptor at `next`, inside the ring, which the device does not hold.
-            // Volatile, because the device may read at any time, although by the protocol it does
-            // not before `publish`.
-            unsafe {
-                let words = descriptors.add(2 * next.at);
-                words.write_volatile(address.to_le());
-                words.add(1).write_volatile(rest.to_le());
+        // A round for each lap: inside, nothing wraps.
+        loop {
+            let mut at = self.next.at;
+            for (id, address, length) in buffers.by_ref().take(size - at) {
+                let rest = u64::from(length) | u64::from(id) << 32 | own_bits ^ hidden;
+                hidden = 0;
+                // SAFETY: the descriptor at `at`, inside the ring, which the device does not hold.
+                // Volatile, because the device may read at any time, although by the protocol it
+                // does not before `publish`.
+                unsafe {
+                    let words = descriptors.add(2 * at);
+                    words.write_volatile(address.to_le());
+                    words.add(1).write_volatile(rest.to_le());
+                }
+                at += 1;
             }
-            count += 1;
-            next.at += 1;
-            if next.at == size {
-                next = Position {
-                    at: 0,
-                    wrap: !next.wrap,
-                };
-                own_bits ^= OWNER_BITS;
+            self.unpublished += at - self.next.at;
+            if at < size {
+                self.next.at = at;
+                return;
             }
+            self.next = Position {
+                at: 0,
+                wrap: !self.next.wrap,
+            };
+            own_bits ^= OWNER_BITS;
         }
-        self.next = next;
-        self.unpublished += count;
     }
 
     /// Tables have no `NEXT`: their entries follow each other (section 2.8.7).
