@@ -9,7 +9,9 @@
 //! | [`mac`], [`time`], [`drops`] | Ethernet addresses, the time as an argument, and why packets are dropped |
 //! | [`ethernet`], [`arp`], [`ipv4`], [`icmp`], [`udp`] | formats: headers and numbers by value |
 //! | [`checksum`] | the Internet checksum |
+//! | [`offload`] | what a device may do for a packet, and the same in software |
 //! | [`filter`] | which raw frames someone wants to see |
+//! | [`placement`] | which cpu owns a flow: the Toeplitz hash and the tables behind it |
 //! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, ICMP and UDP over Ethernet |
 //!
 //! Two hosts on a link, in virtual time. One sends to the other, which must be asked for its
@@ -77,6 +79,8 @@ pub mod host;
 pub mod icmp;
 pub mod ipv4;
 pub mod mac;
+pub mod offload;
+pub mod placement;
 mod reserved;
 pub mod time;
 pub mod udp;
@@ -89,5 +93,6 @@ pub use host::{
     NeighborEntry, NeighborState, Route,
 };
 pub use mac::MacAddr;
+pub use offload::Offload;
 pub use time::Instant;
 pub use udp::{SendOutcome, UdpDatagram, UdpError, UdpErrorKind, UdpSend, UdpSocketId};
