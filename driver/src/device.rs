@@ -1,8 +1,9 @@
 //! The device: what is initialised once and shared by all cpus.
 //!
 //! [`Device::initialize`] runs the whole start-up of virtio 1.3, section 3.1, over a
-//! [`Transport`], and gives out one [`UnboundQueuePair`] for each cpu that shall have one. It
-//! blocks, within the transport's time limits.
+//! [`Transport`], and gives out the queue pairs, one [`UnboundQueuePair`] for each cpu that shall
+//! have one, and a pool for each cpu that has none. It blocks, within the transport's time
+//! limits.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ mod layout;
 pub use choice::{Mergeable, RingFormat};
 
 use choice::ReceivePlan;
-use layout::PairLayout;
+use layout::{PairLayout, pool_bytes};
 
 /// Ethernet header and one VLAN tag, on top of the MTU.
 const ETHERNET_OVERHEAD: usize = 18;
@@ -153,22 +154,47 @@ pub struct Device {
     _memory: Arc<DmaMemory>,
 }
 
+/// What [`Device::initialize_for`] makes.
+pub struct DeviceParts {
+    /// The device itself.
+    pub device: Device,
+    /// Its queue pairs, by index.
+    pub pairs: Vec<UnboundQueuePair>,
+    /// The further pools.
+    pub pools: Vec<UnboundPool>,
+}
+
 impl Device {
     /// Initialises the device behind `transport` and starts it.
     ///
     /// # Errors
     /// Says which part failed, who is to blame, and what to do.
     pub fn initialize(
-        mut transport: Box<dyn Transport>,
+        transport: Box<dyn Transport>,
         options: &DeviceOptions,
     ) -> Result<(Device, Vec<UnboundQueuePair>), DeviceError> {
+        let parts = Self::initialize_for(transport, options, 0)?;
+        Ok((parts.device, parts.pairs))
+    }
+
+    /// As [`initialize`](Self::initialize), with `pools` further pools of
+    /// [`pool_frames`](DeviceOptions::pool_frames) slots each, whose frames the device sees too:
+    /// for cpus that send through the queue pair of another.
+    ///
+    /// # Errors
+    /// As [`initialize`](Self::initialize).
+    pub fn initialize_for(
+        mut transport: Box<dyn Transport>,
+        options: &DeviceOptions,
+        pools: u16,
+    ) -> Result<DeviceParts, DeviceError> {
         let offered = transport.offered_features()?;
         // Read before features are accepted (section 3.1.1, step 4): the MTU decides on some.
         let config = transport.config()?;
         let receive = ReceivePlan::new(offered, &config, options);
         let bits = negotiate(transport.name(), offered, options, receive)?;
         transport.accept_features(bits)?;
-        let (memory, features) = plan(&mut *transport, &config, bits, receive, options)?;
+        let (memory, features) = plan(&mut *transport, &config, bits, receive, options, pools)?;
         // From here on: what to add to an address of ours, not to an offset.
         let iova_offset = transport
             .map_memory(&memory)?
@@ -184,16 +210,19 @@ impl Device {
                 index,
             )?);
         }
+        let pools = further_pools(&memory, &features, options, pools)?;
         transport.enable(features.queue_pairs)?;
         tracing::info!(device = transport.name(), ?features, "device is ready");
-        Ok((
-            Device {
-                transport,
-                features,
-                _memory: memory,
-            },
+        let device = Device {
+            transport,
+            features,
+            _memory: memory,
+        };
+        Ok(DeviceParts {
+            device,
             pairs,
-        ))
+            pools,
+        })
     }
 
     /// The device as the user named it.
@@ -292,6 +321,7 @@ fn plan(
     bits: FeatureBits,
     receive: ReceivePlan,
     options: &DeviceOptions,
+    pools: u16,
 ) -> Result<(Arc<DmaMemory>, Features), DeviceError> {
     let pairs = options.queue_pairs;
     // At most 0x8000 (section 5.1.4.1); a device may claim more.
@@ -339,11 +369,9 @@ fn plan(
             device: transport.name().into(),
         })?;
 
-    let per_pair = PairLayout::new(bits, size, options.pool_frames, 0).end;
-    let memory = Arc::new(DmaMemory::allocate(
-        per_pair * usize::from(pairs),
-        options.huge_pages,
-    )?);
+    let pair = PairLayout::new(bits, size, options.pool_frames, 0).end;
+    let bytes = usize::from(pairs) * pair + usize::from(pools) * pool_bytes(options.pool_frames);
+    let memory = Arc::new(DmaMemory::allocate(bytes, options.huge_pages)?);
     let features = Features {
         bits,
         mac,
@@ -368,11 +396,7 @@ fn set_up_pair(
     let base = usize::from(index) * PairLayout::new(bits, size, frames, 0).end;
     let layout = PairLayout::new(bits, size, frames, base);
     // `plan` sized the memory for exactly this layout and checked the ring size.
-    let outside = || DeviceError::Option {
-        option: "pool_frames",
-        value: frames.into(),
-        expected: "small enough for the memory".into(),
-    };
+    let outside = || outside(options);
     let receive = AnyReceiveQueue::new(memory.clone(), &layout.receive, iova_offset, bits);
     let transmit = AnyTransmitQueue::new(memory.clone(), &layout.transmit, iova_offset, bits);
     let pool = UnboundPool::new(memory.clone(), layout.slots, frames);
@@ -384,4 +408,30 @@ fn set_up_pair(
         receive_notifiers: transport.set_up_queue(2 * index, &layout.receive)?,
         transmit_notifiers: transport.set_up_queue(2 * index + 1, &layout.transmit)?,
     })
+}
+
+/// Makes the further pools, which lie behind the queue pairs.
+fn further_pools(
+    memory: &Arc<DmaMemory>,
+    features: &Features,
+    options: &DeviceOptions,
+    pools: u16,
+) -> Result<Vec<UnboundPool>, DeviceError> {
+    let (bits, size) = (features.bits, features.queue_size);
+    let pair = PairLayout::new(bits, size, options.pool_frames, 0).end;
+    let base = usize::from(features.queue_pairs) * pair;
+    let pool = |index: u16| {
+        let at = base + usize::from(index) * pool_bytes(options.pool_frames);
+        UnboundPool::new(memory.clone(), at, options.pool_frames).ok_or_else(|| outside(options))
+    };
+    (0..pools).map(pool).collect()
+}
+
+/// The slots do not fit into the memory.
+fn outside(options: &DeviceOptions) -> DeviceError {
+    DeviceError::Option {
+        option: "pool_frames",
+        value: options.pool_frames.into(),
+        expected: "small enough for the memory".into(),
+    }
 }

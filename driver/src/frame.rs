@@ -214,6 +214,13 @@ impl Frame {
         }
     }
 
+    /// Starts fetching the first line of the packet, which has its headers: for who must only
+    /// know where it belongs.
+    #[inline]
+    pub fn prefetch_head(&self) {
+        prefetch_read(self.data());
+    }
+
     /// Free bytes behind the last byte of the head.
     pub fn tailroom(&self) -> usize {
         self.capacity()

@@ -10,6 +10,7 @@
 //! | [`ethernet`], [`arp`], [`ipv4`], [`icmp`], [`udp`] | formats: headers and numbers by value |
 //! | [`checksum`] | the Internet checksum |
 //! | [`filter`] | which raw frames someone wants to see |
+//! | [`placement`] | which cpu owns a flow: the Toeplitz hash and the tables behind it |
 //! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, ICMP and UDP over Ethernet |
 //!
 //! Two hosts on a link, in virtual time. One sends to the other, which must be asked for its
@@ -77,6 +78,7 @@ pub mod host;
 pub mod icmp;
 pub mod ipv4;
 pub mod mac;
+pub mod placement;
 mod reserved;
 pub mod time;
 pub mod udp;

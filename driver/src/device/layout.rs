@@ -5,6 +5,8 @@ use crate::pool::SLOT_STRIDE;
 use crate::ring::{packed, split};
 use crate::transport::RingLayout;
 
+/// Bytes in a page: what different owners write to shares none.
+const PAGE: usize = 4096;
 /// Parts of a ring lie on pairs of cache lines of their own: processors fetch both.
 const LINES: usize = 128;
 
@@ -23,15 +25,20 @@ impl PairLayout {
     /// The pair that starts at offset `base`, with rings of `size` descriptors and `frames` slots.
     pub(super) fn new(features: FeatureBits, size: u16, frames: u32, base: usize) -> Self {
         let (receive, transmit_at) = ring(features, size, base);
-        let (transmit, slots) = ring(features, size, transmit_at);
-        let end = (slots + frames as usize * SLOT_STRIDE).next_multiple_of(4096);
+        let (transmit, rings_end) = ring(features, size, transmit_at);
+        let slots = rings_end.next_multiple_of(PAGE);
         PairLayout {
             receive,
             transmit,
             slots,
-            end,
+            end: slots + pool_bytes(frames),
         }
     }
+}
+
+/// Bytes of a pool of `frames` slots, in whole pages.
+pub(super) fn pool_bytes(frames: u32) -> usize {
+    (frames as usize * SLOT_STRIDE).next_multiple_of(PAGE)
 }
 
 /// A ring at `at`, and the first byte behind it.

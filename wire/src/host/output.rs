@@ -154,7 +154,7 @@ impl<B: Buffer> Host<B> {
             .source_for(next_hop)
             .ok_or(DropReason::NoRoute)?;
         if self.room == 0 {
-            return Err(DropReason::RingFull);
+            return Err(self.shortage);
         }
         let (mtu, mtu_until) = self.path_mtus.get(now, destination);
         let target = match self.neighbors.resolve(now, next_hop)? {
@@ -202,7 +202,7 @@ impl<B: Buffer> Host<B> {
             Target::Station(_) | Target::Neighbor(..) if frames > self.most_frames => {
                 Err(DropReason::TooBig)
             }
-            Target::Station(_) if frames > self.room => Err(DropReason::RingFull),
+            Target::Station(_) if frames > self.room => Err(self.shortage),
             Target::Neighbor(_, room) if frames > room => Err(DropReason::NeighborQueueFull),
             Target::Loopback if self.looped.len() >= self.most_looped => Err(DropReason::RingFull),
             _ => Ok(()),

@@ -40,7 +40,7 @@ impl<B: Buffer> Host<B> {
     ///
     /// Those that are accepted leave `burst`. Those that are refused stay, in order, each with
     /// its reason in `refused`, and each is counted in the drops once per offer. If room is
-    /// short (`RingFull`, `PoolEmpty`), the ones behind are refused too, so that nothing is
+    /// short (`RingFull`, `NoCredit`, `PoolEmpty`), the ones behind are refused too, so that nothing is
     /// reordered; other reasons refuse only the one datagram. A datagram that must be fragmented
     /// is sent whole or refused.
     pub fn send_udp<A: Allocator<Buffer = B>>(
@@ -110,7 +110,10 @@ impl<B: Buffer> Host<B> {
             };
             self.drop_sent(reason);
             send.refused = Some(reason);
-            if matches!(reason, DropReason::RingFull | DropReason::PoolEmpty) {
+            if matches!(
+                reason,
+                DropReason::RingFull | DropReason::NoCredit | DropReason::PoolEmpty
+            ) {
                 shortage = Some(reason);
             }
             true
