@@ -3,8 +3,8 @@
 //! `split` and `packed` each know the memory format of one ring and nothing of packets; `indirect`
 //! writes the tables of long chains. [`crate::receive`] and [`crate::transmit`] put frames into
 //! rings and keep the private shadow of what was posted, which is what decides; what the device
-//! writes is only ever compared with it. They are generic over [`Ring`], so the format is chosen
-//! once for each queue and costs nothing for a packet.
+//! writes is only ever compared with it. They are generic over the trait `Ring`, so the format is
+//! chosen once for each queue and costs nothing for a packet.
 
 use std::sync::Arc;
 
