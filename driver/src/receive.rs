@@ -77,7 +77,7 @@ impl<R: Ring> ReceiveQueue<R> {
     }
 
     /// As [`fill`](Self::fill), once there is room for a group of slots.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn refill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
         if self.free.len() < REFILL.min(self.ring.size() / 2) {
             return false;
@@ -97,8 +97,7 @@ impl<R: Ring> ReceiveQueue<R> {
     }
 
     /// Posts at most `wanted` slots, as [`fill`](Self::fill) says. There is room for them.
-    // Not inlined, as `harvest`: one function for each format keeps what it needs in registers.
-    #[inline(never)]
+    #[inline(always)]
     fn post(&mut self, pool: &mut Pool, reserve: usize, wanted: usize) -> bool {
         let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
         let available = pool.ensure(wanted + reserve);
@@ -127,6 +126,7 @@ impl<R: Ring> ReceiveQueue<R> {
     ///
     /// # Errors
     /// The device broke the ring's rules. What came before the violation is in `burst`.
+    // Not inlined, as `refill`: one function for each format keeps what it needs in registers.
     #[inline(never)]
     pub(crate) fn harvest(
         &mut self,
