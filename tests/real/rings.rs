@@ -16,7 +16,7 @@ use crate::support::testpmd::{Options, Testpmd};
 use crate::support::{Outcome, Suite, take_turn};
 
 /// Frames of each case: some rounds of each ring.
-const FRAMES: u32 = 1500;
+const FRAMES: u32 = 1000;
 /// Bytes of a receive buffer.
 const BUFFER: usize = 2048;
 /// No case takes as long.
