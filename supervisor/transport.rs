@@ -48,6 +48,7 @@ pub fn tap_transport(
     let mut device = EmbeddedConfig {
         mac: config.options.mac.unwrap_or_else(random_mac),
         queue_pairs: config.options.queue_pairs,
+        max_queue_size: 1 << 15,
         ..EmbeddedConfig::default()
     };
     if let Some(mtu) = config.options.mtu {

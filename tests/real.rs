@@ -15,6 +15,7 @@ mod real {
     pub mod neighbors;
     pub mod paths;
     pub mod program;
+    pub mod rings;
     pub mod tap;
 }
 #[allow(dead_code, reason = "the tests over the embedded device use all of it")]
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         real::paths::tests(&suite),
         real::program::tests(&suite),
         real::dpdk::tests(&suite),
+        real::rings::tests(&suite),
     ];
     let tests = tests.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()

@@ -59,7 +59,7 @@ impl Table {
             String::from("# Instructions for one packet: cargo bench --bench instructions\n");
         writeln!(text, "{}", self.toolchain)?;
         for (name, count) in &self.rows {
-            writeln!(text, "{name:9} {count:6.1}")?;
+            writeln!(text, "{name:15} {count:6.1}")?;
         }
         print!("{text}");
         Ok(fs::write(PATH, text)?)
@@ -79,7 +79,7 @@ impl Table {
             );
         }
         println!(
-            "{:9} {:>7} {:>7} {:>7}",
+            "{:15} {:>7} {:>7} {:>7}",
             "row", "counted", "table", "change"
         );
         let mut worse = Vec::new();
@@ -90,7 +90,10 @@ impl Table {
                 continue;
             };
             let change = count / before - 1.0;
-            println!("{name:9} {count:7.1} {before:7.1} {:+6.1}%", change * 100.0);
+            println!(
+                "{name:15} {count:7.1} {before:7.1} {:+6.1}%",
+                change * 100.0
+            );
             if change > TOLERANCE {
                 worse.push(format!("{name} takes {:.1} % more", change * 100.0));
             }

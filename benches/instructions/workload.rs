@@ -12,7 +12,7 @@ use virtroupe_driver::embedded::{
     EmbeddedConfig, EmbeddedStepper, EmbeddedTransport, PacketSource, SourceConfig,
 };
 use virtroupe_driver::memory::HugePages;
-use virtroupe_driver::{Device, DeviceOptions, Frame, QueuePair};
+use virtroupe_driver::{Device, DeviceOptions, Frame, QueuePair, RingFormat};
 
 use crate::support::Outcome;
 
@@ -33,9 +33,9 @@ const PEER: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 0);
 const OUR_PORT: u16 = 1001;
 const PEER_PORT: u16 = 1000;
 
-/// What a row of the table counts.
+/// What is done for each packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Row {
+enum Task {
     /// The driver takes frames from the device, and they are dropped.
     Receive,
     /// The driver takes frames from the pool and hands them to the device.
@@ -44,28 +44,47 @@ pub enum Row {
     Echo,
 }
 
+/// What a row of the table counts: a task on rings of one format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    task: Task,
+    ring_format: RingFormat,
+    name: &'static str,
+}
+
 impl Row {
     /// All rows.
-    pub const ALL: [Row; 3] = [Row::Receive, Row::Transmit, Row::Echo];
+    pub const ALL: [Row; 6] = [
+        Row::new(Task::Receive, RingFormat::Split, "receive"),
+        Row::new(Task::Transmit, RingFormat::Split, "transmit"),
+        Row::new(Task::Echo, RingFormat::Split, "echo"),
+        Row::new(Task::Receive, RingFormat::Packed, "receive-packed"),
+        Row::new(Task::Transmit, RingFormat::Packed, "transmit-packed"),
+        Row::new(Task::Echo, RingFormat::Packed, "echo-packed"),
+    ];
+
+    const fn new(task: Task, ring_format: RingFormat, name: &'static str) -> Self {
+        Row {
+            task,
+            ring_format,
+            name,
+        }
+    }
 
     /// How the table calls it.
     pub fn name(self) -> &'static str {
-        match self {
-            Row::Receive => "receive",
-            Row::Transmit => "transmit",
-            Row::Echo => "echo",
-        }
+        self.name
     }
 
     /// Runs the turns. Only what [`counted`] does is meant to be counted.
     pub fn run(self) -> Outcome<()> {
-        let mut bench = Bench::new()?;
+        let mut bench = Bench::new(self.ring_format)?;
         for _ in 0..WARM_UP {
-            bench.turn(self)?;
+            bench.turn(self.task)?;
         }
         bench.is_counting = true;
         for _ in 0..TURNS {
-            bench.turn(self)?;
+            bench.turn(self.task)?;
         }
         Ok(())
     }
@@ -85,18 +104,19 @@ struct Bench {
 
 /// One turn. The profiler counts what happens inside of this function.
 #[inline(never)]
-fn counted(bench: &mut Bench, row: Row) -> Outcome<usize> {
-    bench.work(row)
+fn counted(bench: &mut Bench, task: Task) -> Outcome<usize> {
+    bench.work(task)
 }
 
 impl Bench {
-    fn new() -> Outcome<Self> {
+    fn new(ring_format: RingFormat) -> Outcome<Self> {
         let source = PacketSource::new(SourceConfig {
             frames: (0..FLOWS).map(request).collect(),
             ..SourceConfig::default()
         });
         let (transport, _, stepper) = EmbeddedTransport::inline(EmbeddedConfig::default(), source)?;
         let options = DeviceOptions {
+            ring_format,
             huge_pages: HugePages::Never,
             ..DeviceOptions::default()
         };
@@ -122,11 +142,11 @@ impl Bench {
     }
 
     /// Lets the device do its part, then does ours.
-    fn turn(&mut self, row: Row) -> Outcome<()> {
+    fn turn(&mut self, task: Task) -> Outcome<()> {
         self.stepper.step(NOW);
         let packets = match self.is_counting {
-            true => counted(self, row)?,
-            false => self.work(row)?,
+            true => counted(self, task)?,
+            false => self.work(task)?,
         };
         match packets {
             BURST => Ok(()),
@@ -135,14 +155,14 @@ impl Bench {
     }
 
     #[inline(always)]
-    fn work(&mut self, row: Row) -> Outcome<usize> {
-        match row {
-            Row::Receive => {
+    fn work(&mut self, task: Task) -> Outcome<usize> {
+        match task {
+            Task::Receive => {
                 let taken = self.pair.receive(&mut self.burst, BURST)?;
                 self.burst.clear();
                 Ok(taken)
             }
-            Row::Transmit => {
+            Task::Transmit => {
                 let pool = self.pair.pool();
                 self.burst.extend((0..BURST).map_while(|_| pool.frame()));
                 let filled = self.burst.len();
@@ -152,7 +172,7 @@ impl Bench {
                 self.pair.transmit(&mut self.burst)?;
                 Ok(filled - self.burst.len())
             }
-            Row::Echo => self.echo(),
+            Task::Echo => self.echo(),
         }
     }
 

@@ -14,19 +14,27 @@ use virtroupe_wire::MacAddr;
 use crate::features::FeatureBits;
 use crate::memory::{DmaMemory, HugePages, MemoryError};
 use crate::offload::TransmitOffloads;
-use crate::pool::{SLOT_STRIDE, UnboundPool};
+use crate::pool::UnboundPool;
+use crate::queue::{AnyReceiveQueue, AnyTransmitQueue};
 use crate::queue_pair::UnboundQueuePair;
-use crate::receive::{LONGEST_FRAME, ReceiveQueue};
-use crate::ring::split::part_sizes;
-use crate::transmit::TransmitQueue;
-use crate::transport::{DeviceConfig, DeviceEvent, RingLayout, Transport, TransportError};
+use crate::receive::LONGEST_FRAME;
+use crate::transport::{DeviceConfig, DeviceEvent, Transport, TransportError};
 
-/// Bytes in a page: what different owners write to shares none.
-const PAGE: usize = 4096;
+mod choice;
+mod layout;
+
+pub use choice::{Mergeable, RingFormat};
+
+use choice::ReceivePlan;
+use layout::{PairLayout, pool_bytes};
+
 /// Ethernet header and one VLAN tag, on top of the MTU.
 const ETHERNET_OVERHEAD: usize = 18;
+/// The largest MTU. A large one takes a device that merges receive buffers, and a ring whose half
+/// holds a frame.
+pub const LARGEST_MTU: u16 = u16::MAX;
 /// The largest MTU whose frames fit into one receive slot.
-pub const LARGEST_MTU: u16 = (LONGEST_FRAME - ETHERNET_OVERHEAD) as u16;
+pub const LARGEST_SLOT_MTU: u16 = (LONGEST_FRAME - ETHERNET_OVERHEAD) as u16;
 
 /// What to ask of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +42,10 @@ pub const LARGEST_MTU: u16 = (LONGEST_FRAME - ETHERNET_OVERHEAD) as u16;
 pub struct DeviceOptions {
     /// Queue pairs to use, at most what the device has. 1 by default.
     pub queue_pairs: u16,
-    /// Descriptors in each ring, a power of two from 16 to 32768; 256 by default. Longer rings
-    /// bear longer bursts and pauses; shorter ones stay in the cache.
+    /// Descriptors in each ring, 16 to 32768; 256 by default. A power of two in split rings, any
+    /// number in packed ones (a multiple of 4 is faster). Longer rings bear longer bursts and
+    /// pauses; shorter ones stay in the cache. Half of the receive ring holds at least one frame:
+    /// an MTU of 9000 takes 16 descriptors, one of 65535 takes 128.
     pub queue_size: u16,
     /// Packet slots for each queue pair, 2240 bytes each. At least twice `queue_size` plus 128.
     /// 2048 by default. What applications hold comes from here; when it runs low, received
@@ -47,11 +57,21 @@ pub struct DeviceOptions {
     /// not report one (vhost-user).
     pub mac: Option<MacAddr>,
     /// The largest IP packet in bytes, from 68 (RFC 791) to [`LARGEST_MTU`]; the device's own, or
-    /// 1500, by default. Never more than the device's.
+    /// 1500, by default. Never more than the device's, and above [`LARGEST_SLOT_MTU`] (2094) only
+    /// with mergeable buffers.
     pub mtu: Option<u16>,
-    /// Whether to use `VIRTIO_F_EVENT_IDX` where offered. On by default.
+    /// The memory format of the rings. [`RingFormat::Auto`] by default.
+    pub ring_format: RingFormat,
+    /// Whether a received frame may span several buffers. [`Mergeable::Auto`] by default.
+    pub mergeable: Mergeable,
+    /// Whether to use `VIRTIO_F_INDIRECT_DESC` where offered, for frames of more than 4 segments:
+    /// each then takes one descriptor of the ring and one slot of the pool. On by default.
+    pub indirect: bool,
+    /// Whether to use `VIRTIO_F_EVENT_IDX` where offered: fewer notifications while one side
+    /// sleeps. On by default.
     pub event_idx: bool,
-    /// Whether to use `VIRTIO_F_IN_ORDER` where offered. On by default.
+    /// Whether to use `VIRTIO_F_IN_ORDER` where offered: sent frames come back in batches. On by
+    /// default.
     pub in_order: bool,
     /// Whether the device shall complete checksums and segment long packets that are sent, as far
     /// as it offers that. On by default; what it does not do is done in software.
@@ -67,6 +87,9 @@ impl Default for DeviceOptions {
             huge_pages: HugePages::default(),
             mac: None,
             mtu: None,
+            ring_format: RingFormat::default(),
+            mergeable: Mergeable::default(),
+            indirect: true,
             event_idx: true,
             in_order: true,
             transmit_offloads: true,
@@ -178,10 +201,12 @@ impl Device {
         pools: u16,
     ) -> Result<DeviceParts, DeviceError> {
         let offered = transport.offered_features()?;
-        let bits = negotiate(transport.name(), offered, options)?;
-        transport.accept_features(bits)?;
+        // Read before features are accepted (section 3.1.1, step 4): the MTU decides on some.
         let config = transport.config()?;
-        let (memory, features) = plan(&mut *transport, &config, bits, options, pools)?;
+        let receive = ReceivePlan::new(offered, &config, options);
+        let bits = negotiate(transport.name(), offered, options, receive)?;
+        transport.accept_features(bits)?;
+        let (memory, features) = plan(&mut *transport, &config, bits, receive, options, pools)?;
         // From here on: what to add to an address of ours, not to an offset.
         let iova_offset = transport
             .map_memory(&memory)?
@@ -254,6 +279,7 @@ fn negotiate(
     device: &str,
     offered: FeatureBits,
     options: &DeviceOptions,
+    receive: ReceivePlan,
 ) -> Result<FeatureBits, DeviceError> {
     if !offered.contains(FeatureBits::VERSION_1) {
         return Err(DeviceError::MissingFeature {
@@ -264,8 +290,9 @@ fn negotiate(
     let mut wanted = FeatureBits::VERSION_1
         | FeatureBits::MAC
         | FeatureBits::STATUS
-        | FeatureBits::MTU
-        | FeatureBits::ACCESS_PLATFORM;
+        | FeatureBits::ACCESS_PLATFORM
+        | options.ring_format.wanted(offered, options.in_order)
+        | receive.features;
     if options.event_idx {
         wanted |= FeatureBits::EVENT_IDX;
     }
@@ -275,6 +302,9 @@ fn negotiate(
     if options.transmit_offloads && offered.contains(FeatureBits::CSUM) {
         // Segmentation depends on the checksum (section 5.1.3.1).
         wanted |= TransmitOffloads::ALL;
+    }
+    if options.indirect {
+        wanted |= FeatureBits::INDIRECT_DESC;
     }
     if options.queue_pairs > 1 {
         // Without a control queue, as with vhost-user, pairs are enabled by the transport.
@@ -305,6 +335,7 @@ fn plan(
     transport: &mut dyn Transport,
     config: &DeviceConfig,
     bits: FeatureBits,
+    receive: ReceivePlan,
     options: &DeviceOptions,
     pools: u16,
 ) -> Result<(Arc<DmaMemory>, Features), DeviceError> {
@@ -319,11 +350,16 @@ fn plan(
     )?;
     let size = options.queue_size;
     let longest = transport.max_queue_size(0)?.min(1 << 15);
+    let packed = bits.contains(FeatureBits::RING_PACKED);
     check(
         "queue_size",
         size.into(),
-        size.is_power_of_two() && (16..=longest).contains(&size),
-        format!("a power of two from 16 to {longest}"),
+        (packed || size.is_power_of_two()) && (16..=longest).contains(&size),
+        if packed {
+            format!("from 16 to {longest}")
+        } else {
+            format!("a power of two from 16 to {longest}, as the rings are split")
+        },
     )?;
     let least = 2 * u32::from(size) + 128;
     check(
@@ -332,15 +368,14 @@ fn plan(
         options.pool_frames >= least,
         format!("at least {least}"),
     )?;
-    let device_mtu = config.mtu.unwrap_or(LARGEST_MTU).min(LARGEST_MTU);
-    let mtu = options
-        .mtu
-        .unwrap_or_else(|| config.mtu.unwrap_or(1500).min(LARGEST_MTU));
+    let (mtu, largest) = (receive.mtu, receive.largest_mtu);
     check(
         "mtu",
         mtu.into(),
-        (68..=device_mtu).contains(&mtu),
-        format!("68 to {device_mtu}"),
+        (68..=largest).contains(&mtu),
+        format!(
+            "68 to {largest}, by the device's MTU, a ring of {size} descriptors, and mergeable buffers if above {LARGEST_SLOT_MTU}"
+        ),
     )?;
     let mac = options
         .mac
@@ -350,8 +385,8 @@ fn plan(
             device: transport.name().into(),
         })?;
 
-    let bytes = usize::from(pairs) * pair_bytes(size, options.pool_frames)
-        + usize::from(pools) * pool_bytes(options.pool_frames);
+    let pair = PairLayout::new(bits, size, options.pool_frames, 0).end;
+    let bytes = usize::from(pairs) * pair + usize::from(pools) * pool_bytes(options.pool_frames);
     let memory = Arc::new(DmaMemory::allocate(bytes, options.huge_pages)?);
     let features = Features {
         bits,
@@ -364,32 +399,6 @@ fn plan(
     Ok((memory, features))
 }
 
-/// Bytes of the rings of one queue, each part on cache lines of its own.
-fn ring_bytes(size: u16) -> usize {
-    part_sizes(size)
-        .iter()
-        .map(|part| part.next_multiple_of(128))
-        .sum()
-}
-
-fn pair_bytes(size: u16, frames: u32) -> usize {
-    (2 * ring_bytes(size)).next_multiple_of(PAGE) + pool_bytes(frames)
-}
-
-fn pool_bytes(frames: u32) -> usize {
-    (frames as usize * SLOT_STRIDE).next_multiple_of(PAGE)
-}
-
-fn ring_layout(size: u16, at: usize) -> RingLayout {
-    let [descriptors, driver, _] = part_sizes(size).map(|part| part.next_multiple_of(128));
-    RingLayout {
-        size,
-        descriptors: at,
-        driver: at + descriptors,
-        device: at + descriptors + driver,
-    }
-}
-
 /// Lays out one queue pair in the memory and tells the device.
 fn set_up_pair(
     transport: &mut dyn Transport,
@@ -399,31 +408,21 @@ fn set_up_pair(
     options: &DeviceOptions,
     index: u16,
 ) -> Result<UnboundQueuePair, DeviceError> {
-    let size = features.queue_size;
-    let base = usize::from(index) * pair_bytes(size, options.pool_frames);
-    let receive_ring = ring_layout(size, base);
-    let transmit_ring = ring_layout(size, base + ring_bytes(size));
-    let slots = base + (2 * ring_bytes(size)).next_multiple_of(PAGE);
-    let event_idx = features.bits.contains(FeatureBits::EVENT_IDX);
-    let in_order = features.bits.contains(FeatureBits::IN_ORDER);
+    let (bits, size, frames) = (features.bits, features.queue_size, options.pool_frames);
+    let base = usize::from(index) * PairLayout::new(bits, size, frames, 0).end;
+    let layout = PairLayout::new(bits, size, frames, base);
     // `plan` sized the memory for exactly this layout and checked the ring size.
     let outside = || outside(options);
-    let receive = ReceiveQueue::new(
-        memory.clone(),
-        &receive_ring,
-        iova_offset,
-        event_idx,
-        in_order,
-    );
-    let transmit = TransmitQueue::new(memory.clone(), &transmit_ring, iova_offset, features.bits);
-    let pool = UnboundPool::new(memory.clone(), slots, options.pool_frames);
+    let receive = AnyReceiveQueue::new(memory.clone(), &layout.receive, iova_offset, bits);
+    let transmit = AnyTransmitQueue::new(memory.clone(), &layout.transmit, iova_offset, bits);
+    let pool = UnboundPool::new(memory.clone(), layout.slots, frames);
     Ok(UnboundQueuePair {
         index,
         receive: receive.ok_or_else(outside)?,
         transmit: transmit.ok_or_else(outside)?,
         pool: pool.ok_or_else(outside)?,
-        receive_notifiers: transport.set_up_queue(2 * index, &receive_ring)?,
-        transmit_notifiers: transport.set_up_queue(2 * index + 1, &transmit_ring)?,
+        receive_notifiers: transport.set_up_queue(2 * index, &layout.receive)?,
+        transmit_notifiers: transport.set_up_queue(2 * index + 1, &layout.transmit)?,
     })
 }
 
@@ -434,7 +433,8 @@ fn further_pools(
     options: &DeviceOptions,
     pools: u16,
 ) -> Result<Vec<UnboundPool>, DeviceError> {
-    let pair = pair_bytes(features.queue_size, options.pool_frames);
+    let (bits, size) = (features.bits, features.queue_size);
+    let pair = PairLayout::new(bits, size, options.pool_frames, 0).end;
     let base = usize::from(features.queue_pairs) * pair;
     let pool = |index: u16| {
         let at = base + usize::from(index) * pool_bytes(options.pool_frames);

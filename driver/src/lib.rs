@@ -4,7 +4,7 @@
 //!   Device            initialised once: features, memory, transport
 //!     |-- Transport   the control path: vhost-user, embedded, ...
 //!     `-- QueuePair   one for each cpu that has one: the data path
-//!           |-- receive queue    posts empty slots, takes frames
+//!           |-- receive queue    posts empty slots, takes frames; on a split or a packed ring
 //!           |-- transmit queue   hands frames to the device, takes slots back
 //!           `-- Pool             the slots; a Frame is the handle to one
 //! ```
@@ -26,6 +26,7 @@ pub mod frame;
 pub mod memory;
 pub mod offload;
 pub mod pool;
+mod queue;
 pub mod queue_pair;
 pub mod receive;
 pub mod ring;
@@ -34,7 +35,9 @@ pub mod transport;
 pub mod vhost_user;
 
 pub use chunk::Chunk;
-pub use device::{Device, DeviceError, DeviceOptions, DeviceParts, Features};
+pub use device::{
+    Device, DeviceError, DeviceOptions, DeviceParts, Features, Mergeable, RingFormat,
+};
 pub use features::FeatureBits;
 pub use frame::Frame;
 pub use offload::TransmitOffloads;

@@ -367,6 +367,11 @@ impl Pool {
         local.drain(rest..)
     }
 
+    /// The address of a taken slot.
+    pub(crate) fn slot_address(&self, slot: u32) -> NonNull<u8> {
+        self.home().slot_address(slot)
+    }
+
     /// The address of the first slot; slot n is n strides behind it.
     pub(crate) fn slots(&self) -> NonNull<u8> {
         self.home().slots

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::frame::Frame;
 use crate::pool::{Pool, UnboundPool};
-use crate::receive::{ReceiveCounters, ReceiveQueue};
+use crate::queue::{AnyReceiveQueue, AnyTransmitQueue};
+use crate::receive::ReceiveCounters;
 use crate::ring::Violation;
-use crate::transmit::{TransmitCounters, TransmitQueue};
+use crate::transmit::TransmitCounters;
 use crate::transport::{Doorbell, QueueNotifiers};
 
 /// Slots that a receive ring that is at least half full leaves in the pool: for what the stack
@@ -17,8 +18,8 @@ const RESERVE: usize = 64;
 /// A queue pair that is set up but not yet tied to a thread.
 pub struct UnboundQueuePair {
     pub(crate) index: u16,
-    pub(crate) receive: ReceiveQueue,
-    pub(crate) transmit: TransmitQueue,
+    pub(crate) receive: AnyReceiveQueue,
+    pub(crate) transmit: AnyTransmitQueue,
     pub(crate) pool: UnboundPool,
     pub(crate) receive_notifiers: QueueNotifiers,
     pub(crate) transmit_notifiers: QueueNotifiers,
@@ -51,8 +52,8 @@ impl UnboundQueuePair {
 /// and must be dropped after the device was reset.
 pub struct QueuePair {
     index: u16,
-    receive: ReceiveQueue,
-    transmit: TransmitQueue,
+    receive: AnyReceiveQueue,
+    transmit: AnyTransmitQueue,
     pool: Pool,
     receive_doorbell: Doorbell,
     transmit_doorbell: Doorbell,
@@ -177,12 +178,12 @@ impl QueuePair {
 
     /// Counters of the receive side.
     pub fn receive_counters(&self) -> &ReceiveCounters {
-        &self.receive.counters
+        self.receive.counters()
     }
 
     /// Counters of the transmit side.
     pub fn transmit_counters(&self) -> &TransmitCounters {
-        &self.transmit.counters
+        self.transmit.counters()
     }
 
     /// Takes back all memory that the device held. Returns how many frames were not sent, or

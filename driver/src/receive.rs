@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use virtroupe_wire::Buffer;
 
+use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
 use crate::memory::DmaMemory;
 use crate::pool::{Pool, SLOT_STRIDE};
-use crate::ring::Violation;
-use crate::ring::split::{DESC_F_WRITE, FreeDescriptors, SplitRing};
+use crate::ring::split::{FreeDescriptors, Used};
+use crate::ring::{DESC_F_WRITE, Ring, Violation};
 use crate::transport::RingLayout;
+
+mod merge;
+
+pub(crate) use merge::longest_merged_frame;
 
 /// Where the buffer of a slot starts for the device: at the virtio-net header.
 const BUFFER_START: usize = SLOT_DATA as usize - NET_HEADER;
@@ -34,31 +39,35 @@ pub struct ReceiveCounters {
 }
 
 /// One receive ring and the slots posted in it.
-pub(crate) struct ReceiveQueue {
-    ring: SplitRing,
+pub(crate) struct ReceiveQueue<R> {
+    ring: R,
     free: FreeDescriptors,
     /// The slot under each outstanding descriptor.
     posted: Box<[u32]>,
     /// Added to an address of ours to get the device's.
     iova_offset: u64,
+    /// Whether a frame may span several buffers.
+    mergeable: bool,
     /// What this queue did so far.
     pub(crate) counters: ReceiveCounters,
 }
 
-impl ReceiveQueue {
+impl<R: Ring> ReceiveQueue<R> {
     pub(crate) fn new(
         memory: Arc<DmaMemory>,
         layout: &RingLayout,
         iova_offset: u64,
-        event_idx: bool,
-        in_order: bool,
+        features: FeatureBits,
     ) -> Option<Self> {
-        let ring = SplitRing::new(memory, layout, event_idx, in_order)?;
+        let event_idx = features.contains(FeatureBits::EVENT_IDX);
+        let in_order = features.contains(FeatureBits::IN_ORDER);
+        let ring = R::new(memory, layout, event_idx, in_order)?;
         Some(ReceiveQueue {
             free: FreeDescriptors::new(layout.size),
             posted: vec![VACANT; usize::from(layout.size)].into(),
             ring,
             iova_offset,
+            mergeable: features.contains(FeatureBits::MRG_RXBUF),
             counters: ReceiveCounters::default(),
         })
     }
@@ -68,12 +77,13 @@ impl ReceiveQueue {
     }
 
     /// As [`fill`](Self::fill), once there is room for a group of slots.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn refill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
         if self.free.len() < REFILL.min(self.ring.size() / 2) {
             return false;
         }
-        self.fill(pool, reserve)
+        let wanted = self.ring.aligned_count(usize::from(self.free.len()));
+        self.post(pool, reserve, wanted)
     }
 
     /// Posts slots until the ring is full or the pool keeps no more than `reserve`; but half of
@@ -83,7 +93,12 @@ impl ReceiveQueue {
     /// keeps half of the ring posted whatever applications hold: a queue that sleeps can always
     /// be woken by a frame, although nobody tells it that slots came home.
     pub(crate) fn fill(&mut self, pool: &mut Pool, reserve: usize) -> bool {
-        let wanted = usize::from(self.free.len());
+        self.post(pool, reserve, usize::from(self.free.len()))
+    }
+
+    /// Posts at most `wanted` slots, as [`fill`](Self::fill) says. There is room for them.
+    #[inline(always)]
+    fn post(&mut self, pool: &mut Pool, reserve: usize, wanted: usize) -> bool {
         let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
         let available = pool.ensure(wanted + reserve);
         let spare = available.saturating_sub(reserve);
@@ -111,6 +126,8 @@ impl ReceiveQueue {
     ///
     /// # Errors
     /// The device broke the ring's rules. What came before the violation is in `burst`.
+    // Not inlined, as `refill`: one function for each format keeps what it needs in registers.
+    #[inline(never)]
     pub(crate) fn harvest(
         &mut self,
         pool: &mut Pool,
@@ -118,6 +135,9 @@ impl ReceiveQueue {
         limit: usize,
         reserve: usize,
     ) -> Result<usize, Violation> {
+        if self.mergeable {
+            return self.harvest_merged(pool, burst, limit, reserve);
+        }
         let pending = self.ring.used_pending(self.outstanding())?;
         let take = usize::from(pending).min(limit);
         if take == 0 {
@@ -128,11 +148,14 @@ impl ReceiveQueue {
         self.ring.prefetch_descriptors(self.free.upcoming(), take);
         burst.reserve(take);
         let before = burst.len();
-        let mut result = Ok(take);
+        let mut result = Ok(());
         let mut bytes = 0;
         let mut taken = 0;
         for room in burst.spare_capacity_mut().iter_mut().take(take) {
-            let (slot, length) = match self.take_used(taken) {
+            let Some(used) = self.ring.used_at(taken) else {
+                break;
+            };
+            let (slot, length) = match self.take_used(used, taken, NET_HEADER) {
                 Ok(used) => used,
                 Err(violation) => {
                     result = Err(violation);
@@ -151,17 +174,21 @@ impl ReceiveQueue {
         // SAFETY: there was room for as many, and the loop has written that many.
         unsafe { burst.set_len(before + usize::from(taken)) };
         self.free.give_run(taken);
-        self.ring.advance_used(taken);
+        self.ring.advance_used(taken, taken);
         self.counters.frames += u64::from(taken);
         self.counters.bytes += bytes;
-        result
+        result.map(|()| usize::from(taken))
     }
 
-    /// The slot and the length, header included, of the used buffer `place` behind the current
-    /// position. The caller then moves on.
+    /// The slot and the length, header included, of the buffer that `used`, `place` behind the
+    /// current position, tells of. It must hold at least `shortest` bytes. The caller then moves on.
     #[inline(always)]
-    fn take_used(&mut self, place: u16) -> Result<(u32, u16), Violation> {
-        let used = self.ring.peek_used(place);
+    fn take_used(
+        &mut self,
+        used: Used,
+        place: u16,
+        shortest: usize,
+    ) -> Result<(u32, u16), Violation> {
         let unknown = Violation::UsedId(used.id);
         let id = u16::try_from(used.id).map_err(|_| unknown)?;
         let posted = self
@@ -169,7 +196,7 @@ impl ReceiveQueue {
             .get_mut(usize::from(id))
             .filter(|slot| **slot != VACANT)
             .ok_or(unknown)?;
-        let (shortest, longest) = (NET_HEADER as u32, BUFFER_LENGTH);
+        let (shortest, longest) = (shortest as u32, BUFFER_LENGTH);
         if used.length < shortest || used.length > longest {
             return Err(Violation::UsedLength {
                 length: used.length,

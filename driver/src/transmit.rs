@@ -10,9 +10,14 @@ use crate::frame::{Frame, NET_HEADER};
 use crate::memory::DmaMemory;
 use crate::offload::TransmitOffloads;
 use crate::pool::Pool;
-use crate::ring::Violation;
-use crate::ring::split::{DESC_F_NEXT, FreeDescriptors, SplitRing};
+use crate::ring::indirect::{DIRECT_SEGMENTS, IndirectTable};
+use crate::ring::split::{FreeDescriptors, Used};
+use crate::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Ring, Violation};
 use crate::transport::RingLayout;
+
+mod linear;
+
+use linear::{Needs, gather, segments};
 
 /// Counters of a transmit queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,8 +34,8 @@ pub struct TransmitCounters {
 }
 
 /// One transmit ring and the frames that the device holds.
-pub(crate) struct TransmitQueue {
-    ring: SplitRing,
+pub(crate) struct TransmitQueue<R> {
+    ring: R,
     free: FreeDescriptors,
     /// For each descriptor, what it is the head of: the slot of a frame that is one segment of
     /// our own pool, which is the common case, or `VACANT`, or `OTHER`.
@@ -41,36 +46,15 @@ pub(crate) struct TransmitQueue {
     chains: u16,
     iova_offset: u64,
     offloads: TransmitOffloads,
+    /// Whether the device takes indirect descriptors.
+    indirect: bool,
     memory: Arc<DmaMemory>,
     pub(crate) counters: TransmitCounters,
 }
 
-/// Chains of more segments are copied into one slot. A chain is walked for each segment that is
-/// appended to it, which is fast for as many.
+/// Chains of more segments are copied into fewer. A chain is walked for each segment that is
+/// appended to it, which is fast for as many; and they hold the largest IP packet twice.
 const MOST_SEGMENTS: usize = 64;
-
-/// Number of segments of a frame.
-fn segments(frame: &Frame) -> usize {
-    let mut count = 1;
-    let mut tail = frame.tail();
-    while let Some(segment) = tail {
-        count += 1;
-        tail = segment.tail();
-    }
-    count
-}
-
-/// Copies all segments of `frame` into one slot.
-fn gather(frame: &Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
-    let mut copy = pool.frame().ok_or(DropReason::PoolEmpty)?;
-    let mut fits = true;
-    frame.for_each_segment(|bytes| fits = fits && copy.extend_from_slice(bytes));
-    if fits {
-        Ok(copy)
-    } else {
-        Err(DropReason::TooBig)
-    }
-}
 
 /// The descriptor is not the head of an outstanding frame.
 const VACANT: u32 = u32::MAX;
@@ -82,6 +66,8 @@ struct Other {
     frame: Option<Frame>,
     /// Descriptor that follows this one in its chain.
     next: Option<u16>,
+    /// The slot that holds the chain's indirect table.
+    table: Option<u32>,
 }
 
 /// Forgets the first `count` frames, at most all: the ring has their slots now.
@@ -97,7 +83,7 @@ fn forget_front(burst: &mut Vec<Frame>, count: usize) {
     }
 }
 
-impl TransmitQueue {
+impl<R: Ring> TransmitQueue<R> {
     pub(crate) fn new(
         memory: Arc<DmaMemory>,
         layout: &RingLayout,
@@ -106,7 +92,7 @@ impl TransmitQueue {
     ) -> Option<Self> {
         let event_idx = features.contains(FeatureBits::EVENT_IDX);
         let in_order = features.contains(FeatureBits::IN_ORDER);
-        let mut ring = SplitRing::new(memory.clone(), layout, event_idx, in_order)?;
+        let mut ring = R::new(memory.clone(), layout, event_idx, in_order)?;
         ring.suppress_interrupts();
         Some(TransmitQueue {
             offloads: TransmitOffloads::new(features),
@@ -116,6 +102,7 @@ impl TransmitQueue {
             chains: 0,
             ring,
             iova_offset,
+            indirect: features.contains(FeatureBits::INDIRECT_DESC),
             memory,
             counters: TransmitCounters::default(),
         })
@@ -144,6 +131,7 @@ impl TransmitQueue {
 
     /// Hands frames from the front of `burst` to the device until the ring is full; the rest
     /// stays. Returns whether the device wants to be notified.
+    #[inline(never)]
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
         let sent = self.push_plain(pool, burst);
         forget_front(burst, sent);
@@ -156,7 +144,7 @@ impl TransmitQueue {
     /// Pushes frames of every kind.
     #[cold]
     fn submit_others(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) {
-        let fits = self.count_fitting(burst);
+        let fits = self.count_fitting(burst, pool);
         for mut frame in burst.drain(..fits) {
             if self.push_plain(pool, std::slice::from_mut(&mut frame)) == 1 {
                 std::mem::forget(frame);
@@ -174,60 +162,75 @@ impl TransmitQueue {
     }
 
     /// How many frames from the front have descriptors.
-    fn count_fitting(&self, burst: &[Frame]) -> usize {
-        let most = self.most_segments();
+    fn count_fitting(&self, burst: &[Frame], pool: &mut Pool) -> usize {
         let mut room = self.room();
+        let mut slots = pool.ensure(burst.len().saturating_mul(2));
         let mut count = 0;
         for frame in burst {
-            // A frame that is copied takes no more segments than it has now.
-            let needed = match segments(frame) {
-                many if many > most => 1,
+            let needs = self.needs(frame);
+            slots = slots.saturating_sub(needs.copies);
+            let in_table = self.wants_table(needs.segments) && slots > 0;
+            slots -= usize::from(in_table);
+            let descriptors = match needs.segments {
+                // It will be dropped: it must not wait for a ring that is never long enough.
+                many if many > self.most_segments() => 0,
+                _ if in_table => 1,
                 few => few,
             };
-            if needed > room {
+            if descriptors > room {
                 break;
             }
-            room -= needed;
+            room -= descriptors;
             count += 1;
         }
         count
     }
 
-    /// The longest chain that is handed to the device as it is. A longer one goes into one slot
-    /// or is dropped: it could wait for ever for a ring that is shorter.
+    /// The longest chain that is handed to the device. A longer one is copied into fewer
+    /// segments or dropped: it could wait for ever for a ring that is shorter.
     fn most_segments(&self) -> usize {
         self.size().min(MOST_SEGMENTS)
     }
 
-    /// The frame itself if the device can see all of it, else a copy in the pool of what it can
-    /// not see.
+    fn wants_table(&self, segments: usize) -> bool {
+        self.indirect && segments > DIRECT_SEGMENTS
+    }
+
+    fn needs(&self, frame: &Frame) -> Needs {
+        Needs::of(frame, self.most_segments(), |segment| self.sees(segment))
+    }
+
+    /// The frame itself if the device can see all of it, else a chain with copies in the pool of
+    /// what it can not see.
     ///
     /// # Errors
-    /// `PoolEmpty` if the pool has no slot, `TooBig` if a part that must be copied exceeds one.
+    /// `PoolEmpty` if the pool has no slot, `TooBig` if the frame exceeds the longest chain.
     fn in_sight(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
-        if segments(&frame) > self.most_segments() {
-            self.counters.copied += 1;
+        let needs = self.needs(&frame);
+        self.counters.copied += u64::from(needs.copies > 0);
+        if needs.segments > self.most_segments() {
+            return Err(DropReason::TooBig);
+        }
+        if needs.is_linear {
             return gather(&frame, pool);
         }
-        let mut copied = false;
-        let mut bring = |segment: Frame| {
+        let bring = |segment: Frame, pool: &mut Pool| {
             if self.sees(&segment) {
-                return Ok(segment);
+                Ok(segment)
+            } else {
+                gather(&segment, pool)
             }
-            copied = true;
-            gather(&segment, pool)
         };
         let (head, mut tail) = frame.split_head();
-        let mut whole = bring(head)?;
+        let mut whole = bring(head, pool)?;
         while let Some(frame) = tail {
             let (segment, rest) = frame.split_head();
             // Devices may refuse an empty buffer.
             if !segment.head().is_empty() {
-                whole.append(bring(segment)?);
+                whole.append(bring(segment, pool)?);
             }
             tail = rest;
         }
-        self.counters.copied += u64::from(copied);
         Ok(whole)
     }
 
@@ -277,31 +280,79 @@ impl TransmitQueue {
         let offload = frame.offload();
         let mut frame = self.in_sight(frame, pool)?;
         let header = self.write_header(&mut frame, &offload)?;
-        let Some(head) = self.free.take() else {
+        let count = segments(&frame);
+        let table = self.wants_table(count).then(|| pool.take()).flatten();
+        // A pool that had to give its last slot to a copy has none for a table.
+        if table.is_none() && count > self.room() {
             return Err(DropReason::RingFull);
+        }
+        let head = match table {
+            Some(slot) => self.push_indirect(&frame, header, slot, pool),
+            None => self.push_chain(&frame, header),
         };
+        let head = head.ok_or(DropReason::RingFull)?;
+        if let Some(other) = self.others.get_mut(usize::from(head)) {
+            other.frame = Some(frame);
+            other.table = table;
+        }
+        self.occupy(head);
+        Ok(())
+    }
+
+    /// Writes one descriptor for each segment. There are as many.
+    fn push_chain(&mut self, frame: &Frame, header: NonNull<u8>) -> Option<u16> {
+        let head = self.free.take()?;
         let mut id = head;
         let mut part = (header, frame.head().len() as u32 + NET_HEADER as u32);
         let mut tail = frame.tail();
         while let Some(segment) = tail {
             let Some(next) = self.free.take() else { break };
-            self.write(id, part.0, part.1, Some(next));
+            self.write_part(head, id, part, Some(next));
             self.link(id, Some(next));
             part = (segment.data(), segment.head().len() as u32);
             id = next;
             tail = segment.tail();
         }
-        self.write(id, part.0, part.1, None);
+        self.write_part(head, id, part, None);
         self.link(id, None);
-        if let Some(other) = self.others.get_mut(usize::from(head)) {
-            other.frame = Some(frame);
+        Some(head)
+    }
+
+    /// Writes one descriptor for a table of all segments in `slot`.
+    fn push_indirect(
+        &mut self,
+        frame: &Frame,
+        header: NonNull<u8>,
+        slot: u32,
+        pool: &Pool,
+    ) -> Option<u16> {
+        let id = self.free.take()?;
+        let address = pool.slot_address(slot);
+        // SAFETY: `slot` was taken from the pool for this table; `release_other` gives it back.
+        let mut table = unsafe { IndirectTable::in_slot(address) };
+        let mut part = (header, frame.head().len() as u32 + NET_HEADER as u32);
+        let mut tail = frame.tail();
+        loop {
+            let is_last = tail.is_none();
+            table.push::<R>(self.device_address(part.0), part.1, is_last);
+            let Some(segment) = tail else { break };
+            part = (segment.data(), segment.head().len() as u32);
+            tail = segment.tail();
         }
+        let (address, length) = (self.device_address(address), table.length());
+        self.ring
+            .write_descriptor(id, id, address, length, DESC_F_INDIRECT, 0);
+        self.link(id, None);
+        Some(id)
+    }
+
+    /// Makes the chain that starts at `head` available; its frame is in `others`.
+    fn occupy(&mut self, head: u16) {
         if let Some(entry) = self.slots.get_mut(usize::from(head)) {
             *entry = OTHER;
         }
         self.chains += 1;
         self.ring.push_avail(head);
-        Ok(())
     }
 
     /// Writes the virtio-net header that asks for `offload`. What the device does not take was
@@ -321,11 +372,17 @@ impl TransmitQueue {
         written.ok_or(DropReason::RingFull)
     }
 
-    fn write(&mut self, id: u16, part: NonNull<u8>, length: u32, next: Option<u16>) {
-        let address = (part.as_ptr() as u64).wrapping_add(self.iova_offset);
+    #[inline]
+    fn device_address(&self, address: NonNull<u8>) -> u64 {
+        (address.as_ptr() as u64).wrapping_add(self.iova_offset)
+    }
+
+    #[inline]
+    fn write_part(&mut self, head: u16, id: u16, part: (NonNull<u8>, u32), next: Option<u16>) {
+        let address = self.device_address(part.0);
         let flags = if next.is_some() { DESC_F_NEXT } else { 0 };
         self.ring
-            .write_descriptor(id, address, length, flags, next.unwrap_or(0));
+            .write_descriptor(head, id, address, part.1, flags, next.unwrap_or(0));
     }
 
     fn link(&mut self, id: u16, next: Option<u16>) {
@@ -335,13 +392,16 @@ impl TransmitQueue {
     }
 
     /// Takes back what the device has sent. Returns the number of frames.
+    #[inline(never)]
     pub(crate) fn reclaim(&mut self, pool: &mut Pool) -> Result<usize, Violation> {
         let pending = self.ring.used_pending(self.chains)?;
         let in_order = self.ring.in_order();
         let mut left = pending;
-        while left > 0 {
+        while left > 0
+            && let Some(used) = self.ring.used_at(0)
+        {
             let run = if in_order {
-                self.reclaim_run(pool, left)
+                self.reclaim_run(pool, used, left)
             } else {
                 0
             };
@@ -349,51 +409,56 @@ impl TransmitQueue {
                 left -= run;
                 continue;
             }
-            let used = self.ring.peek_used(0).id;
+            let used = used.id;
             let mut head = u16::try_from(used).map_err(|_| Violation::UsedId(used))?;
             let batch = if in_order {
                 self.batch_up_to(head, left)?
             } else {
                 1
             };
+            let free = self.free.len();
             for _ in 0..batch {
                 if in_order {
                     head = self.free.oldest(0);
                 }
                 self.release(head, pool)?;
             }
-            self.ring.advance_used(batch);
+            self.ring.advance_used(batch, self.free.len() - free);
             left -= batch;
         }
-        Ok(usize::from(pending))
+        Ok(usize::from(pending - left))
     }
 
-    /// Takes back, together, plain frames whose used entries are as an in-order device writes
-    /// them: at most `pending`, and not beyond the end of the ring. Returns their number; what
+    /// Takes back, together, plain frames whose used entries, from `used` on, are as an in-order
+    /// device writes them: at most `pending`, and not beyond the end of the ring. Returns their number; what
     /// is different is not among them.
     #[inline]
-    fn reclaim_run(&mut self, pool: &mut Pool, pending: u16) -> u16 {
+    fn reclaim_run(&mut self, pool: &mut Pool, used: Used, pending: u16) -> u16 {
         let first = self.free.oldest(0);
         let slots = self.slots.get_mut(usize::from(first)..).unwrap_or_default();
         let most = pending.min(slots.len() as u16);
         let slots = slots.get_mut(..usize::from(most)).unwrap_or_default();
         let plain = slots.iter().take_while(|slot| **slot < OTHER).count() as u16;
         let mut run = 0;
-        while run < plain {
+        let mut next = Some(used);
+        while run < plain
+            && let Some(used) = next
+        {
             // One entry for each frame, or one for a batch with its last head (section 2.7.9).
-            let used = self.ring.peek_used(run).id.wrapping_sub(u32::from(first));
-            if used < u32::from(run) || used >= u32::from(plain) {
+            let last = used.id.wrapping_sub(u32::from(first));
+            if last < u32::from(run) || last >= u32::from(plain) {
                 break;
             }
-            run = used as u16 + 1;
+            run = last as u16 + 1;
+            next = (run < plain).then(|| self.ring.used_at(run)).flatten();
         }
         if let Some(slots) = slots.get_mut(..usize::from(run)) {
             pool.give_many(slots);
             slots.fill(VACANT);
         }
-        self.free.give_run(run);
+        self.free.give_oldest(run);
         self.chains -= run;
-        self.ring.advance_used(run);
+        self.ring.advance_used(run, run);
         run
     }
 
@@ -439,7 +504,7 @@ impl TransmitQueue {
         self.chains -= 1;
         self.free.give(head);
         if slot == OTHER {
-            self.release_other(head);
+            self.release_other(head, pool);
         } else {
             pool.give(slot);
         }
@@ -447,7 +512,7 @@ impl TransmitQueue {
     }
 
     #[cold]
-    fn release_other(&mut self, head: u16) {
+    fn release_other(&mut self, head: u16, pool: &mut Pool) {
         let mut link = self.next(head);
         while let Some(id) = link {
             self.free.give(id);
@@ -455,6 +520,9 @@ impl TransmitQueue {
         }
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = None;
+            if let Some(table) = other.table.take() {
+                pool.give(table);
+            }
         }
     }
 
@@ -478,7 +546,12 @@ impl TransmitQueue {
         for (slot, other) in self.slots.iter_mut().zip(&mut self.others) {
             match std::mem::replace(slot, VACANT) {
                 VACANT => continue,
-                OTHER => other.frame = None,
+                OTHER => {
+                    other.frame = None;
+                    if let Some(table) = other.table.take() {
+                        pool.give(table);
+                    }
+                }
                 slot => pool.give(slot),
             }
             frames += 1;

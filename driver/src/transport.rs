@@ -5,7 +5,7 @@
 //! it. The order of calls is that of virtio 1.3, section 3.1.1:
 //!
 //! ```text
-//! offered_features -> accept_features -> config -> map_memory
+//! offered_features -> config -> accept_features -> map_memory
 //!     -> set_up_queue for each queue -> enable -> (run) -> reset
 //! ```
 //!

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use virtroupe::driver::Transport;
 use virtroupe::driver::embedded::{
     EmbeddedConfig, EmbeddedHandle, EmbeddedTransport, Link, LinkConfig,
 };
@@ -14,6 +13,7 @@ use virtroupe::driver::memory::DmaMemory;
 use virtroupe::driver::transport::{
     DeviceConfig, DeviceEvent, QueueNotifiers, RingLayout, TransportError,
 };
+use virtroupe::driver::{RingFormat, Transport};
 use virtroupe::{Config, FeatureBits, Stage, StartError, Supervisor};
 
 use super::support::{config, within};
@@ -138,6 +138,8 @@ async fn a_ring_size_that_the_device_does_not_take() {
         EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
     let mut config = config(1);
     config.options.queue_size = 300;
+    // Packed rings have no such limit.
+    config.options.ring_format = RingFormat::Split;
     let error = within(Supervisor::start_on(Box::new(transport), config))
         .await
         .err();

@@ -39,6 +39,7 @@ impl EmbeddedConfig {
             | FeatureBits::MRG_RXBUF.0
             | FeatureBits::EVENT_IDX.0
             | FeatureBits::INDIRECT_DESC.0
+            | FeatureBits::RING_PACKED.0
             | FeatureBits::IN_ORDER.0
             | TransmitOffloads::ALL.0,
     );

@@ -165,6 +165,44 @@ impl Area {
         Some(Descriptor::from_bytes(bytes))
     }
 
+    /// The address and length of descriptor number `index` of a packed ring, and its id, each read
+    /// once. The fourth field, the flags, is read before by [`load_u16`](Self::load_u16).
+    pub(super) fn packed_descriptor(&self, index: usize) -> Option<(u64, u32, u16)> {
+        let pointer = self.pointer(index * Descriptor::BYTES, Descriptor::BYTES)?;
+        if pointer.addr() % 8 != 0 {
+            return None;
+        }
+        // SAFETY: sixteen mapped bytes, aligned to eight, of which fourteen are read. Volatile,
+        // because the driver may write them: they are read once and then judged.
+        let (address, length, id) = unsafe {
+            (
+                ptr::read_volatile(pointer.cast::<u64>()),
+                ptr::read_volatile(pointer.add(8).cast::<u32>()),
+                ptr::read_volatile(pointer.add(12).cast::<u16>()),
+            )
+        };
+        Some((
+            u64::from_le(address),
+            u32::from_le(length),
+            u16::from_le(id),
+        ))
+    }
+
+    /// Writes a 32-bit and a 16-bit little-endian field at byte `at`: length and id of a used
+    /// descriptor of a packed ring.
+    pub(super) fn write_length_and_id(&self, at: usize, length: u32, id: u16) {
+        let Some(pointer) = self.pointer(at, 6).filter(|p| p.addr() % 4 == 0) else {
+            debug_assert!(false, "ring offset {at} is outside its area");
+            return;
+        };
+        // SAFETY: six mapped bytes, aligned to four. The driver reads them only after it saw the
+        // flags that follow them, which are stored later with release ordering.
+        unsafe {
+            ptr::write_volatile(pointer.cast::<u32>(), length.to_le());
+            ptr::write_volatile(pointer.add(4).cast::<u16>(), id.to_le());
+        }
+    }
+
     /// Writes two 32-bit little-endian fields at byte `at`: an element of a used ring.
     pub(super) fn write_pair(&self, at: usize, first: u32, second: u32) {
         let Some(pointer) = self.pointer(at, 8).filter(|p| p.addr() % 4 == 0) else {

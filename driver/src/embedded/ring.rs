@@ -4,12 +4,14 @@
 //! standard, so each can find the other's faults. Everything that the driver wrote is checked
 //! before it is used; the first lie breaks the queue until the next reset.
 
+mod packed;
 mod split;
 
 use super::memory::GuestMemory;
 use crate::features::FeatureBits;
 use crate::transport::RingLayout;
 
+use packed::PackedRing;
 use split::SplitRing;
 
 /// What the driver did wrong with a ring.
@@ -18,8 +20,10 @@ pub enum RingFault {
     /// A part of the ring is outside the mapped memory or not aligned.
     #[error("the ring is not inside the mapped memory, or not aligned (virtio 1.3, 2.7)")]
     Layout,
-    /// The size is zero, above the limit, or not a power of two.
-    #[error("the queue size is not a power of two within the device's limit")]
+    /// The size is zero or above the limit, or that of a split ring not a power of two.
+    #[error(
+        "the queue size is not within the device's limit, or not a power of two in a split ring"
+    )]
     Size,
     /// The available index moved further than the ring is long.
     #[error("the available index jumped by more than the queue size")]
@@ -111,6 +115,8 @@ pub(super) enum UsedReports {
 pub(super) enum Ring {
     /// Section 2.7.
     Split(SplitRing),
+    /// Section 2.8.
+    Packed(PackedRing),
 }
 
 impl Ring {
@@ -124,13 +130,18 @@ impl Ring {
         features: FeatureBits,
         reports: UsedReports,
     ) -> Result<Self, RingFault> {
-        SplitRing::new(memory, layout, features, reports).map(Ring::Split)
+        if features.contains(FeatureBits::RING_PACKED) {
+            PackedRing::new(memory, layout, features, reports).map(Ring::Packed)
+        } else {
+            SplitRing::new(memory, layout, features, reports).map(Ring::Split)
+        }
     }
 
     /// The memory that the buffers lie in.
     pub(super) fn memory(&self) -> &GuestMemory {
         match self {
             Ring::Split(ring) => ring.memory(),
+            Ring::Packed(ring) => ring.memory(),
         }
     }
 
@@ -138,6 +149,7 @@ impl Ring {
     pub(super) fn size(&self) -> u16 {
         match self {
             Ring::Split(ring) => ring.size(),
+            Ring::Packed(ring) => ring.size(),
         }
     }
 
@@ -145,6 +157,7 @@ impl Ring {
     pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.has_available(),
+            Ring::Packed(ring) => ring.has_available(),
         }
     }
 
@@ -152,6 +165,7 @@ impl Ring {
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.take(chain),
+            Ring::Packed(ring) => ring.take(chain),
         }
     }
 
@@ -160,6 +174,7 @@ impl Ring {
     pub(super) fn give_back(&mut self, chain: &Chain) {
         match self {
             Ring::Split(ring) => ring.give_back(chain),
+            Ring::Packed(ring) => ring.give_back(chain),
         }
     }
 
@@ -168,6 +183,7 @@ impl Ring {
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
         match self {
             Ring::Split(ring) => ring.complete(chain, written),
+            Ring::Packed(ring) => ring.complete(chain, written),
         }
     }
 
@@ -176,6 +192,7 @@ impl Ring {
     pub(super) fn publish(&mut self) -> bool {
         match self {
             Ring::Split(ring) => ring.publish(),
+            Ring::Packed(ring) => ring.publish(),
         }
     }
 
@@ -183,6 +200,7 @@ impl Ring {
     pub(super) fn disable_notifications(&mut self) {
         match self {
             Ring::Split(ring) => ring.disable_notifications(),
+            Ring::Packed(ring) => ring.disable_notifications(),
         }
     }
 
@@ -191,6 +209,7 @@ impl Ring {
     pub(super) fn enable_notifications(&mut self) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.enable_notifications(),
+            Ring::Packed(ring) => ring.enable_notifications(),
         }
     }
 }

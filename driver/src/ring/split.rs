@@ -18,10 +18,6 @@ use crate::memory::{DmaMemory, prefetch_write};
 use crate::ring::Violation;
 use crate::transport::RingLayout;
 
-/// The buffer continues in the descriptor `next`.
-pub(crate) const DESC_F_NEXT: u16 = 1;
-/// The device writes into the buffer.
-pub(crate) const DESC_F_WRITE: u16 = 2;
 /// Descriptors of 16 bytes in a cache line of 64.
 const DESCRIPTORS_IN_LINE: usize = 4;
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
@@ -329,7 +325,7 @@ impl SplitRing {
 }
 
 /// Whether moving an index from `old` to `new` passes `event` (section 2.7.10.1).
-fn need_event(event: u16, new: u16, old: u16) -> bool {
+pub(crate) fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
@@ -339,17 +335,20 @@ fn need_event(event: u16, new: u16, old: u16) -> bool {
 /// order in which they were taken, so the available ring repeats itself and is not rewritten.
 /// It is also the order that `VIRTIO_F_IN_ORDER` demands (section 2.7.9).
 pub(crate) struct FreeDescriptors {
+    /// As long as the ring, or as the next power of two.
     ids: Box<[u16]>,
     head: u16,
     free: u16,
+    size: u16,
 }
 
 impl FreeDescriptors {
     pub(crate) fn new(size: u16) -> Self {
         FreeDescriptors {
-            ids: (0..size).collect(),
+            ids: (0..size.next_power_of_two()).collect(),
             head: 0,
             free: size,
+            size,
         }
     }
 
@@ -406,11 +405,22 @@ impl FreeDescriptors {
         }
     }
 
-    /// Frees `count` descriptors: those that were [`put`](Self::put), or else those that were
-    /// taken first, in that order.
+    /// Frees `count` descriptors that were [`put`](Self::put).
     #[inline(always)]
     pub(crate) fn give_run(&mut self, count: u16) {
         self.free += count;
+    }
+
+    /// Frees the `count` descriptors that were taken first, in that order.
+    #[inline(always)]
+    pub(crate) fn give_oldest(&mut self, count: u16) {
+        // Where there is no room but for the ring, they are already where they belong.
+        if self.ids.len() != usize::from(self.size) {
+            for place in 0..count {
+                self.put(place, self.oldest(place));
+            }
+        }
+        self.give_run(count);
     }
 
     #[inline]
@@ -434,7 +444,8 @@ impl FreeDescriptors {
     /// come back in this order, so what was taken is what `ids` still holds.
     #[inline]
     pub(crate) fn oldest(&self, place: u16) -> u16 {
-        let at = self.at(self.head.wrapping_add(self.free).wrapping_add(place));
+        let oldest = self.head.wrapping_add(self.free).wrapping_sub(self.size);
+        let at = self.at(oldest.wrapping_add(place));
         self.ids.get(at).copied().unwrap_or(0)
     }
 
@@ -457,6 +468,25 @@ mod tests {
         assert!(need_event(u16::MAX, 2, u16::MAX));
         assert!(!need_event(9, 9, 2));
         assert!(need_event(9, 10, 2));
+    }
+
+    #[test]
+    fn what_was_taken_is_known_by_age_whatever_the_size() {
+        for size in [4, 5, 7] {
+            let mut free = FreeDescriptors::new(size);
+            let mut expected = 0..;
+            for _ in 0..3 * size {
+                let taken: Vec<_> = std::iter::from_fn(|| free.take()).take(3).collect();
+                for (place, id) in (0..).zip(&taken) {
+                    assert_eq!(free.oldest(place), *id);
+                    assert_eq!(expected.next(), Some(*id));
+                    if *id == size - 1 {
+                        expected = 0..;
+                    }
+                }
+                taken.into_iter().for_each(|id| free.give(id));
+            }
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn act(stations: &mut [Station; 2], at: usize, kind: u8, a: u16) {
     match kind % 10 {
         0 | 1 => {
             for number in 0..a % 24 {
-                station.make(a.rotate_left(number.into()), usize::from(a >> 3) + 97);
+                station.make(a.rotate_left(number.into()), usize::from(a >> 1) + 97);
             }
             station.transmit();
         }
@@ -97,11 +97,15 @@ fn finish(mut stations: [Station; 2]) {
 proptest! {
     #[test]
     fn any_interleaving_delivers_each_frame_once_and_in_order(
-        setups in any::<(u8, u8)>(),
+        setups in any::<(u16, u16)>(),
+        jumbo in any::<bool>(),
         steps in proptest::collection::vec((any::<bool>(), any::<u8>(), any::<u16>()), 0..150),
     ) {
-        let setups = (Setup::from_bits(setups.0), Setup::from_bits(setups.1));
-        let mut stations = stations(setups.0, setups.1);
+        let setups = [setups.0, setups.1].map(|bits| {
+            let setup = Setup::from_bits(bits);
+            if jumbo { setup.jumbo() } else { setup }
+        });
+        let mut stations = stations(setups[0], setups[1]);
         for (at, kind, a) in steps {
             act(&mut stations, at.into(), kind, a);
         }
@@ -110,11 +114,13 @@ proptest! {
 }
 
 #[test]
-fn indices_wrap_around_65536() {
-    for bits in [0, 1, 3, 7] {
+fn indices_and_wrap_counters_wrap_with_every_combination_of_features() {
+    for bits in 0..Setup::COMBINATIONS {
         let setup = Setup::from_bits(bits);
         let mut stations = stations(setup, setup);
-        while stations[1].received < 70_000 {
+        // The indices of a split ring wrap at 65 536, the counters of a packed one at its size.
+        let count = if setup.packed { 1000 } else { 70_000 };
+        while stations[1].received < count {
             let [a, b] = &mut stations;
             for _ in 0..13 {
                 a.make(0, 0);
@@ -132,10 +138,11 @@ fn indices_wrap_around_65536() {
 /// Until the last frame, nobody is ever polled without an interrupt.
 #[test]
 fn a_queue_that_sleeps_after_every_burst_misses_nothing_across_the_wrap() {
-    for bits in [0, 1, 3, 7] {
+    for bits in [0, 1, 3, 7, 8, 9, 11, 15, 64 + 9, 64 + 15] {
         let setup = Setup::from_bits(bits);
         let mut stations = stations(setup, setup);
-        for _ in 0..7000 {
+        let bursts = if setup.packed { 300 } else { 7000 };
+        for _ in 0..bursts {
             let a = &mut stations[0];
             for _ in 0..10 {
                 a.make(0, 0);
@@ -143,7 +150,7 @@ fn a_queue_that_sleeps_after_every_burst_misses_nothing_across_the_wrap() {
             settle(&mut stations);
             assert_eq!(stations[0].backlog(), 0);
         }
-        assert_eq!(stations[1].received, 70_000);
+        assert_eq!(stations[1].received, 10 * bursts);
         finish(stations);
     }
 }
@@ -151,7 +158,7 @@ fn a_queue_that_sleeps_after_every_burst_misses_nothing_across_the_wrap() {
 #[test]
 fn an_application_that_keeps_all_frames_of_a_source_gets_every_one() {
     const COUNT: u64 = 5000;
-    for bits in 0..40 {
+    for bits in (0..320).step_by(3) {
         let setup = Setup::from_bits(bits);
         let source = PacketSource::new(SourceConfig {
             frames: vec![vec![1; 60], vec![2; 1514]],
@@ -185,6 +192,35 @@ fn an_application_that_keeps_all_frames_of_a_source_gets_every_one() {
     }
 }
 
+/// The longest rings, and frames of the largest MTU: as tables, and as chains.
+#[test]
+fn the_largest_packets_cross_the_longest_rings() {
+    for bits in [16 + 2, 8 + 2] {
+        let setup = Setup {
+            queue_size: if bits & 8 == 0 { 32_768 } else { 32_767 },
+            mtu: u16::MAX,
+            mergeable: true,
+            ..Setup::from_bits(bits)
+        };
+        let mut stations = stations(setup, setup);
+        for round in 0..2 {
+            let [a, b] = &mut stations;
+            for number in 0..30 {
+                // A frame on the heap, which is another shape, holds less.
+                let shape = if number % 2 == 0 { 0 } else { 2 };
+                a.make(shape, usize::from(u16::MAX) - round * number);
+            }
+            a.transmit();
+            while a.step() + b.step() > 0 {
+                b.receive(a, 64);
+                b.release(usize::MAX, false);
+            }
+        }
+        assert_eq!(stations[1].received, 60);
+        finish(stations);
+    }
+}
+
 fn threaded(setup: Setup, end: LinkEnd) -> (Device, QueuePair) {
     let thread = DeviceThread {
         spin: std::time::Duration::ZERO,
@@ -215,7 +251,7 @@ fn wait_for_frame(pair: &mut QueuePair, burst: &mut Vec<Frame>) {
 
 #[test]
 fn one_frame_at_a_time_crosses_devices_and_drivers_that_all_sleep() {
-    for bits in [0, 1, 3, 7] {
+    for bits in [0, 1, 3, 7, 8, 9, 11, 15, 63] {
         let setup = Setup::from_bits(bits);
         let (left, right) = link();
         let (_a, mut near) = threaded(setup, left);

@@ -7,30 +7,64 @@ use virtroupe_driver::embedded::{
     EmbeddedConfig, EmbeddedHandle, EmbeddedStepper, EmbeddedTransport, LinkEnd,
 };
 use virtroupe_driver::memory::HugePages;
-use virtroupe_driver::{Device, DeviceOptions, FeatureBits, Frame, QueuePair, batch_returns};
+use virtroupe_driver::{
+    Device, DeviceOptions, FeatureBits, Frame, Mergeable, QueuePair, RingFormat, batch_returns,
+};
 use virtroupe_wire::{Buffer, Instant};
 
-/// The shortest and the longest frame that a station sends.
+/// The shortest frame that a station sends.
 const SHORTEST: usize = 14;
-const LONGEST: usize = 1514;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub event_idx: bool,
     pub in_order: bool,
     pub in_order_bursts: bool,
+    pub packed: bool,
+    pub indirect: bool,
+    /// Whether buffers are merged although the MTU does not need it.
+    pub mergeable: bool,
     pub queue_size: u16,
+    pub mtu: u16,
 }
 
 impl Setup {
+    /// Combinations of all features: the lowest bits of [`from_bits`](Self::from_bits).
+    pub const COMBINATIONS: u16 = 1 << 6;
+
     /// One of all there are.
-    pub fn from_bits(bits: u8) -> Self {
+    pub fn from_bits(bits: u16) -> Self {
+        let packed = bits & 8 != 0;
+        let sizes = if packed {
+            [16, 21, 64, 100, 255, 256]
+        } else {
+            [16, 32, 64, 128, 256, 1024]
+        };
         Setup {
             event_idx: bits & 1 != 0,
             in_order: bits & 2 != 0,
             in_order_bursts: bits & 4 != 0,
-            queue_size: 16 << ((bits >> 3) % 5),
+            packed,
+            indirect: bits & 16 != 0,
+            mergeable: bits & 32 != 0,
+            queue_size: sizes[usize::from(bits >> 6) % sizes.len()],
+            mtu: 1500,
         }
+    }
+
+    /// With frames of up to 16 buffers, and a ring that holds them.
+    pub fn jumbo(self) -> Self {
+        Setup {
+            mergeable: true,
+            queue_size: self.queue_size.max(16),
+            mtu: 16_000,
+            ..self
+        }
+    }
+
+    /// The longest frame that a station sends.
+    fn longest(self) -> usize {
+        usize::from(self.mtu) + 14
     }
 
     pub fn config(self) -> EmbeddedConfig {
@@ -41,9 +75,17 @@ impl Setup {
         if !self.in_order {
             features = features - FeatureBits::IN_ORDER;
         }
+        if !self.packed {
+            features = features - FeatureBits::RING_PACKED;
+        }
+        if !self.indirect {
+            features = features - FeatureBits::INDIRECT_DESC;
+        }
         EmbeddedConfig {
             features,
             in_order_bursts: self.in_order_bursts,
+            mtu: self.mtu,
+            max_queue_size: 1 << 15,
             ..EmbeddedConfig::default()
         }
     }
@@ -53,12 +95,19 @@ impl Setup {
             queue_size: self.queue_size,
             pool_frames: 2 * u32::from(self.queue_size) + 128,
             huge_pages: HugePages::Never,
+            ring_format: RingFormat::Packed,
+            mergeable: if self.mergeable {
+                Mergeable::Always
+            } else {
+                Mergeable::Auto
+            },
             ..DeviceOptions::default()
         }
     }
 }
 
 pub struct Station {
+    setup: Setup,
     device: Device,
     pub pair: QueuePair,
     stepper: EmbeddedStepper,
@@ -84,8 +133,12 @@ impl Station {
         let (device, mut pairs) =
             Device::initialize(Box::new(transport), &setup.options()).expect("it starts");
         let mut pair = pairs.pop().expect("a pair").bind();
+        let bits = device.features().bits;
+        assert_eq!(bits.contains(FeatureBits::RING_PACKED), setup.packed);
+        assert_eq!(bits.contains(FeatureBits::MRG_RXBUF), setup.mergeable);
         assert_eq!(pair.receive(&mut Vec::new(), 1), Ok(0));
         Station {
+            setup,
             device,
             pair,
             stepper,
@@ -110,7 +163,7 @@ impl Station {
 
     /// Makes a frame in one of several shapes and lets it wait to be sent.
     pub fn make(&mut self, shape: u16, length: usize) {
-        let length = SHORTEST + length % (LONGEST - SHORTEST + 1);
+        let length = SHORTEST + length % (self.setup.longest() - SHORTEST + 1);
         let seed = self.made.wrapping_mul(0x9e37_79b9);
         let mut bytes: Vec<u8> = (0..length).map(|at| (seed >> (at % 24)) as u8).collect();
         bytes[..4].copy_from_slice(&self.made.to_le_bytes());
@@ -125,8 +178,15 @@ impl Station {
 
     fn shaped(&mut self, shape: u16, bytes: &[u8]) -> Option<Frame> {
         let mut fresh = |bytes: &[u8]| {
+            // A long frame takes several slots; those taken come home if there are too few.
+            let mut slots = bytes.chunks(2000);
             let mut frame = self.pair.pool().frame()?;
-            assert!(frame.extend_from_slice(bytes));
+            assert!(frame.extend_from_slice(slots.next().unwrap_or_default()));
+            for bytes in slots {
+                let mut slot = self.pair.pool().frame()?;
+                assert!(slot.extend_from_slice(bytes));
+                frame.append(slot);
+            }
             Some(frame)
         };
         let (head, tail) = bytes.split_at(bytes.len() / 3);

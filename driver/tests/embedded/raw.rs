@@ -277,14 +277,15 @@ pub struct RawDriver {
 }
 
 impl RawDriver {
-    /// Sets the device up with everything it offers except `without`.
+    /// Sets the device up with everything it offers except `without` and packed rings.
     pub fn start(
         transport: &mut dyn Transport,
         without: FeatureBits,
         size: u16,
         pairs: u16,
     ) -> RawDriver {
-        let features = transport.offered_features().expect("offered") - without;
+        let features = transport.offered_features().expect("offered");
+        let features = features - without - FeatureBits::RING_PACKED;
         transport.accept_features(features).expect("accepted");
         let entries = usize::from(size);
         let ring_bytes =

@@ -254,7 +254,11 @@ impl HostileDevice {
     }
 
     pub fn descriptor(&self, queue: usize, id: u16) -> Descriptor {
-        let at = self.layout(queue).descriptors + 16 * self.slot(queue, id);
+        self.descriptor_at(self.layout(queue).descriptors + 16 * usize::from(id % self.size(queue)))
+    }
+
+    /// The descriptor at offset `at`. In a packed ring `flags` is the id and `next` the flags.
+    pub fn descriptor_at(&self, at: usize) -> Descriptor {
         let address = u64::from(self.load_u32(at)) | u64::from(self.load_u32(at + 4)) << 32;
         Descriptor {
             offset: address.wrapping_sub(IOVA) as usize,
@@ -262,6 +266,26 @@ impl HostileDevice {
             flags: self.load(at + 12),
             next: self.load(at + 14),
         }
+    }
+
+    /// Overwrites all but the address of a descriptor of a packed ring.
+    pub fn set_packed(&self, queue: usize, index: u16, id: u16, length: u32, flags: u16) {
+        let at = self.layout(queue).descriptors + 16 * usize::from(index % self.size(queue));
+        self.write(at + 8, &length.to_le_bytes());
+        self.write(at + 12, &id.to_le_bytes());
+        self.write(at + 14, &flags.to_le_bytes());
+    }
+
+    /// Overwrites the device's event suppression structure of a packed ring.
+    pub fn set_packed_events(&self, queue: usize, position: u16, flags: u16) {
+        self.store(self.layout(queue).device, position);
+        self.store(self.layout(queue).device + 2, flags);
+    }
+
+    /// Position and flags of the driver's event suppression structure of a packed ring.
+    pub fn packed_wish(&self, queue: usize) -> (u16, u16) {
+        let driver = self.layout(queue).driver;
+        (self.load(driver), self.load(driver + 2))
     }
 
     /// Overwrites a descriptor, which only the driver may.

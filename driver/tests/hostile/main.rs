@@ -5,6 +5,9 @@ mod device;
 mod harness;
 mod lies;
 mod operations;
+mod packed_harness;
+mod packed_lies;
+mod packed_operations;
 mod promises;
 
 use proptest::prelude::*;
@@ -16,5 +19,13 @@ proptest! {
         steps in proptest::collection::vec(any::<operations::Words>(), 0..120),
     ) {
         operations::run(choice, &steps);
+    }
+
+    #[test]
+    fn whatever_the_device_does_to_packed_rings_the_driver_does_what_the_model_foretells(
+        choice in any::<u8>(),
+        steps in proptest::collection::vec(any::<operations::Words>(), 0..120),
+    ) {
+        packed_operations::run(choice, &steps);
     }
 }

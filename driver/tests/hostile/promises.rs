@@ -199,7 +199,7 @@ fn a_chain_that_exceeds_the_ring_does_not_block_it() {
     let mut harness = Harness::new(Setup::PLAIN);
     let fits = chain(&mut harness, 17, b"0123456789", true);
     let expected = fits.to_vec();
-    let too_big = chain(&mut harness, 300, b"0123456789", true);
+    let too_big = chain(&mut harness, 300, &[7; 150], true);
     let after = chain(&mut harness, 1, b"", false);
     assert_eq!(harness.transmit(vec![fits, too_big, after]), None);
     assert!(harness.live.is_empty(), "nothing waits");
@@ -247,14 +247,16 @@ fn segments_in_sight_are_not_copied_and_empty_ones_not_shown() {
 }
 
 #[test]
-fn a_frame_on_the_heap_is_copied_into_a_slot_or_dropped_with_its_reason() {
+fn a_frame_on_the_heap_is_copied_into_slots_or_dropped_with_its_reason() {
     let mut harness = Harness::new(Setup::PLAIN);
-    let long = Frame::on_heap(&[1; 2113]);
-    let fits = Frame::on_heap(&[2; 2112]);
-    assert_eq!(harness.transmit(vec![long, fits]), None);
+    // What the ring can never hold, although it is one segment; two slots; one slot.
+    let bytes = [16 * 2112 + 1, 2113, 2112].map(|length| vec![1; length]);
+    let burst = bytes.iter().map(|bytes| Frame::on_heap(bytes)).collect();
+    assert_eq!(harness.transmit(burst), None);
     let counters = *harness.pair.transmit_counters();
-    assert_eq!((counters.frames, counters.bytes), (1, 2112));
+    assert_eq!((counters.frames, counters.bytes), (2, 2113 + 2112));
     assert_eq!(counters.drops.get(DropReason::TooBig), 1);
+    assert_eq!(harness.pair.transmit_room(), 13);
     while let Some(frame) = harness.pair.pool().frame() {
         harness.live.push(frame);
     }

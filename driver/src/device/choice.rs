@@ -1,0 +1,158 @@
+//! What to choose where a device offers a choice.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DeviceOptions, ETHERNET_OVERHEAD, LARGEST_MTU, LARGEST_SLOT_MTU};
+use crate::features::FeatureBits;
+use crate::receive::longest_merged_frame;
+use crate::transport::DeviceConfig;
+
+/// The memory format of the rings (`VIRTIO_F_RING_PACKED`).
+///
+/// A packed ring moves fewer cache lines between driver and device for each packet, but the
+/// device must have been made for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RingFormat {
+    /// Packed where the device offers it together with `VIRTIO_F_IN_ORDER`, as devices do that
+    /// were made for speed; else split.
+    #[default]
+    Auto,
+    /// Packed where the device offers it, else split.
+    Packed,
+    /// Split, which every device has.
+    Split,
+}
+
+/// Whether a received frame may span several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
+///
+/// It is what frames need that exceed a slot: MTUs above 2094. It costs a few per
+/// cent of the packet rate, because the device then writes into every header, and we read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mergeable {
+    /// Where frames of the MTU exceed a slot, and the device offers it.
+    #[default]
+    Auto,
+    /// Wherever the device offers it.
+    Always,
+    /// Never; the MTU is at most 2094 then.
+    Never,
+}
+
+impl RingFormat {
+    /// The features to ask for, out of what the device offers.
+    pub(super) fn wanted(self, offered: FeatureBits, in_order: bool) -> FeatureBits {
+        let packed = match self {
+            RingFormat::Auto => in_order && offered.contains(FeatureBits::IN_ORDER),
+            RingFormat::Packed => true,
+            RingFormat::Split => false,
+        };
+        if packed {
+            FeatureBits::RING_PACKED
+        } else {
+            FeatureBits::NONE
+        }
+    }
+}
+
+/// How frames of the MTU are received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReceivePlan {
+    /// The MTU to use, if it is within `largest_mtu`.
+    pub(super) mtu: u16,
+    /// The largest that device and ring allow.
+    pub(super) largest_mtu: u16,
+    /// The features that go with it.
+    pub(super) features: FeatureBits,
+}
+
+impl ReceivePlan {
+    pub(super) fn new(
+        offered: FeatureBits,
+        config: &DeviceConfig,
+        options: &DeviceOptions,
+    ) -> ReceivePlan {
+        let may_merge =
+            options.mergeable != Mergeable::Never && offered.contains(FeatureBits::MRG_RXBUF);
+        let longest = longest_merged_frame(options.queue_size).saturating_sub(ETHERNET_OVERHEAD);
+        let ours = if may_merge {
+            let mtu = u16::try_from(longest).unwrap_or(LARGEST_MTU);
+            mtu.max(LARGEST_SLOT_MTU)
+        } else {
+            LARGEST_SLOT_MTU
+        };
+        let largest_mtu = config.mtu.unwrap_or(LARGEST_MTU).min(ours);
+        let mtu = options
+            .mtu
+            .unwrap_or_else(|| config.mtu.unwrap_or(1500).min(ours));
+        let merge = may_merge && (mtu > LARGEST_SLOT_MTU || options.mergeable == Mergeable::Always);
+        let mut features = FeatureBits::NONE;
+        if merge {
+            features |= FeatureBits::MRG_RXBUF;
+        }
+        // Whoever accepts the device's MTU must receive frames as long (section 5.1.4.2).
+        let received = if merge { ours } else { LARGEST_SLOT_MTU };
+        if config.mtu.is_none_or(|mtu| mtu <= received) {
+            features |= FeatureBits::MTU;
+        }
+        ReceivePlan {
+            mtu,
+            largest_mtu,
+            features,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(device: Option<u16>, options: &DeviceOptions) -> (u16, u16, bool, bool) {
+        let config = DeviceConfig {
+            mtu: device,
+            ..DeviceConfig::default()
+        };
+        let offered = FeatureBits::MRG_RXBUF | FeatureBits::MTU;
+        let plan = ReceivePlan::new(offered, &config, options);
+        let has = |feature| plan.features.contains(feature);
+        (
+            plan.mtu,
+            plan.largest_mtu,
+            has(FeatureBits::MRG_RXBUF),
+            has(FeatureBits::MTU),
+        )
+    }
+
+    #[test]
+    fn buffers_are_merged_where_the_mtu_needs_it() {
+        let options = DeviceOptions::default();
+        assert_eq!(plan(None, &options), (1500, 65_535, false, true));
+        assert_eq!(plan(Some(1500), &options), (1500, 1500, false, true));
+        assert_eq!(plan(Some(9000), &options), (9000, 9000, true, true));
+        let small = DeviceOptions {
+            mtu: Some(1500),
+            ..DeviceOptions::default()
+        };
+        // The device may send 9000 bytes, if we accept its MTU.
+        assert_eq!(plan(Some(9000), &small), (1500, 9000, false, false));
+    }
+
+    #[test]
+    fn a_ring_bounds_the_mtu_by_the_half_of_it_that_is_always_posted() {
+        let options = DeviceOptions {
+            queue_size: 16,
+            ..DeviceOptions::default()
+        };
+        let longest = 8 * 2124 - 12 - 18;
+        assert_eq!(
+            plan(Some(65_535), &options),
+            (longest, longest, true, false)
+        );
+        let tiny = DeviceOptions {
+            mergeable: Mergeable::Never,
+            ..options
+        };
+        assert_eq!(plan(Some(9000), &tiny), (2094, 2094, false, false));
+    }
+}

@@ -1,0 +1,148 @@
+//! Mergeable receive buffers (virtio 1.3, section 5.1.6.3.2): one frame in several slots.
+//!
+//! Negotiated only where a frame may exceed a slot, because it makes the device write into each
+//! header, and us read it.
+
+use virtroupe_wire::Buffer;
+
+use super::{BUFFER_LENGTH, BUFFER_START, ReceiveQueue};
+use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
+use crate::pool::{Pool, SLOT_STRIDE};
+use crate::ring::split::Used;
+use crate::ring::{Ring, Violation};
+
+/// The longest frame that is believed: the largest IP packet behind an Ethernet header with a
+/// VLAN tag. It bounds the chain that one frame becomes.
+const LONGEST: u32 = 65_535 + 18;
+/// Where `num_buffers` is in the virtio-net header.
+const NUM_BUFFERS: usize = 10;
+
+/// The longest frame that a ring of `size` can be sure to take: half of it is always posted.
+pub(crate) fn longest_merged_frame(size: u16) -> usize {
+    let half = usize::from(size / 2) * BUFFER_LENGTH as usize;
+    half.saturating_sub(NET_HEADER).min(LONGEST as usize)
+}
+
+/// What the pool can do for the frames of one harvest.
+struct Supply<'a> {
+    pool: &'a mut Pool,
+    /// Slots that it can still replace in the ring.
+    replaceable: usize,
+    copied: bool,
+}
+
+impl Supply<'_> {
+    /// The frame of a used slot, or a copy of it if the pool can not replace the slot.
+    fn segment(&mut self, slot: u32, start: u16, length: u16) -> Frame {
+        let frame = self.pool.frame_of(slot, start, length);
+        match self.replaceable.checked_sub(1) {
+            Some(rest) => {
+                self.replaceable = rest;
+                frame
+            }
+            None => {
+                self.copied = true;
+                Frame::on_heap(frame.head())
+            }
+        }
+    }
+}
+
+impl<R: Ring> ReceiveQueue<R> {
+    /// As [`harvest`](Self::harvest), for frames in one or several buffers each.
+    #[inline(never)]
+    pub(super) fn harvest_merged(
+        &mut self,
+        pool: &mut Pool,
+        burst: &mut Vec<Frame>,
+        limit: usize,
+        reserve: usize,
+    ) -> Result<usize, Violation> {
+        let mut pending = self.ring.used_pending(self.outstanding())?;
+        if pending == 0 {
+            return Ok(0);
+        }
+        let owed = usize::from(self.free.len()) + reserve;
+        let wanted = owed + usize::from(pending);
+        let mut supply = Supply {
+            replaceable: pool.ensure(wanted).saturating_sub(owed),
+            pool,
+            copied: false,
+        };
+        let before = burst.len();
+        let mut bytes = 0;
+        let mut result = Ok(());
+        while burst.len() - before < limit
+            && pending > 0
+            && let Some(used) = self.ring.used_at(0)
+        {
+            match self.take_merged(used, &mut supply, &mut pending) {
+                Ok((frame, length)) => {
+                    burst.push(frame);
+                    bytes += u64::from(length);
+                    self.counters.copied += u64::from(std::mem::take(&mut supply.copied));
+                }
+                Err(violation) => {
+                    result = Err(violation);
+                    break;
+                }
+            }
+        }
+        let taken = burst.len() - before;
+        self.counters.frames += taken as u64;
+        self.counters.bytes += bytes;
+        result.map(|()| taken)
+    }
+
+    /// The slot and the length of the buffer that `used` tells of, and moves past it.
+    fn take_one(&mut self, used: Used, shortest: usize) -> Result<(u32, u16), Violation> {
+        let buffer = self.take_used(used, 0, shortest)?;
+        self.free.give_run(1);
+        self.ring.advance_used(1, 1);
+        Ok(buffer)
+    }
+
+    /// The frame whose first buffer `first` tells of, and its length. All its buffers must be used: a device shows them at once
+    /// (section 5.1.6.4.1).
+    fn take_merged(
+        &mut self,
+        first: Used,
+        supply: &mut Supply<'_>,
+        pending: &mut u16,
+    ) -> Result<(Frame, u32), Violation> {
+        let (slot, length) = self.take_one(first, NET_HEADER)?;
+        let buffers = num_buffers(supply.pool, slot);
+        let mut total = u32::from(length) - NET_HEADER as u32;
+        // From here on the slot comes home with the frame, whatever becomes of it.
+        let mut frame = supply.segment(slot, SLOT_DATA, total as u16);
+        let mut used = 1;
+        let missing = |used| Violation::MergedBuffers { buffers, used };
+        if buffers == 0 || buffers > *pending {
+            return Err(missing(used.max(*pending)));
+        }
+        while used < buffers {
+            let next = self.ring.used_at(0).ok_or(missing(used))?;
+            let (slot, length) = self.take_one(next, 1)?;
+            used += 1;
+            frame.append(supply.segment(slot, BUFFER_START as u16, length));
+            total += u32::from(length);
+            if total > LONGEST {
+                return Err(Violation::MergedLength {
+                    length: total,
+                    longest: LONGEST,
+                });
+            }
+        }
+        *pending -= buffers;
+        Ok((frame, total))
+    }
+}
+
+/// What the header in `slot` says of the number of buffers. Read once, and not trusted.
+fn num_buffers(pool: &Pool, slot: u32) -> u16 {
+    let offset = slot as usize * SLOT_STRIDE + BUFFER_START + NUM_BUFFERS;
+    // SAFETY: inside a slot of the pool, whose number the shadow of the ring gave, and even,
+    // since slots start at cache lines. Volatile: the device may write at any time.
+    let buffers = unsafe { pool.slots().add(offset).cast::<u16>().read_volatile() };
+    u16::from_le(buffers)
+}
