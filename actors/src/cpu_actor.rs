@@ -197,9 +197,10 @@ impl<R: Role> CpuActor<R> {
         // After a panic nothing is sure: a second one must not keep the others from hearing of it.
         let closed = catch_unwind(AssertUnwindSafe(|| {
             self.shard.try_with(|shard| shard.close_all(reason));
-            if let Ok(mut ports) = self.ports.try_borrow_mut() {
-                ports.close(drop_reason);
-            }
+            let ports = self.ports.try_borrow_mut();
+            let unsent = ports.map_or(0, |mut ports| ports.close(drop_reason));
+            self.shard
+                .try_with(|shard| shard.lose_unsent(drop_reason, unsent));
         }));
         if closed.is_err() {
             tracing::error!("closing the sockets of a cpu panicked, too; some were not told");

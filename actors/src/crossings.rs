@@ -252,11 +252,6 @@ impl Crossings {
         }
     }
 
-    /// Counts frames that were lost on their way to or from other cpus.
-    pub(crate) fn count_drop(&mut self, reason: DropReason, frames: u64) {
-        self.drops.add(reason, frames);
-    }
-
     /// Lets go of all lanes. The other cpus see it, and count what they had put into the lanes
     /// to this one; what waited here is counted under `reason`.
     pub(crate) fn close(&mut self, reason: DropReason) {

@@ -60,13 +60,12 @@ impl Ports {
         self.egress.disarm();
     }
 
-    /// Lets go of everything that ties the cpu to the others. What waited is counted under
-    /// `reason`.
-    pub(crate) fn close(&mut self, reason: DropReason) {
-        let waiting = self.egress.drop_waiting();
+    /// Lets go of everything that ties the cpu to the others. Frames on their way to other cpus
+    /// are counted under `reason`. Returns how many waited to be sent, and never will be.
+    pub(crate) fn close(&mut self, reason: DropReason) -> u64 {
         if let Some(crossings) = &mut self.crossings {
-            crossings.count_drop(reason, waiting);
             crossings.close(reason);
         }
+        self.egress.drop_waiting()
     }
 }

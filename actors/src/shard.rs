@@ -79,6 +79,7 @@ pub struct Shard {
     taken: u64,
     delivered: u64,
     undelivered: u64,
+    unsent: u64,
 }
 
 struct Socket {
@@ -133,6 +134,9 @@ pub struct ShardCounters {
     pub delivered: u64,
     /// Packets that had a receiver but did not reach its mailbox: it was full, or gone.
     pub undelivered: u64,
+    /// Frames that the engines put out and that were dropped before the device had them: what
+    /// waited when the cpu stopped or was lost, and what could not be segmented.
+    pub unsent: u64,
     /// Open UDP sockets.
     pub sockets: usize,
     /// Open subscriptions.
@@ -196,6 +200,7 @@ impl Shard {
             taken: 0,
             delivered: 0,
             undelivered: 0,
+            unsent: 0,
         }
     }
 
@@ -223,6 +228,7 @@ impl Shard {
             taken: self.taken,
             delivered: self.delivered,
             undelivered: self.undelivered,
+            unsent: self.unsent,
             sockets: self.sockets.len(),
             subscriptions: self.subscriptions.len(),
         }
@@ -486,6 +492,12 @@ impl Shard {
         self.drops.add(reason, packets);
     }
 
+    /// Counts frames that the engines put out, or other cpus, and that were not sent.
+    pub(crate) fn lose_unsent(&mut self, reason: DropReason, frames: u64) {
+        self.unsent += frames;
+        self.drops.add(reason, frames);
+    }
+
     /// Counts packets that were lost outside of the engines.
     pub(crate) fn count_drop(&mut self, reason: DropReason, packets: u64) {
         self.drops.add(reason, packets);
@@ -518,7 +530,7 @@ impl Shard {
         self.parked = 0;
         self.parked_since = None;
         let unsent = self.host.transmit().drain(..).count() as u64;
-        self.drops.add(lost, unsent);
+        self.lose_unsent(lost, unsent);
     }
 }
 

@@ -47,7 +47,7 @@ impl Shard {
     fn carry_out_offloads(&mut self, egress: &mut Egress) {
         let offloads = self.features.transmit_offloads();
         for reason in offloads.carry_out(self.host.transmit(), egress.pool()) {
-            self.drops.add(reason, 1);
+            self.lose_unsent(reason, 1);
         }
     }
 

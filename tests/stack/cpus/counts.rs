@@ -51,7 +51,7 @@ pub fn check_at_rest(stats: &Stats, device: &EmbeddedStats) {
         sum(|cpu| {
             let host = &cpu.shard.host;
             let engines = host.rx_dropped + host.tx_dropped + host.closed;
-            engines + cpu.shard.undelivered + cpu.crossings.drops.total()
+            engines + cpu.shard.undelivered + cpu.shard.unsent + cpu.crossings.drops.total()
         }),
         "drops: {stats}"
     );
@@ -65,7 +65,11 @@ pub fn is_at_rest(rig: &Rig, stats: &Stats) -> bool {
         crossing += cpu.crossings.sent as i64 - cpu.crossings.received as i64;
         lost += cpu.crossings.drops[DropReason::CpuGone] as i64;
     }
-    let sent: u64 = stats.cpus.iter().map(|cpu| cpu.shard.host.tx_frames).sum();
+    let sent: u64 = stats
+        .cpus
+        .iter()
+        .map(|cpu| cpu.shard.host.tx_frames - cpu.shard.unsent)
+        .sum();
     rig.wire.waiting() == 0
         && device.to_driver.frames == stats.received_frames()
         && device.from_driver.frames == stats.sent_frames()
