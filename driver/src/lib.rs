@@ -28,6 +28,7 @@ pub mod pool;
 pub mod queue_pair;
 pub mod receive;
 pub mod ring;
+mod sync;
 pub mod transmit;
 pub mod transport;
 pub mod vhost_user;
