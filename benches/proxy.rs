@@ -15,7 +15,11 @@
 //! of the next, with the device and the application in it. The cost of the hop is the busy time
 //! of both cores for a packet, less that of the one core in `direct`.
 //!
-//! Options: `--rounds N` (5), `--seconds S` per measurement (1), `--credits N` (the default).
+//! `copied` is the share of the frames that were copied to the heap on the way in, because too much
+//! of the pool was under way: with the defaults this should be none.
+//!
+//! Options: `--rounds N` (5), `--seconds S` per measurement (1), `--credits N`, `--lane-frames N`
+//! and `--pool-frames N` (the defaults).
 
 mod support;
 
@@ -28,7 +32,7 @@ use support::stats::Summary;
 use support::{Outcome, option};
 use virtroupe::actors::poll::PollSettings;
 use virtroupe::driver::embedded::SourceConfig;
-use virtroupe::{BindError, Stack, UdpReceived, UdpSocket};
+use virtroupe::{BindError, DeviceOptions, Stats, UdpReceived, UdpSocket};
 
 const BURSTS: [usize; 4] = [1, 8, 32, 64];
 const FLOWS: u16 = 256;
@@ -61,13 +65,29 @@ struct Measured {
     /// Busy nanoseconds for each of them: of the cpu that owns the queue, and of the proxy.
     owner: f64,
     proxy: f64,
+    /// Received frames that were copied, of all.
+    copied: f64,
+}
+
+/// What can be set.
+#[derive(Clone, Copy)]
+struct Settings {
+    seconds: Duration,
+    credits: u32,
+    lane_frames: u32,
+    pool_frames: u32,
 }
 
 fn main() -> ExitCode {
     support::run(|| {
         let rounds = option("--rounds", 5)?;
-        let seconds = Duration::from_secs_f64(option("--seconds", 1.0)?);
-        let credits = option("--credits", PollSettings::default().credits)?;
+        let poll = PollSettings::default();
+        let settings = Settings {
+            seconds: Duration::from_secs_f64(option("--seconds", 1.0)?),
+            credits: option("--credits", poll.credits)?,
+            lane_frames: option("--lane-frames", poll.lane_frames)?,
+            pool_frames: option("--pool-frames", DeviceOptions::default().pool_frames)?,
+        };
         let mut results: [[Vec<Measured>; 2]; BURSTS.len()] = Default::default();
         System::new().block_on(async {
             for round in 0..rounds {
@@ -75,7 +95,7 @@ fn main() -> ExitCode {
                     for turn in 0..2 {
                         let variant = (round + turn) % 2;
                         let cpus = variant as u16 + 1;
-                        row[variant].push(measure(cpus, burst, credits, seconds).await?);
+                        row[variant].push(measure(cpus, burst, settings).await?);
                     }
                 }
                 println!("round {}/{rounds}", round + 1);
@@ -86,11 +106,13 @@ fn main() -> ExitCode {
     })
 }
 
-async fn measure(cpus: u16, burst: usize, credits: u32, seconds: Duration) -> Outcome<Measured> {
+async fn measure(cpus: u16, burst: usize, settings: Settings) -> Outcome<Measured> {
     let mut config = config(cpus);
     config.poll.burst = burst;
     config.poll.bursts_per_poll = 1;
-    config.poll.credits = credits;
+    config.poll.credits = settings.credits;
+    config.poll.lane_frames = settings.lane_frames;
+    config.options.pool_frames = settings.pool_frames;
     let source = SourceConfig {
         frames: datagrams(FLOWS),
         ..SourceConfig::default()
@@ -102,40 +124,37 @@ async fn measure(cpus: u16, burst: usize, credits: u32, seconds: Duration) -> Ou
     });
     let _echo = echo.await??;
     tokio::time::sleep(WARM_UP).await;
-    let before = (busy(&stack).await?, device.stats(), Instant::now());
-    tokio::time::sleep(seconds).await;
-    let after = (busy(&stack).await?, device.stats(), Instant::now());
+    let before = (stack.stats().await?, device.stats(), Instant::now());
+    tokio::time::sleep(settings.seconds).await;
+    let after = (stack.stats().await?, device.stats(), Instant::now());
     stack.shutdown().await;
     let packets = (after.1.received.frames - before.1.received.frames) as f64;
-    let busy = |cpu: usize| match (before.0.get(cpu), after.0.get(cpu)) {
-        (Some(before), Some(after)) => (after - before) as f64 / packets,
-        _ => 0.0,
+    let busy = |cpu: usize| {
+        let nanos = |stats: &Stats| stats.cpus.get(cpu).map_or(0, |cpu| cpu.poll.busy_nanos);
+        (nanos(&after.0) - nanos(&before.0)) as f64 / packets
     };
+    let copied = |stats: &Stats| stats.cpus.iter().map(|cpu| cpu.copied_frames).sum::<u64>();
     Ok(Measured {
         rate: packets / (after.2 - before.2).as_secs_f64(),
         owner: busy(0),
         proxy: busy(1),
+        copied: (copied(&after.0) - copied(&before.0)) as f64 / packets,
     })
-}
-
-/// Busy nanoseconds of each cpu.
-async fn busy(stack: &Stack) -> Outcome<Vec<u64>> {
-    let stats = stack.stats().await?;
-    Ok(stats.cpus.iter().map(|cpu| cpu.poll.busy_nanos).collect())
 }
 
 fn print_table(results: &[[Vec<Measured>; 2]; BURSTS.len()]) -> Outcome<()> {
     let cycles = cycles_per_nano()?;
     println!("\nmedian [min, max]; cycles a packet: of the owner of the queue + of the proxy");
     println!(
-        "{:>5} {:>19} {:>19} {:>19} {:>13} {:>17} {:>25}",
+        "{:>5} {:>19} {:>19} {:>19} {:>13} {:>17} {:>25} {:>6}",
         "burst",
         "direct, Mpps",
         "proxy, Mpps",
         "ratio",
         "direct cycles",
         "proxy cycles",
-        "hop, ns a packet"
+        "hop, ns a packet",
+        "copied"
     );
     let mut last = 0.0;
     for (burst, [direct, proxy]) in BURSTS.iter().zip(results) {
@@ -157,12 +176,13 @@ fn print_table(results: &[[Vec<Measured>; 2]; BURSTS.len()]) -> Outcome<()> {
             cost(proxy, |one| one.proxy)?.median
         );
         println!(
-            "{burst:>5} {:>19} {:>19} {:>19} {:>13.0} {both:>17} {:>25}",
+            "{burst:>5} {:>19} {:>19} {:>19} {:>13.0} {both:>17} {:>25} {:>6.2}",
             format!("{:.2}", rate(direct)?),
             format!("{:.2}", rate(proxy)?),
             format!("{ratio:.2}"),
             cost(direct, |one| one.owner)?.median,
             format!("{:.1}", summary(hop.collect())?),
+            summary(proxy.iter().map(|one| one.copied).collect())?.max,
         );
         last = ratio.median;
     }

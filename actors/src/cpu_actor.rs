@@ -1,6 +1,6 @@
 //! The actors that run a cpu: [`QueueActor`] and [`ProxyActor`].
 //!
-//! They differ only in where frames come from and go to, which their [`Ports`](crate::ports)
+//! They differ only in where frames come from and go to, which their `Ports`
 //! hide, so they are one actor with two names. Each runs a poll loop; the shard behind it belongs
 //! to the cpu, so an application can not tell which of the two serves it.
 //!
