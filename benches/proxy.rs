@@ -16,7 +16,7 @@
 //! of both cores for a packet, less that of the one core in `direct`.
 //!
 //! `copied` is the share of the frames that were copied to the heap on the way in, because too much
-//! of the pool was under way: with the defaults this should be none.
+//! of the pool was under way.
 //!
 //! Options: `--rounds N` (5), `--seconds S` per measurement (1), `--credits N`, `--lane-frames N`
 //! and `--pool-frames N` (the defaults).
