@@ -5,8 +5,12 @@
 pub mod backend;
 pub mod cores;
 pub mod driver;
+pub mod inline;
 pub mod kernel_echo;
+pub mod memory;
+pub mod plot;
 pub mod require;
+pub mod senders;
 pub mod stats;
 pub mod testpmd;
 pub mod veth;

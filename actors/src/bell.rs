@@ -13,7 +13,7 @@ use crate::sync::{AtomicBool, AtomicWaker, Ordering, fence};
 
 /// Shared by a cpu and all that wake it.
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
+pub struct Bell {
     asleep: AtomicBool,
     waker: AtomicWaker,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Bell {
 impl Bell {
     /// Announces that the cpu is about to sleep. It must look for work once more before it does,
     /// and call [`cancel`](Self::cancel) if there is any.
-    pub(crate) fn announce_sleep(&self, waker: &Waker) {
+    pub fn announce_sleep(&self, waker: &Waker) {
         self.waker.register_by_ref(waker);
         self.asleep.store(true, Ordering::Relaxed);
         // Before the last look for work: pairs with the fence in `ring`.
@@ -29,13 +29,13 @@ impl Bell {
     }
 
     /// The cpu does not sleep, or not any more.
-    pub(crate) fn cancel(&self) {
+    pub fn cancel(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
     /// Wakes the cpu if it sleeps. To be called after the work was put where it looks.
     #[inline]
-    pub(crate) fn ring(&self) {
+    pub fn ring(&self) {
         // After the work became visible: pairs with the fence in `announce_sleep`.
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) {
@@ -45,8 +45,12 @@ impl Bell {
 
     #[cold]
     fn wake(&self) {
-        // One of those who ring wakes; the acquire makes the waker visible.
-        if self.asleep.swap(false, Ordering::AcqRel) {
+        // One of those who ring wakes; the others write nothing. (Loom takes a write of `false` over
+        // `false` for one that a later `true` may precede, which no machine does.)
+        let woken = self
+            .asleep
+            .compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed);
+        if woken.is_ok() {
             self.waker.wake();
         }
     }

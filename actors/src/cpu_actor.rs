@@ -1,8 +1,8 @@
 //! The actors that run a cpu: [`QueueActor`] and [`ProxyActor`].
 //!
-//! They differ only in where frames come from and go to, which their ports
-//! hide, so they are one actor with two names. Each runs a poll loop; the shard behind it belongs
-//! to the cpu, so an application can not tell which of the two serves it.
+//! They differ only in where frames come from and go to, which their `Ports` hide, so they are one
+//! actor with two names. Each runs a poll loop; the shard behind it belongs to the cpu, so an
+//! application can not tell which of the two serves it.
 //!
 //! A cpu that owns several queue pairs has a queue actor for each. The first one sends for the
 //! cpu and runs its timers; the others only bring what they receive into the same shard.

@@ -67,7 +67,7 @@ impl Credits {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(virtroupe_loom)))]
 mod tests {
     use super::*;
 

@@ -13,14 +13,14 @@ use virtroupe_driver::Frame;
 use crate::bell::Bell;
 
 /// Makes a lane for `capacity` frames to the cpu that `bell` wakes.
-pub(crate) fn lane(capacity: usize, bell: Arc<Bell>) -> (LaneSender, LaneReceiver) {
+pub fn lane(capacity: usize, bell: Arc<Bell>) -> (LaneSender, LaneReceiver) {
     let (sender, receiver) = RingBuffer::new(capacity);
     let sender = LaneSender { ring: sender, bell };
     (sender, LaneReceiver { ring: receiver })
 }
 
 /// The end into which frames are put.
-pub(crate) struct LaneSender {
+pub struct LaneSender {
     ring: Producer<Frame>,
     bell: Arc<Bell>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct LaneSender {
 impl LaneSender {
     /// Moves frames from the front of `frames` into the lane, as many as it has room for, and
     /// wakes the receiver if it sleeps. Returns how many.
-    pub(crate) fn push(&mut self, frames: &mut Vec<Frame>) -> usize {
+    pub fn push(&mut self, frames: &mut Vec<Frame>) -> usize {
         let chunk = match self.ring.write_chunk_uninit(frames.len()) {
             Err(ChunkError::TooFewSlots(room)) => self.ring.write_chunk_uninit(room),
             chunk => chunk,
@@ -44,29 +44,29 @@ impl LaneSender {
     }
 
     /// Whether the receiver is gone. What is still in the lane is dropped with this end.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    pub fn is_abandoned(&self) -> bool {
         self.ring.is_abandoned()
     }
 
     /// Frames that the receiver has not taken.
-    pub(crate) fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.ring.buffer().capacity() - self.ring.slots()
     }
 
     /// The receiver's bell.
-    pub(crate) fn bell(&self) -> &Bell {
+    pub fn bell(&self) -> &Bell {
         &self.bell
     }
 }
 
 /// The end out of which frames are taken.
-pub(crate) struct LaneReceiver {
+pub struct LaneReceiver {
     ring: Consumer<Frame>,
 }
 
 impl LaneReceiver {
     /// Takes up to `limit` frames into `burst`. Returns how many.
-    pub(crate) fn take(&mut self, burst: &mut Vec<Frame>, limit: usize) -> usize {
+    pub fn take(&mut self, burst: &mut Vec<Frame>, limit: usize) -> usize {
         let chunk = match self.ring.read_chunk(limit) {
             Err(ChunkError::TooFewSlots(0)) => return 0,
             Err(ChunkError::TooFewSlots(waiting)) => self.ring.read_chunk(waiting),
@@ -79,7 +79,7 @@ impl LaneReceiver {
     }
 
     /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 }

@@ -35,7 +35,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod bell;
+pub mod bell;
 pub mod burst;
 pub mod clock;
 pub mod cpu;
@@ -44,7 +44,9 @@ mod credits;
 pub mod crossings;
 pub mod device;
 mod egress;
-mod lane;
+#[cfg(all(test, virtroupe_loom))]
+mod interleavings;
+pub mod lane;
 pub mod local;
 pub mod messages;
 mod outlet;

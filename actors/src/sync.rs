@@ -1,21 +1,21 @@
 //! What the lock-free parts are made of: the real thing, or loom's, which tries every
-//! interleaving (`tests/loom.rs`).
+//! interleaving (`interleavings.rs`).
 
-#[cfg(not(loom))]
+#[cfg(not(virtroupe_loom))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
-#[cfg(loom)]
+#[cfg(virtroupe_loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
-#[cfg(loom)]
+#[cfg(virtroupe_loom)]
 pub(crate) use loom::future::AtomicWaker;
 
 /// The waker of one task, which any thread may wake.
-#[cfg(not(loom))]
+#[cfg(not(virtroupe_loom))]
 #[derive(Debug, Default)]
 pub(crate) struct AtomicWaker(atomic_waker::AtomicWaker);
 
-#[cfg(not(loom))]
+#[cfg(not(virtroupe_loom))]
 impl AtomicWaker {
     pub(crate) fn register_by_ref(&self, waker: &std::task::Waker) {
         self.0.register(waker);

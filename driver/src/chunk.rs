@@ -3,12 +3,12 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::{Bound, Deref, RangeBounds};
-use std::sync::atomic::{Ordering, fence};
 
 use bytes::{Buf, Bytes};
 use virtroupe_wire::Buffer;
 
 use crate::frame::Frame;
+use crate::sync::{Ordering, fence};
 
 /// A refcounted, immutable range of packet memory, made by [`Frame::freeze`].
 ///

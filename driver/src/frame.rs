@@ -17,7 +17,6 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
 
 use virtroupe_wire::buffer::HEADROOM;
 use virtroupe_wire::{Buffer, Offload};
@@ -25,6 +24,7 @@ use virtroupe_wire::{Buffer, Offload};
 use crate::chunk::Chunk;
 use crate::memory::{prefetch_read, prefetch_write};
 use crate::pool::{Home, SLOT_STRIDE};
+use crate::sync::AtomicU32;
 
 /// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
 pub const NET_HEADER: usize = 12;

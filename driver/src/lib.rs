@@ -30,6 +30,7 @@ mod queue;
 pub mod queue_pair;
 pub mod receive;
 pub mod ring;
+mod sync;
 pub mod transmit;
 pub mod transport;
 pub mod vhost_user;

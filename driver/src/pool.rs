@@ -17,12 +17,12 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use virtroupe_wire::{Allocator, Offload};
 
 use crate::frame::{Frame, SLOT_DATA};
 use crate::memory::DmaMemory;
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering, Shared};
 
 /// Distance in bytes between two slots.
 ///
@@ -57,6 +57,7 @@ pub(crate) struct Home {
     pub(crate) references: Box<[AtomicU32]>,
     /// `OPEN` while the pool lives, then the number of frames that are still out.
     remaining: AtomicI64,
+    shared: Shared,
 }
 
 // SAFETY: `local` is only touched by the owner thread (`is_owner`) or, while there is no owner,
@@ -66,14 +67,21 @@ unsafe impl Send for Home {}
 // SAFETY: as above.
 unsafe impl Sync for Home {}
 
+#[cfg(not(virtroupe_loom))]
 thread_local! {
     static THREAD: Cell<u64> = const { Cell::new(0) };
     static BATCH: Batch = const { Batch::new() };
 }
 
+#[cfg(virtroupe_loom)]
+loom::thread_local! {
+    static THREAD: Cell<u64> = Cell::new(0);
+    static BATCH: Batch = Batch::new();
+}
+
 /// A number that no other thread of this process has or ever had.
 fn current_thread() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     THREAD.with(|thread| {
         if thread.get() == 0 {
             thread.set(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -156,10 +164,12 @@ impl Home {
     /// `home` is alive, and the caller uses it no more.
     unsafe fn forget(home: NonNull<Home>, count: i64) {
         // SAFETY: alive by contract.
-        let before = unsafe { home.as_ref() }
-            .remaining
-            .fetch_sub(count, Ordering::AcqRel);
+        let this = unsafe { home.as_ref() };
+        this.shared.used();
+        // Release: what we did here happens before it is freed. Acquire, for who frees it.
+        let before = this.remaining.fetch_sub(count, Ordering::AcqRel);
         if before == count {
+            this.shared.freed();
             // SAFETY: it was leaked from a Box in `UnboundPool::new`; the count reaches zero
             // once, after the pool closed, so nobody else refers to it.
             drop(unsafe { Box::from_raw(home.as_ptr()) });
@@ -272,6 +282,7 @@ impl UnboundPool {
             offloads: (0..count).map(|_| UnsafeCell::new(Offload::NONE)).collect(),
             references: (0..count).map(|_| AtomicU32::new(0)).collect(),
             remaining: AtomicI64::new(OPEN),
+            shared: Shared::default(),
         };
         Some(UnboundPool {
             home: NonNull::from(Box::leak(Box::new(home))),
@@ -446,7 +457,10 @@ fn close(home: NonNull<Home>) {
     unsafe { Home::forget(home, OPEN - out) };
 }
 
-#[cfg(test)]
+#[cfg(all(test, virtroupe_loom))]
+mod interleavings;
+
+#[cfg(all(test, not(virtroupe_loom)))]
 mod tests {
     use super::*;
     use crate::memory::HugePages;
