@@ -230,7 +230,7 @@ impl PacketSocket {
 
     /// Sends whole Ethernet frames. What is accepted leaves `frames`; what is refused stays.
     pub fn transmit(&self, frames: &mut Vec<Frame>) -> SendOutcome {
-        self.shard.borrow().transmit_frames(frames)
+        self.shard.borrow().transmit_frames(Some(self.id), frames)
     }
 
     /// Sets the actor that gets room notices, and the end of the subscription.

@@ -183,7 +183,7 @@ impl<R: Role> Handler<TransmitFrames> for CpuActor<R> {
         TransmitFrames(mut frames): TransmitFrames,
         _: &mut Self::Context,
     ) -> Self::Result {
-        let outcome = self.shard.borrow().transmit_frames(&mut frames);
+        let outcome = self.shard.borrow().transmit_frames(None, &mut frames);
         MessageResult((outcome, frames))
     }
 }

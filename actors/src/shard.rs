@@ -4,13 +4,14 @@
 //! socket handles of the same arbiter borrow it to send, so they learn the outcome at once. It
 //! is never borrowed while foreign code runs: handing a message to a mailbox only queues it.
 
+mod line;
 mod sockets;
 mod transmit;
 
 pub(crate) use sockets::bind_udp;
 
 use std::cell::{RefCell, RefMut};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::mem::take;
 use std::rc::Rc;
 use std::task::Waker;
@@ -34,6 +35,7 @@ use crate::outlet::{Offer, Outlet, Packets};
 use crate::peers::Peers;
 use crate::ports::PortsCell;
 use crate::registry::{PortRegistry, Reservation};
+use line::Line;
 
 /// Datagrams that a socket keeps until its first recipient is set.
 const UNCLAIMED: usize = 256;
@@ -61,13 +63,12 @@ pub struct Shard {
     peers: Peers,
     /// How many neighbours the engines knew of when the others were last told.
     neighbors_learned: u64,
-    policy: TxReadyPolicy,
     sockets: HashMap<UdpSocketId, Socket>,
     subscriptions: Vec<Subscription>,
     next_subscription: u64,
     /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
-    waiters: VecDeque<Waiter>,
+    line: Line,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
     parked_since: Option<Instant>,
@@ -109,13 +110,14 @@ pub enum TxReadyPolicy {
     First,
     /// All at once: they compete for what room there is.
     All,
-    /// In the order in which they asked, as many as there is room for bursts of 32. The default.
+    /// In the order in which they were refused, as many as there is room for 128 frames each; only
+    /// they may send, until nobody waits any more. The default.
     #[default]
     Fair,
 }
 
 /// A sender that waits for room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Waiter {
     Socket(UdpSocketId),
     Subscription(SubscriptionId),
@@ -185,13 +187,12 @@ impl Shard {
             registry,
             peers: Peers::default(),
             neighbors_learned: 0,
-            policy,
             patience,
             sockets: HashMap::new(),
             subscriptions: Vec::new(),
             next_subscription: 0,
             kept: Vec::new(),
-            waiters: VecDeque::new(),
+            line: Line::new(policy),
             parked: 0,
             parked_since: None,
             sleeper: None,
@@ -349,7 +350,7 @@ impl Shard {
     /// When the poll loop must run again at the latest, whatever happens until then.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let parked = self.parked_since.map(|since| since + self.patience);
-        let waiters = (!self.waiters.is_empty()).then(|| now + POOL_WATCH);
+        let waiters = self.line.is_waiting().then(|| now + POOL_WATCH);
         [self.host.next_deadline(), parked, waiters]
             .into_iter()
             .flatten()
@@ -526,7 +527,7 @@ impl Shard {
                 events.do_send(SocketEvent::Closed(reason.clone()));
             }
         }
-        self.waiters.clear();
+        self.line.clear();
         self.parked = 0;
         self.parked_since = None;
         let unsent = self.host.transmit().drain(..).count() as u64;

@@ -276,7 +276,7 @@ impl Shard {
                 self.unpark();
                 self.lose(DropReason::SocketClosed, outlet.give_up());
             }
-            self.waiters.retain(|waiter| *waiter != Waiter::Socket(id));
+            self.line.leave(Waiter::Socket(id));
             self.host.close_udp(id);
             let binding = socket.reservation.binding();
             self.change_binding(binding, self.cpu, false);
@@ -323,8 +323,7 @@ impl Shard {
             }
             let lost = subscription.outlet.give_up() + subscription.pending.len() as u64;
             self.lose(DropReason::SocketClosed, lost);
-            self.waiters
-                .retain(|waiter| *waiter != Waiter::Subscription(id));
+            self.line.leave(Waiter::Subscription(id));
         }
     }
 }

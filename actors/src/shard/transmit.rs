@@ -2,18 +2,15 @@
 
 use std::task::Waker;
 
-use actix::Recipient;
 use virtroupe_driver::{Frame, Pool, Violation};
 use virtroupe_wire::host::Host;
 use virtroupe_wire::udp::{self, UdpDatagram, UdpSend, UdpSocketId};
 use virtroupe_wire::{DropReason, Instant};
 
-use super::{Shard, TxReadyPolicy, Waiter};
+use super::{Shard, Waiter};
 use crate::egress::Egress;
-use crate::messages::{SendOutcome, SocketEvent};
+use crate::messages::{SendOutcome, SocketEvent, SubscriptionId};
 
-/// Senders woken at once when there is room: one for each burst of this length.
-const FRAMES_PER_WAITER: usize = 32;
 /// Frames of the longest datagram at the usual MTU.
 const LONGEST_TRAIN: usize = 46;
 
@@ -36,8 +33,11 @@ impl Shard {
             }
         }
         let left = self.host.transmit().len();
-        if !self.waiters.is_empty() && egress.is_roomy(left) {
-            self.wake_waiters(egress.room().saturating_sub(left));
+        if self.line.is_busy() {
+            self.line.tick();
+            if egress.is_roomy(left) {
+                self.tell_senders(egress.room().saturating_sub(left));
+            }
         }
         Ok(moved)
     }
@@ -59,12 +59,13 @@ impl Shard {
     /// Whether somebody waits for room: a sender, frames, or, as there is
     /// none at all, perhaps frames inside the engine.
     pub(crate) fn needs_room(&mut self) -> bool {
-        !self.waiters.is_empty() || self.has_output() || self.host.transmit_room() == 0
+        self.line.is_waiting() || self.has_output() || self.host.transmit_room() == 0
     }
 
-    /// Whether senders wait although there is room: no interrupt would wake them.
+    /// Whether senders wait although there is room, or turns have to pass: no interrupt would wake
+    /// them.
     pub(crate) fn owes_notices(&mut self, egress: &mut Egress) -> bool {
-        !self.waiters.is_empty() && egress.is_roomy(self.host.transmit().len())
+        self.line.is_busy() && egress.is_roomy(self.host.transmit().len())
     }
 
     /// Whether there is room of which the engine does not know: credits that came back since the
@@ -78,37 +79,27 @@ impl Shard {
     }
 
     /// Tells senders that there is room for so many frames.
-    fn wake_waiters(&mut self, room: usize) {
-        let mut left = match self.policy {
-            TxReadyPolicy::First => 1,
-            TxReadyPolicy::All => usize::MAX,
-            TxReadyPolicy::Fair => (room / FRAMES_PER_WAITER).max(1),
-        };
-        while left > 0 {
-            let Some(waiter) = self.waiters.pop_front() else {
-                return;
-            };
-            // One-shot and at most one outstanding for each sender, so the mailbox's bound is
-            // not needed to bound them, and the notice can not be refused. A waiter that died
-            // passes its turn on.
-            if let Some(events) = self.events_of(waiter)
-                && events.connected()
-            {
-                events.do_send(SocketEvent::TxReady);
-                left -= 1;
+    ///
+    /// A notice is one-shot and there is at most one outstanding for each sender, so the mailbox's
+    /// bound is not needed to bound them, and the notice can not be refused.
+    fn tell_senders(&mut self, room: usize) {
+        let (sockets, subscriptions) = (&self.sockets, &self.subscriptions);
+        let open = |sender| match sender {
+            Waiter::Socket(id) => sockets.get(&id).map(|socket| &socket.events),
+            Waiter::Subscription(id) => {
+                let open = subscriptions.iter().find(|open| open.id == id);
+                open.map(|subscription| &subscription.events)
             }
-        }
-    }
-
-    fn events_of(&self, waiter: Waiter) -> Option<&Recipient<SocketEvent>> {
-        match waiter {
-            Waiter::Socket(id) => self.sockets.get(&id)?.events.as_ref(),
-            Waiter::Subscription(id) => self
-                .subscriptions
-                .iter()
-                .find(|open| open.id == id)?
-                .events
-                .as_ref(),
+        };
+        let mut told = 0;
+        while let Some(sender) = self.line.next(room, told, |sender| open(sender).is_some()) {
+            match open(sender) {
+                Some(Some(events)) if events.connected() => {
+                    events.do_send(SocketEvent::TxReady);
+                    told += 1;
+                }
+                _ => self.line.leave(sender),
+            }
         }
     }
 
@@ -117,7 +108,7 @@ impl Shard {
         id: UdpSocketId,
         burst: &mut Vec<UdpSend<Frame>>,
     ) -> SendOutcome {
-        self.send_with(burst.len(), |host, now, pool| {
+        self.send_with(id, burst.len(), |host, now, pool| {
             let outcome = host.send_udp(now, id, burst, pool);
             (outcome, burst.first().and_then(|send| send.refused))
         })
@@ -130,7 +121,7 @@ impl Shard {
         burst: &mut Vec<UdpDatagram<Frame>>,
     ) -> SendOutcome {
         let mut refused = Vec::new();
-        self.send_with(burst.len(), |host, now, pool| {
+        self.send_with(id, burst.len(), |host, now, pool| {
             let outcome = host.reply_udp(now, id, burst, &mut refused, pool);
             (outcome, refused.first().and_then(|send| send.refused))
         })
@@ -139,6 +130,7 @@ impl Shard {
     /// Lets `send` put up to `count` datagrams into the engine.
     fn send_with(
         &mut self,
+        id: UdpSocketId,
         count: usize,
         send: impl FnOnce(
             &mut Host<Frame>,
@@ -152,14 +144,26 @@ impl Shard {
         if self.host.transmit_room() < count + LONGEST_TRAIN {
             self.look_for_room(egress);
         }
+        let sender = Waiter::Socket(id);
+        let room = self.host.transmit_room();
+        let allowed = self.line.allowance(Some(sender), room);
+        if allowed < room {
+            self.host.set_transmit_room(allowed);
+        }
         let (outcome, reason) = send(&mut self.host, now, egress.pool());
-        // What was sent to ourselves has arrived; what waits for the device needs the actor.
-        self.wake();
-        SendOutcome {
+        let used = allowed.saturating_sub(self.host.transmit_room());
+        if allowed < room {
+            self.host.set_transmit_room(room - used);
+        }
+        let outcome = SendOutcome {
             accepted: outcome.accepted,
             refused: outcome.refused,
             reason,
-        }
+        };
+        self.line.sent(sender, used, outcome.would_block());
+        // What was sent to ourselves has arrived; what waits for the device needs the actor.
+        self.wake();
+        outcome
     }
 
     /// Looks whether the device has sent something meanwhile. A violation is found again, and
@@ -173,13 +177,18 @@ impl Shard {
             .set_transmit_room(egress.room().saturating_sub(waiting));
     }
 
-    /// Puts whole Ethernet frames into the transmit queue; those without room stay.
-    pub(crate) fn transmit_frames(&mut self, frames: &mut Vec<Frame>) -> SendOutcome {
+    /// Puts whole Ethernet frames into the transmit queue; those without room stay. `sender` is
+    /// the subscription that sends, if it is one.
+    pub(crate) fn transmit_frames(
+        &mut self,
+        sender: Option<SubscriptionId>,
+        frames: &mut Vec<Frame>,
+    ) -> SendOutcome {
         let offered = frames.len();
         let reason = match self.closed {
             Some(_) => DropReason::SocketClosed,
             None => {
-                self.accept_frames(frames);
+                self.accept_frames(sender.map(Waiter::Subscription), frames);
                 self.ports.borrow().egress.shortage()
             }
         };
@@ -192,15 +201,18 @@ impl Shard {
         }
     }
 
-    fn accept_frames(&mut self, frames: &mut Vec<Frame>) {
+    fn accept_frames(&mut self, sender: Option<Waiter>, frames: &mut Vec<Frame>) {
         if self.host.transmit_room() < frames.len() {
             let ports = self.ports.clone();
             self.look_for_room(&mut ports.borrow_mut().egress);
         }
         let room = self.host.transmit_room();
-        let accepted = room.min(frames.len());
+        let accepted = self.line.allowance(sender, room).min(frames.len());
         self.host.transmit().extend(frames.drain(..accepted));
         self.host.set_transmit_room(room - accepted);
+        if let Some(sender) = sender {
+            self.line.sent(sender, accepted, !frames.is_empty());
+        }
         self.wake();
     }
 
@@ -211,13 +223,9 @@ impl Shard {
 
     /// Notes a sender that wants to know when there is room. Returns whether it will be told.
     pub(crate) fn wait_for_room(&mut self, waiter: Waiter) -> bool {
-        let is_noted = self.waiters.contains(&waiter);
-        let has_place = self.policy != TxReadyPolicy::First || self.waiters.is_empty();
-        if !is_noted && has_place {
-            self.waiters.push_back(waiter);
-        }
+        let is_noted = self.line.ask(waiter);
         self.wake();
-        is_noted || has_place
+        is_noted
     }
 
     /// Wakes the first loop of the cpu, if it sleeps.
