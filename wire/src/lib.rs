@@ -78,6 +78,7 @@ pub mod icmp;
 pub mod ipv4;
 pub mod mac;
 mod reserved;
+pub mod tcp;
 pub mod time;
 pub mod udp;
 
