@@ -71,6 +71,18 @@ drop_reasons! {
     TooBig => "too_big",
     /// An answer that the engine wanted to send (ICMP, ARP) exceeded its rate limit.
     RateLimited => "rate_limited",
+    /// A TCP segment outside of the receive window, or with nothing in it that is new.
+    OutOfWindow => "out_of_window",
+    /// A TCP segment that acknowledges what was never sent, or acknowledged long ago.
+    BadAck => "bad_ack",
+    /// A TCP segment with control bits that do not fit the state of its connection.
+    BadFlags => "bad_flags",
+    /// A TCP segment whose timestamp is older than one seen before, or missing (RFC 7323).
+    OldTimestamp => "old_timestamp",
+    /// Received data of a TCP connection, or of all, hold as much memory as they may.
+    ReceiveBufferFull => "receive_buffer_full",
+    /// Too many connections, half-open ones, or ones that wait to be accepted.
+    BacklogFull => "backlog_full",
     /// No packet memory was left.
     PoolEmpty => "pool_empty",
     /// The transmit ring, or the queue in front of it, is full.

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The timeout before anything was measured (RFC 6298, rule 2.1).
 const INITIAL: Duration = Duration::from_secs(1);
 
+/// The timeout if a SYN had to be sent again (rule 5.7).
+const CAREFUL: Duration = Duration::from_secs(3);
+
 /// The longest timeout (RFC 6298, rule 2.5: at least 60 s).
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -21,6 +24,8 @@ pub(crate) struct RttEstimator {
     /// The least timeout, a setting.
     floor: Duration,
     backoff: u8,
+    /// Whether the first timeout is the longer one of rule 5.7.
+    is_careful: bool,
 }
 
 impl RttEstimator {
@@ -31,7 +36,14 @@ impl RttEstimator {
             least: Duration::ZERO,
             floor,
             backoff: 0,
+            is_careful: false,
         }
+    }
+
+    /// Our SYN had to be sent again: nothing was measured, and the path may be slow (rule 5.7).
+    pub(crate) fn set_initial_timeout(&mut self) {
+        self.is_careful = true;
+        self.backoff = 0;
     }
 
     /// A segment that was sent once was acknowledged after `sample` (rules 2.2, 2.3; section 3).
@@ -73,6 +85,7 @@ impl RttEstimator {
         let base = match self.is_measured() {
             // The variation is bounded below too, so that a steady path does not time out at once.
             true => self.smoothed + (self.variation * 4).max(self.floor),
+            false if self.is_careful => CAREFUL.max(self.floor),
             false => INITIAL.max(self.floor),
         };
         (base * (1 << self.backoff)).min(MAX_TIMEOUT.max(self.floor))
@@ -86,11 +99,6 @@ impl RttEstimator {
     /// Something new was acknowledged: the next timeout is not doubled.
     pub(crate) fn clear_backoff(&mut self) {
         self.backoff = 0;
-    }
-
-    /// How often the timeout was doubled.
-    pub(crate) fn backoff(&self) -> u8 {
-        self.backoff
     }
 }
 

@@ -2,7 +2,6 @@
 //! timestamp offsets, SYN cookies, ports. All of it follows from one seed.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -65,12 +64,6 @@ impl Secrets {
     /// 32 bits that only we can compute, for a SYN cookie over `flow` and `data`.
     pub(crate) fn cookie(&self, flow: &Flow, data: u64) -> u32 {
         self.cookie.hash(flow, data) as u32
-    }
-
-    /// A delay drawn between nothing and `most`.
-    pub(crate) fn jitter(&mut self, most: Duration) -> Duration {
-        let most = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.stream.next_u64() % most.saturating_add(1).max(1))
     }
 }
 
