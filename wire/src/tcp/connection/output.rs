@@ -120,6 +120,13 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if lost.start > self.send.una {
             end = end.min(self.send.una + self.send.window);
         }
+        // A short segment, as that which probed a closed window, takes with it what was written
+        // since (RFC 9293, section 3.7.4: to fill segments).
+        if end == self.send.nxt && self.state.is_synchronized() {
+            let fitting = lost.start + capacity.min(room);
+            let window = self.send.una + self.send.window;
+            end = end.max(fitting.min(window).min(self.send.end()));
+        }
         (end > lost.start).then_some(Range {
             start: lost.start,
             end,
@@ -247,7 +254,19 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
                 self.send.nxt = range.end;
             }
             Kind::Again => {
-                self.send.board.resent(range, cx.now);
+                let sent_before = Range {
+                    start: range.start,
+                    end: range.end.min(self.send.nxt),
+                };
+                self.send.board.resent(sent_before, cx.now);
+                if range.end > self.send.nxt {
+                    let new = Range {
+                        start: self.send.nxt,
+                        end: range.end,
+                    };
+                    self.send.board.sent(new, cx.now);
+                    self.send.nxt = range.end;
+                }
                 self.retransmits = self.retransmits.saturating_add(1);
                 cx.counters.retransmits += 1;
                 cx.counters.retransmitted_bytes += length;

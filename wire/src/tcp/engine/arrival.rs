@@ -112,6 +112,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if flags.contains(TcpFlags::FIN) {
             // The peer has not seen our last acknowledgment.
             let until = now + self.config.time_wait_time;
+            self.time_wait_timers.disarm(index);
             self.time_wait_timers.arm(index, Some(until));
         }
         let timestamps = record.recent.map(|echo| Timestamps {
