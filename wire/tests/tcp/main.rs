@@ -1,7 +1,9 @@
 //! The TCP engine: two of them over a simulated link, and one against crafted segments.
 
+mod attacks;
 mod bed;
 mod flow;
+mod lifecycles;
 mod network;
 mod recovery;
 mod states;

@@ -180,3 +180,48 @@ fn one_percent_of_loss_leaves_what_reno_would_have() {
     println!("{:.3} of 1.22 MSS / (RTT sqrt(p)), seeds 0 to 19", ratio);
     assert!(ratio >= 0.9, "{ratio:.3}: {runs:.0?}");
 }
+
+/// The table of goodput over bad paths:
+/// `cargo test --release -p virtroupe-wire --test tcp -- --ignored --nocapture grid`.
+#[test]
+#[ignore = "a report: takes a minute"]
+fn grid_of_bad_paths() {
+    println!("Mbit/s of 2 MB each way at once, mean of 3 seeds\n");
+    println!("| delay ms | loss % | bursts | jitter | duplicated, corrupted | Mbit/s |");
+    println!("|---|---|---|---|---|---|");
+    for delay in [0, 1, 10, 50, 150, 300] {
+        for loss in [0.0, 0.001, 0.01, 0.05] {
+            for (is_bursty, jitter, damage) in [
+                (false, 0, 0.0),
+                (true, 0, 0.0),
+                (false, 5, 0.0),
+                (false, 0, 0.01),
+                (true, 5, 0.01),
+            ] {
+                let path = Path {
+                    delay: milliseconds(delay),
+                    jitter: milliseconds(jitter),
+                    loss,
+                    is_bursty,
+                    duplication: damage,
+                    corruption: damage,
+                    rate: 125_000_000,
+                    ..Path::default()
+                };
+                let mut total = 0.0;
+                for seed in 0..3 {
+                    let mut network = Network::new(Family::V4, path, seed);
+                    let took = transfer(&mut network, options(), [2_000_000, 2_000_000]);
+                    total += 2.0 * 8.0 * 2.0 / took.as_secs_f64();
+                    check_empty(&mut network);
+                }
+                println!(
+                    "| {delay} | {} | {is_bursty} | {jitter} | {} | {:.2} |",
+                    loss * 100.0,
+                    damage * 100.0,
+                    total / 3.0
+                );
+            }
+        }
+    }
+}

@@ -38,10 +38,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         self.take_syn_of_simultaneous_open(&mut segment);
         self.check_timestamp(&segment, cx)?;
+        let number = segment.header.sequence;
         let start = self.check_sequence(&mut segment, cx)?;
         let flags = segment.header.flags;
         if flags.contains(TcpFlags::RST) {
-            return self.on_reset(start, cx);
+            return self.on_reset(number, cx);
         }
         if flags.contains(TcpFlags::SYN) {
             // RFC 5961, section 4.2: whatever its number.
@@ -163,8 +164,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// A reset (RFC 5961, section 3.2): believed if it is exactly what we expect.
-    fn on_reset(&mut self, start: u64, cx: &mut Context<'_>) -> Result<(), Refusal> {
-        if start != self.receive.next {
+    fn on_reset(&mut self, number: SeqNumber, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if number != self.receive.origin.number(self.receive.next) {
             self.challenge(cx);
             return Err(DropReason::OutOfWindow.into());
         }
