@@ -29,6 +29,7 @@ mod routes;
 mod runs;
 mod send;
 mod sockets;
+mod tcp;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -37,12 +38,14 @@ pub use config::{HostConfig, HostError, Limits, Neighbor, Route};
 pub use counters::HostCounters;
 pub use neighbors::{NeighborEntry, NeighborState};
 pub use sockets::{BindError, ConnectError};
+pub use tcp::exchange;
 
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::{DropReason, Drops};
 use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
+use crate::tcp::{Segment, TcpIcmp};
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
 use addresses::{Addresses, Kind};
@@ -84,6 +87,11 @@ pub struct Host<B: Buffer> {
     /// Packets to ourselves.
     looped: VecDeque<B>,
     most_looped: usize,
+    /// Whether TCP segments are kept for an engine, and not refused as unknown.
+    has_tcp: bool,
+    /// Segments, and errors about ours, for the TCP engine.
+    tcp_segments: Vec<Segment<B>>,
+    tcp_errors: Vec<TcpIcmp>,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,
@@ -145,6 +153,9 @@ impl<B: Buffer> Host<B> {
             backlog: VecDeque::new(),
             looped: VecDeque::new(),
             most_looped: limits.loopback,
+            has_tcp: false,
+            tcp_segments: Vec::new(),
+            tcp_errors: Vec::new(),
             pieces: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),

@@ -10,6 +10,7 @@
 //! | [`ethernet`], [`arp`], [`ipv4`], [`icmp`], [`udp`] | formats: headers and numbers by value |
 //! | [`checksum`] | the Internet checksum |
 //! | [`filter`] | which raw frames someone wants to see |
+//! | [`tcp`] | the engine of TCP connections |
 //! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, ICMP and UDP over Ethernet |
 //!
 //! Two hosts on a link, in virtual time. One sends to the other, which must be asked for its

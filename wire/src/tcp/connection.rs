@@ -282,6 +282,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Takes the next payload that arrived. May want to announce a larger window then.
     pub(crate) fn read(&mut self, now: Instant) -> Option<B> {
         let payload = self.receive.take(now, self.rtt.smoothed())?;
+        if self.state != TcpState::Closed {
+            self.timers.set(Timer::Idle, now + IDLE);
+        }
         if self.state.can_receive() && self.receive.wants_update(self.receive_segment_size()) {
             self.wanted.ack = true;
         }
@@ -478,6 +481,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 }
 
+/// How long nothing must be under way before the memory of empty queues is given back: longer
+/// than the pauses of a stream, so that it does not allocate all the time.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// No path narrower than this is believed: 536 bytes of segment are what every host takes (RFC
 /// 9293, section 3.7.1), less the most options.
 const LEAST_MSS: u16 = 496;
@@ -485,4 +492,18 @@ const LEAST_MSS: u16 = 496;
 /// The clock of timestamps: milliseconds (RFC 7323, section 5.4).
 pub(crate) fn clock(now: Instant) -> u32 {
     (now.as_nanos() / 1_000_000) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::buffer::HeapBuffer;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of::<Connection<HeapBuffer, Bytes>>();
+        assert!(size <= 832, "{size} bytes");
+    }
 }

@@ -204,7 +204,7 @@ impl TcpHeader {
             &self.destination_port.to_be_bytes(),
             &self.sequence.0.to_be_bytes(),
             &self.acknowledgment.0.to_be_bytes(),
-            &[(length / 4 << 4) as u8, self.flags.0],
+            &[(length / 4 * 16) as u8, self.flags.0],
             &self.window.to_be_bytes(),
             &[0, 0],
         ];

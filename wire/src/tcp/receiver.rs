@@ -226,9 +226,6 @@ impl<B: Buffer> Receiver<B> {
     pub(crate) fn take(&mut self, now: Instant, rtt: Duration) -> Option<B> {
         let payload = self.queue.pop_front()?;
         self.queue_memory = self.queue_memory.saturating_sub(payload.memory());
-        if self.queue.is_empty() && self.queue.capacity() > 16 {
-            self.queue.shrink_to(4);
-        }
         self.taken = self.taken.saturating_add(payload.len());
         // An application that takes half of the buffer in a round trip could take more.
         if !rtt.is_zero() && now.since(self.round) >= rtt {
@@ -246,6 +243,13 @@ impl<B: Buffer> Receiver<B> {
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Range> + '_ {
         let waiting = self.out_of_order.iter().flat_map(|queue| queue.blocks());
         self.duplicate.into_iter().chain(waiting)
+    }
+
+    /// Gives back the memory of an empty queue.
+    pub(crate) fn shrink(&mut self) {
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
     }
 
     /// Drops everything that was not taken.

@@ -48,12 +48,9 @@ impl Offer {
             true => agreed.peer_scale.shift(),
             false => NO_SCALE,
         };
-        Offer(
-            scale
-                | u8::from(agreed.sack) * SACK
-                | u8::from(agreed.ecn) * ECN
-                | u8::from(agreed.timestamps) * TIMESTAMPS,
-        )
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        let ecn = bit(agreed.ecn, ECN);
+        Offer(scale | bit(agreed.sack, SACK) | ecn | bit(agreed.timestamps, TIMESTAMPS))
     }
 
     /// What a cookie without timestamp means: nothing was agreed on.

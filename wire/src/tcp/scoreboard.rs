@@ -113,6 +113,13 @@ impl Scoreboard {
         self.records.len()
     }
 
+    /// Gives back the memory of records, if there are none.
+    pub(crate) fn shrink(&mut self) {
+        if self.records.is_empty() {
+            self.records = VecDeque::new();
+        }
+    }
+
     /// Whether the receiver has taken back what it reported by SACK: its first byte is missing
     /// no more, but is not acknowledged either (RFC 2018, section 8).
     pub(crate) fn is_reneged(&self) -> bool {
@@ -157,9 +164,6 @@ impl Scoreboard {
             }
         }
         self.highest_delivered = self.highest_delivered.max(position);
-        if self.records.is_empty() && self.records.capacity() > 16 {
-            self.records.shrink_to(4);
-        }
     }
 
     /// `block` has arrived out of order. Parts of a record count in multiples of `mss` only.

@@ -45,10 +45,6 @@ impl<S: SharedPayload> SendQueue<S> {
         {
             self.chunks.pop_front();
         }
-        // A connection that idles keeps next to nothing.
-        if self.chunks.is_empty() && self.chunks.capacity() > 16 {
-            self.chunks.shrink_to(4);
-        }
     }
 
     /// Appends slices with the bytes from `start` to `end` to `out`.
@@ -67,6 +63,13 @@ impl<S: SharedPayload> SendQueue<S> {
             if !slice.as_ref().is_empty() {
                 out.push(slice);
             }
+        }
+    }
+
+    /// Gives back the memory of an empty queue.
+    pub(crate) fn shrink(&mut self) {
+        if self.chunks.is_empty() {
+            self.clear();
         }
     }
 

@@ -70,6 +70,12 @@ impl<S: SharedPayload> Sender<S> {
         self.una == self.nxt
     }
 
+    /// Gives back the memory of empty queues.
+    pub(crate) fn shrink(&mut self) {
+        self.queue.shrink();
+        self.board.shrink();
+    }
+
     /// New bytes that the peer's window has room for.
     #[inline]
     pub(crate) fn usable_window(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! Sequence numbers and windows (RFC 9293, section 3.4; RFC 7323, section 2).
 //!
 //! On the wire a sequence number has 32 bits and wraps. Inside, the engine counts with 64-bit
-//! positions, which do not wrap within the life of a connection: [`Origin`] translates.
+//! positions, which do not wrap within the life of a connection: `Origin` translates.
 
 use std::ops::Add;
 

@@ -23,10 +23,12 @@ pub(crate) enum Timer {
     User,
     /// The application has closed the connection, and the peer made no progress since.
     Close,
+    /// Nothing has been under way for a while: the memory of its queues is given back.
+    Idle,
 }
 
 /// How many timers there are.
-const TIMERS: usize = Timer::Close as usize + 1;
+const TIMERS: usize = Timer::Idle as usize + 1;
 
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
 

@@ -3,6 +3,7 @@
 mod attacks;
 mod bed;
 mod flow;
+mod hosts;
 mod lifecycles;
 mod network;
 mod recovery;

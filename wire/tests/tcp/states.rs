@@ -169,21 +169,15 @@ fn both_may_connect_at_once() {
                 .expect("the port is free")
         });
         network.pass(milliseconds(100));
-        for of in 0..2 {
-            assert_eq!(
-                network.engines[of].state(ids[of]),
-                Some(TcpState::Established)
-            );
+        for (of, id) in ids.into_iter().enumerate() {
+            assert_eq!(network.engines[of].state(id), Some(TcpState::Established));
             assert_eq!(network.engines[of].counters().resets_sent, 0);
             assert_eq!(network.engines[of].counters().retransmits, 1, "the SYN-ACK");
             let connected = Readiness {
                 connected: true,
                 ..Readiness::default()
             };
-            assert_eq!(
-                network.events(of),
-                [TcpEvent::Connection(ids[of], connected)]
-            );
+            assert_eq!(network.events(of), [TcpEvent::Connection(id, connected)]);
         }
         network.engines[0]
             .write(network.now, ids[0], content(0, 0, 5000))

@@ -2,7 +2,7 @@
 //! retransmission and congestion (RFC 9293, section 3.10.7.4, fifth check; RFC 5681; RFC 6675;
 //! RFC 8985).
 
-use super::{Connection, Context, Refusal};
+use super::{Connection, Context, IDLE, Refusal};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
 use crate::tcp::congestion::AckSample;
@@ -370,6 +370,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.timers.clear(Timer::TailProbe);
             self.timers.clear(Timer::Reorder);
             self.timers.clear(Timer::User);
+            self.timers.set(Timer::Idle, now + IDLE);
         } else {
             self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
             self.timers.set(Timer::User, now + self.user_timeout);

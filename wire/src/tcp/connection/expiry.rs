@@ -43,6 +43,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.timers.take(Timer::User, now) {
             self.on_user_timeout();
         }
+        if self.timers.take(Timer::Idle, now) {
+            self.send.shrink();
+            self.receive.shrink();
+        }
     }
 
     /// Nothing was acknowledged in time (RFC 6298, rules 5.4 to 5.7), or a closed window is to be

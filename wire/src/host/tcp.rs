@@ -1,0 +1,176 @@
+//! TCP over the host: segments and errors for a TCP engine, and segments from it.
+//!
+//! The host does not own the engine, which works on another kind of payload besides packet
+//! memory. It keeps what arrived until [`exchange`] takes it, and sends what the engine has.
+
+use std::net::SocketAddr;
+
+use super::Host;
+use super::icmp::Cited;
+use super::output::{Outgoing as Packet, Plan};
+use super::receive::Arrival;
+use crate::buffer::{Allocator, Buffer};
+use crate::drops::DropReason;
+use crate::tcp::header::HEADER;
+use crate::tcp::{
+    Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpIcmp, TcpIcmpKind,
+};
+use crate::time::Instant;
+use crate::{icmp, ipv4};
+
+/// Segments and errors that wait for the engine, at most: more than any burst.
+const MOST_WAITING: usize = 4096;
+
+/// Moves segments between a host and the TCP engine behind it, until neither has something for
+/// the other or the host has no room to transmit. Call it after everything that may give either
+/// of them work: a received burst, a deadline that passed, something written, room to transmit.
+///
+/// `outgoing` is reused. What the host can not send is dropped and counted, and sent again by
+/// the engine in time.
+pub fn exchange<A, S>(
+    now: Instant,
+    host: &mut Host<A::Buffer>,
+    engine: &mut TcpEngine<A::Buffer, S>,
+    outgoing: &mut Outgoing<S>,
+    pool: &mut A,
+) where
+    A: Allocator,
+    A::Buffer: Attach<S>,
+    S: SharedPayload,
+{
+    loop {
+        engine.receive(now, &mut host.tcp_segments);
+        for error in host.tcp_errors.drain(..) {
+            if engine.handle_icmp(now, &error) {
+                host.counters.icmp_errors_received += 1;
+            }
+        }
+        while host.room > 0 && engine.poll_transmit(now, outgoing) {
+            if let Err(reason) = host.send_tcp(now, outgoing, pool) {
+                host.drop_sent(reason);
+            }
+        }
+        // What was sent to ourselves, and paths that turned out to be narrower.
+        if !host.looped.is_empty() {
+            host.receive_looped(now, pool);
+        } else if host.tcp_errors.is_empty() {
+            return;
+        }
+    }
+}
+
+impl<B: Buffer> Host<B> {
+    /// From now on TCP segments are kept for [`exchange`]. Without this, they are answered by
+    /// "protocol unreachable".
+    pub fn enable_tcp(&mut self) {
+        self.has_tcp = true;
+    }
+
+    /// Keeps a segment for the engine.
+    pub(super) fn receive_tcp(&mut self, mut packet: B, arrival: &Arrival) {
+        let header = &arrival.header;
+        if arrival.is_broadcast {
+            // RFC 9293, section 3.9.2.3: no connection with a group.
+            return self.drop_received(DropReason::NotForOurAddress);
+        }
+        packet.trim_front(header.header_length);
+        let (source, destination) = (header.source.into(), header.destination.into());
+        match Segment::parse(source, destination, header.dscp_ecn, packet, true) {
+            Err(reason) => self.drop_received(reason),
+            Ok(_) if self.tcp_segments.len() >= MOST_WAITING => {
+                self.drop_received(DropReason::MailboxFull);
+            }
+            Ok(segment) => {
+                self.counters.delivered += 1;
+                self.tcp_segments.push(segment);
+            }
+        }
+    }
+
+    /// Keeps an ICMP error for the engine, which knows whether to believe it.
+    pub(super) fn receive_tcp_error(
+        &mut self,
+        now: Instant,
+        cited: &Cited,
+        (kind, code): (u8, u8),
+        mtu: u16,
+    ) -> Result<(), DropReason> {
+        if !self.has_tcp {
+            return Err(DropReason::IcmpIgnored);
+        }
+        let kind = match (kind, code) {
+            (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
+                let mtu = self.lower_path_mtu(now, cited, mtu);
+                let mtu = mtu.ok_or(DropReason::IcmpIgnored)?;
+                TcpIcmpKind::TooBig { mtu }
+            }
+            // Protocol and port unreachable, and what a firewall says.
+            (icmp::UNREACHABLE, 2 | 3 | 9 | 10 | 13) => TcpIcmpKind::Refused,
+            _ => TcpIcmpKind::Unreachable,
+        };
+        if self.tcp_errors.len() >= MOST_WAITING {
+            return Err(DropReason::MailboxFull);
+        }
+        self.tcp_errors.push(TcpIcmp {
+            flow: Flow::new(cited.local.into(), cited.peer.into()),
+            sequence: SeqNumber(cited.behind_ports),
+            kind,
+        });
+        Ok(())
+    }
+
+    /// Sends a segment.
+    fn send_tcp<A, S>(
+        &mut self,
+        now: Instant,
+        outgoing: &mut Outgoing<S>,
+        pool: &mut A,
+    ) -> Result<(), DropReason>
+    where
+        A: Allocator<Buffer = B>,
+        B: Attach<S>,
+        S: SharedPayload,
+    {
+        let (SocketAddr::V4(local), SocketAddr::V4(remote)) =
+            (outgoing.flow.local(), outgoing.flow.remote())
+        else {
+            return Err(DropReason::NoRoute);
+        };
+        let plan = self.plan(now, *remote.ip(), pool)?;
+        self.check_length(&plan, outgoing)?;
+        self.check_room(&plan, 0)?;
+        let packet = outgoing.take_packet(pool).ok_or(DropReason::PoolEmpty)?;
+        let fields = Packet {
+            source: *local.ip(),
+            destination: *remote.ip(),
+            protocol: ipv4::TCP,
+            ttl: self.ttl,
+            dscp_ecn: outgoing.dscp_ecn,
+            sender: None,
+        };
+        self.output(&plan, &fields, packet);
+        Ok(())
+    }
+
+    /// Whether a segment fits the path as it is; if not, the engine is told.
+    fn check_length<S: SharedPayload>(
+        &mut self,
+        plan: &Plan,
+        outgoing: &Outgoing<S>,
+    ) -> Result<(), DropReason> {
+        let header = HEADER + outgoing.header.options.length();
+        if !plan.must_fragment(header + outgoing.payload_length()) {
+            return Ok(());
+        }
+        if self.tcp_errors.len() < MOST_WAITING {
+            self.tcp_errors.push(TcpIcmp {
+                flow: outgoing.flow,
+                sequence: outgoing.header.sequence,
+                kind: TcpIcmpKind::TooBig {
+                    mtu: plan.mtu.mtu as u16,
+                },
+            });
+        }
+        Err(DropReason::TooBig)
+    }
+}
