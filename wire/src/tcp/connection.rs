@@ -456,8 +456,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             receive_window: self.receive.window(),
             segment_size: self.segment_size() as u16,
             unacknowledged: self.send.queue.end().saturating_sub(self.send.una),
-            acknowledged: self.send.una.saturating_sub(Origin::SYN + 1),
-            received: self.receive.next.saturating_sub(Origin::SYN + 1),
+            acknowledged: bytes_before(self.send.una, self.send.is_fin_acknowledged()),
+            received: bytes_before(self.receive.next, self.receive.is_finished()),
             retransmits: self.retransmits,
             timeouts: self.timeouts,
             records: self.send.board.records() + self.receive.pieces(),
@@ -488,6 +488,11 @@ const IDLE: Duration = Duration::from_secs(1);
 /// No path narrower than this is believed: 536 bytes of segment are what every host takes (RFC
 /// 9293, section 3.7.1), less the most options.
 const LEAST_MSS: u16 = 496;
+
+/// Bytes of data before `position`, behind the SYN and, with `has_fin`, a FIN.
+fn bytes_before(position: u64, has_fin: bool) -> u64 {
+    position.saturating_sub(Origin::SYN + 1 + u64::from(has_fin))
+}
 
 /// The clock of timestamps: milliseconds (RFC 7323, section 5.4).
 pub(crate) fn clock(now: Instant) -> u32 {

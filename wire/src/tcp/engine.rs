@@ -89,6 +89,8 @@ pub struct TcpEngine<B, S> {
     replies: VecDeque<Reply>,
     /// Bytes of memory that received data hold.
     memory: usize,
+    /// The connection that was found last: a burst often is of one flow.
+    last_found: u32,
     /// Payload bytes of the longest segment that is split later; 0: one segment.
     most_payload: u32,
     counters: TcpCounters,
@@ -115,6 +117,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             events: VecDeque::new(),
             replies: VecDeque::new(),
             memory: 0,
+            last_found: 0,
             most_payload: 0,
             counters: TcpCounters::default(),
             drops: Drops::default(),

@@ -1,5 +1,7 @@
 //! What a connection sends next (RFC 9293, sections 3.7.4, 3.8.6 and 3.10.2).
 
+use std::time::Duration;
+
 use super::arrival::user_timeout_option;
 use super::{Connection, Context};
 use crate::buffer::Buffer;
@@ -335,7 +337,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !is_wanted {
             return self.timers.clear(Timer::TailProbe);
         }
-        let mut timeout = self.rtt.smoothed() * 2;
+        let mut timeout = self.rtt.smoothed() * 2 + LEAST_PROBE_DELAY;
         if self.send.nxt - self.send.una <= self.segment_size() {
             // The peer may wait for a second segment before it acknowledges.
             timeout += MOST_ACK_DELAY;
@@ -472,5 +474,9 @@ const SYN: Range = Range {
     end: Origin::SYN + 1,
 };
 
+/// What is added to two round trips before a tail loss probe, so that on a short path a peer that
+/// was not scheduled for a moment is not probed.
+const LEAST_PROBE_DELAY: Duration = Duration::from_millis(2);
+
 /// How long a peer may delay an acknowledgment (RFC 8985, section 7.2: WCDelAckT).
-const MOST_ACK_DELAY: std::time::Duration = std::time::Duration::from_millis(200);
+const MOST_ACK_DELAY: Duration = Duration::from_millis(200);

@@ -44,7 +44,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.counters.rx_segments += 1;
         let flow = segment.flow;
         let answered = Answered::new(&segment);
-        let result = match self.find(&flow) {
+        let result = match self.find_again(&flow) {
             Some(Entry::Connection(index)) => self.receive_for(now, index, segment),
             Some(Entry::HalfOpen(index)) => self.receive_half_open(now, index, segment),
             Some(Entry::TimeWait(index)) => self.receive_time_wait(now, index, segment),
@@ -59,6 +59,20 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 }
             }
         }
+    }
+
+    /// Where `flow` is kept; without hashing it if it was found before.
+    #[inline]
+    fn find_again(&mut self, flow: &Flow) -> Option<Entry> {
+        let last = self.connections.at(self.last_found);
+        if last.is_some_and(|last| last.is_attached && last.flow == *flow) {
+            return Some(Entry::Connection(self.last_found));
+        }
+        let found = self.find(flow);
+        if let Some(Entry::Connection(index)) = found {
+            self.last_found = index;
+        }
+        found
     }
 
     /// Handles a segment of a connection.
