@@ -45,7 +45,7 @@ use crate::drops::{DropReason, Drops};
 use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
-use crate::tcp::{Segment, TcpIcmp};
+use crate::tcp::Segment;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
 use addresses::{Addresses, Kind};
@@ -91,7 +91,7 @@ pub struct Host<B: Buffer> {
     has_tcp: bool,
     /// Segments, and errors about ours, for the TCP engine.
     tcp_segments: Vec<Segment<B>>,
-    tcp_errors: Vec<TcpIcmp>,
+    tcp_errors: Vec<tcp::Reported>,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,

@@ -7,6 +7,7 @@ use etherparse::Ipv4HeaderSlice;
 
 use super::Host;
 use super::output::Outgoing;
+use super::paths;
 use super::receive::{Arrival, Link, add_range};
 use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::{self, Checksum};
@@ -184,7 +185,7 @@ impl<B: Buffer> Host<B> {
             return Err(DropReason::NoSocket);
         }
         if cited.protocol == ipv4::TCP {
-            return self.receive_tcp_error(now, &cited, (kind, code), mtu);
+            return self.receive_tcp_error(&cited, (kind, code), mtu);
         }
         let found = self.sockets.find(cited.peer, cited.local, false);
         let socket = found.ok_or(DropReason::NoSocket)?;
@@ -228,6 +229,15 @@ impl<B: Buffer> Host<B> {
 }
 
 impl Cited {
+    /// The MTU of the link that the cited packet was too long for: `reported`, or if that is 0 a
+    /// common one.
+    pub(super) fn reported_mtu(&self, reported: u16) -> Option<u16> {
+        match reported {
+            0 => Some(paths::plateau_below(self.total_length)? as u16),
+            reported => Some(reported),
+        }
+    }
+
     /// The start of a packet of ours: an IPv4 header and the first 8 bytes behind it.
     fn parse(body: &[u8]) -> Result<Self, DropReason> {
         let header = Ipv4HeaderSlice::from_slice(body).map_err(|_| DropReason::Malformed)?;

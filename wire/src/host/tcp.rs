@@ -21,12 +21,23 @@ use crate::{icmp, ipv4};
 /// Segments and errors that wait for the engine, at most: more than any burst.
 const MOST_WAITING: usize = 4096;
 
+/// Segments into which one is split at most: 65 535 bytes in pieces of 496.
+const MOST_PIECES: usize = 133;
+
+/// An error about a segment of ours, and the packet that it cites if it came by ICMP.
+#[derive(Debug)]
+pub(super) struct Reported {
+    icmp: TcpIcmp,
+    cited: Option<Cited>,
+}
+
 /// Moves segments between a host and the TCP engine behind it, until neither has something for
 /// the other or the host has no room to transmit. Call it after everything that may give either
 /// of them work: a received burst, a deadline that passed, something written, room to transmit.
 ///
 /// `outgoing` is reused. What the host can not send is dropped and counted, and sent again by
-/// the engine in time.
+/// the engine in time. Segments that are longer than the path takes (see
+/// [`TcpEngine::set_most_payload`]) are split here.
 pub fn exchange<A, S>(
     now: Instant,
     host: &mut Host<A::Buffer>,
@@ -40,15 +51,20 @@ pub fn exchange<A, S>(
 {
     loop {
         engine.receive(now, &mut host.tcp_segments);
-        for error in host.tcp_errors.drain(..) {
-            if engine.handle_icmp(now, &error) {
-                host.counters.icmp_errors_received += 1;
+        while let Some(Reported { icmp, cited }) = host.tcp_errors.pop() {
+            let is_believed = engine.handle_icmp(now, &icmp);
+            // Others learn of a narrow path only if the connection has believed it.
+            if is_believed && let (Some(cited), TcpIcmpKind::TooBig { mtu }) = (cited, icmp.kind) {
+                host.lower_path_mtu(now, &cited, mtu);
             }
+            host.counters.icmp_errors_received += u64::from(is_believed && cited.is_some());
         }
-        while host.room > 0 && engine.poll_transmit(now, outgoing) {
-            if let Err(reason) = host.send_tcp(now, outgoing, pool) {
-                host.drop_sent(reason);
-            }
+        let least_room = match engine.most_payload() {
+            0 => 1,
+            _ => MOST_PIECES,
+        };
+        while host.room >= least_room && engine.poll_transmit(now, outgoing) {
+            host.send_tcp_pieces(now, outgoing, pool);
         }
         // What was sent to ourselves, and paths that turned out to be narrower.
         if !host.looped.is_empty() {
@@ -90,7 +106,6 @@ impl<B: Buffer> Host<B> {
     /// Keeps an ICMP error for the engine, which knows whether to believe it.
     pub(super) fn receive_tcp_error(
         &mut self,
-        now: Instant,
         cited: &Cited,
         (kind, code): (u8, u8),
         mtu: u16,
@@ -99,11 +114,9 @@ impl<B: Buffer> Host<B> {
             return Err(DropReason::IcmpIgnored);
         }
         let kind = match (kind, code) {
-            (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
-                let mtu = self.lower_path_mtu(now, cited, mtu);
-                let mtu = mtu.ok_or(DropReason::IcmpIgnored)?;
-                TcpIcmpKind::TooBig { mtu }
-            }
+            (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => TcpIcmpKind::TooBig {
+                mtu: cited.reported_mtu(mtu).ok_or(DropReason::IcmpIgnored)?,
+            },
             // Protocol and port unreachable, and what a firewall says.
             (icmp::UNREACHABLE, 2 | 3 | 9 | 10 | 13) => TcpIcmpKind::Refused,
             _ => TcpIcmpKind::Unreachable,
@@ -111,12 +124,37 @@ impl<B: Buffer> Host<B> {
         if self.tcp_errors.len() >= MOST_WAITING {
             return Err(DropReason::MailboxFull);
         }
-        self.tcp_errors.push(TcpIcmp {
+        let icmp = TcpIcmp {
             flow: Flow::new(cited.local.into(), cited.peer.into()),
             sequence: SeqNumber(cited.behind_ports),
             kind,
+        };
+        self.tcp_errors.push(Reported {
+            icmp,
+            cited: Some(*cited),
         });
+        // It is consumed whether it is believed or not.
         Ok(())
+    }
+
+    /// Sends a segment, in pieces if it is to be split.
+    fn send_tcp_pieces<A, S>(&mut self, now: Instant, outgoing: &mut Outgoing<S>, pool: &mut A)
+    where
+        A: Allocator<Buffer = B>,
+        B: Attach<S>,
+        S: SharedPayload,
+    {
+        if outgoing.segment_size > 0 {
+            let mut first = Outgoing::new();
+            while outgoing.split_first(&mut first) {
+                if let Err(reason) = self.send_tcp(now, &mut first, pool) {
+                    self.drop_sent(reason);
+                }
+            }
+        }
+        if let Err(reason) = self.send_tcp(now, outgoing, pool) {
+            self.drop_sent(reason);
+        }
     }
 
     /// Sends a segment.
@@ -163,13 +201,13 @@ impl<B: Buffer> Host<B> {
             return Ok(());
         }
         if self.tcp_errors.len() < MOST_WAITING {
-            self.tcp_errors.push(TcpIcmp {
+            let mtu = plan.mtu.mtu as u16;
+            let icmp = TcpIcmp {
                 flow: outgoing.flow,
                 sequence: outgoing.header.sequence,
-                kind: TcpIcmpKind::TooBig {
-                    mtu: plan.mtu.mtu as u16,
-                },
-            });
+                kind: TcpIcmpKind::TooBig { mtu },
+            };
+            self.tcp_errors.push(Reported { icmp, cited: None });
         }
         Err(DropReason::TooBig)
     }

@@ -131,6 +131,11 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.most_payload = bytes.min(MOST_PAYLOAD);
     }
 
+    /// Bytes of payload that a segment may have that is split on its way out; 0: none is.
+    pub fn most_payload(&self) -> u32 {
+        self.most_payload
+    }
+
     /// Fills `out` with the next segment to send; false if there is none. Call it after every
     /// call that passes time, segments or data in, until it returns false or there is no room.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing<S>) -> bool {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::checksum;
-use super::header::TcpHeader;
+use super::header::{TcpFlags, TcpHeader};
 use super::payload::{Attach, SharedPayload};
 use super::sequence::SeqNumber;
 use crate::buffer::{Allocator, Buffer};
@@ -134,6 +134,38 @@ impl<S: SharedPayload> Outgoing<S> {
     /// Bytes of payload.
     pub fn payload_length(&self) -> usize {
         self.payload.iter().map(|part| part.as_ref().len()).sum()
+    }
+
+    /// Splits what is longer than a segment in software, as a device would (TSO): moves the first
+    /// segment into `first`, and keeps the rest. False, and no change, if nothing is to be split.
+    ///
+    /// FIN and PSH go with the last segment, CWR with the first (RFC 3168, section 6.1.2).
+    pub fn split_first(&mut self, first: &mut Outgoing<S>) -> bool {
+        let size = usize::from(self.segment_size);
+        if size == 0 || self.payload_length() <= size {
+            return false;
+        }
+        first.flow = self.flow;
+        first.header = self.header;
+        first.dscp_ecn = self.dscp_ecn;
+        first.segment_size = 0;
+        first.payload.clear();
+        let last_only = TcpFlags::FIN.with(TcpFlags::PSH);
+        first.header.flags = TcpFlags(self.header.flags.0 & !last_only.0);
+        self.header.flags = TcpFlags(self.header.flags.0 & !TcpFlags::CWR.0);
+        self.header.sequence = self.header.sequence + u32::from(self.segment_size);
+        let mut left = size;
+        self.payload.retain_mut(|part| {
+            let length = part.as_ref().len();
+            let taken = length.min(left);
+            if taken > 0 {
+                left -= taken;
+                first.payload.push(part.slice(0, taken));
+                *part = part.slice(taken, length);
+            }
+            taken < length
+        });
+        true
     }
 
     /// Makes the IP payload: the header with its checksum, in memory from `pool`, and the

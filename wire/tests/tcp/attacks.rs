@@ -599,7 +599,7 @@ fn all_control_bits() {
 fn corruption() {
     for seed in 0..5 {
         let path = Path {
-            corruption: 0.3,
+            corruption: 0.15,
             ..Path::default()
         };
         let mut network = Network::new(Family::V6, path, seed);

@@ -71,7 +71,14 @@ fn open(client: &mut Station, to: u8, now: Instant) -> ConnectionId {
 
 #[test]
 fn a_stream_crosses_two_hosts() {
+    for most_payload in [0, 60_000] {
+        cross(most_payload);
+    }
+}
+
+fn cross(most_payload: u32) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
+    client.engine.set_most_payload(most_payload);
     let listener = server
         .engine
         .listen(at(2, 80), ListenOptions::default())
@@ -164,6 +171,45 @@ fn a_host_without_a_listener_refuses_and_one_without_tcp_says_so() {
     assert_eq!(server.host.drops()[DropReason::UnknownProtocol], 1);
     assert_eq!(client.engine.error(id), Some(TcpError::Refused), "by ICMP");
     assert_eq!(client.host.counters().icmp_errors_received, 1);
+}
+
+/// Somebody who knows the addresses and ports but not the numbers reports a narrow path.
+#[test]
+fn a_forged_path_mtu_is_not_believed() {
+    let (mut client, mut server) = (Station::new(1), Station::new(2));
+    server
+        .engine
+        .listen(at(2, 80), ListenOptions::default())
+        .expect("free");
+    let mut now = START;
+    let id = open(&mut client, 2, now);
+    client
+        .engine
+        .write(now, id, content(0, 0, 200_000))
+        .expect("there is room");
+    let mut frames = Vec::new();
+    let mut longest = 0;
+    for _ in 0..50 {
+        frames = client.turn(now, frames);
+        longest = 0;
+        let mut forged = Vec::new();
+        for frame in &frames {
+            let mut bytes = frame.to_vec();
+            longest = longest.max(bytes.len());
+            if bytes.len() > 1400 {
+                bytes[14 + 20 + 4] ^= 0x40; // a sequence number far away
+                forged.push(fragmentation_needed(&bytes, 600));
+            }
+        }
+        frames = server.turn(now, frames);
+        frames.extend(forged);
+        now = now + milliseconds(1);
+        if longest == 1514 && client.host.counters().consumed > 30 {
+            break;
+        }
+    }
+    assert_eq!(longest, 1514);
+    assert_eq!(client.host.counters().icmp_errors_received, 0);
 }
 
 /// A router says that a link on the path takes only 800 bytes.

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use virtroupe_wire::tcp::{
-    ConnectionId, Flow, ListenOptions, ListenerId, Outgoing, Segment, SharedPayload, TcpEvent,
-    TcpFlags, TcpOptions,
+    ConnectionId, Flow, ListenOptions, ListenerId, Outgoing, Segment, TcpEvent, TcpOptions,
 };
 use virtroupe_wire::{Buffer, DropReason, Heap, HeapBuffer, Instant};
 
@@ -147,28 +146,11 @@ impl Network {
 
     /// As a device does, splits what is longer than a segment (TSO).
     fn carry_whole(&mut self, to: usize, outgoing: &mut Outgoing<Bytes>) {
-        let each = usize::from(outgoing.segment_size);
-        let whole: Bytes = outgoing.payload.concat().into();
-        if each == 0 || whole.len() <= each {
-            return self.carry_one(to, outgoing);
+        let mut first = Outgoing::new();
+        while outgoing.split_first(&mut first) {
+            self.carry_one(to, &mut first);
         }
-        let header = outgoing.header;
-        let mut start = 0;
-        while start < whole.len() {
-            let end = whole.len().min(start + each);
-            let mut flags = header.flags.0;
-            if end < whole.len() {
-                flags &= !(TcpFlags::FIN.0 | TcpFlags::PSH.0);
-            }
-            if start > 0 {
-                flags &= !TcpFlags::CWR.0;
-            }
-            outgoing.header.flags = TcpFlags(flags);
-            outgoing.header.sequence = header.sequence + start as u32;
-            outgoing.payload = vec![SharedPayload::slice(&whole, start, end)];
-            self.carry_one(to, outgoing);
-            start = end;
-        }
+        self.carry_one(to, outgoing);
     }
 
     fn carry_one(&mut self, to: usize, outgoing: &mut Outgoing<Bytes>) {

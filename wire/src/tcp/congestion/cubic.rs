@@ -97,8 +97,9 @@ impl Cubic {
             true => self.window * (1.0 + BETA) / 2.0,
             false => self.window,
         };
-        // A window that was not used up is no measure of the path (section 4.6).
-        let used = self.window.min(self.segments(in_flight).max(1.0));
+        // A window that was not used up is no measure of the path (section 4.6). The last part of
+        // a segment never is.
+        let used = self.window.min(self.segments(in_flight) + 1.0);
         self.threshold = (used * BETA).max(2.0);
     }
 

@@ -128,26 +128,24 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !self.negotiated.sack {
             return delivery;
         }
-        let origin = self.send.origin;
-        let mut blocks = header.options.sack.as_slice().iter().map(|block| Range {
-            start: origin.position(block.start, ack),
-            end: origin.position(block.end, ack),
-        });
-        let segment_size = self.segment_size();
-        let (first, second) = (blocks.next(), blocks.next());
-        if let Some(first) = first {
-            // RFC 2883, section 4: the first block may report a duplicate.
-            let is_within =
-                second.is_some_and(|second| second.start <= first.start && first.end <= second.end);
-            if first.end <= ack || is_within {
-                self.on_duplicate_report(first, cx);
-            }
+        let mut blocks = [Range::default(); 4];
+        for (range, block) in blocks.iter_mut().zip(header.options.sack.as_slice()) {
+            range.start = self.send.origin.position(block.start, ack);
+            range.end = self.send.origin.position(block.end, ack);
         }
-        for block in first.into_iter().chain(second).chain(blocks) {
+        let [first, second, ..] = blocks;
+        // RFC 2883, section 4: the first block may report a duplicate.
+        let is_within = second.start <= first.start && first.end <= second.end;
+        if first.end <= ack || is_within {
+            self.on_duplicate_report(first, cx);
+        }
+        // In order, so that what was reported late does not look reordered.
+        blocks.sort_unstable_by_key(|block| block.start);
+        let segment_size = self.segment_size();
+        for block in blocks {
             if block.start < block.end && block.start >= ack && block.end <= self.send.nxt {
-                self.send
-                    .board
-                    .sack(block, segment_size, now, least_rtt, &mut delivery);
+                let board = &mut self.send.board;
+                board.sack(block, segment_size, now, least_rtt, &mut delivery);
             }
         }
         delivery
@@ -215,11 +213,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.recovery.end();
             // What was sent during the recovery and lost begins another.
             if self.send.board.lost() > 0 {
-                self.begin_recovery(cx);
+                self.begin_recovery(before.una, cx);
             }
         }
         let lost = self.send.board.lost();
-        self.detect_loss(is_progress, cx);
+        self.detect_loss(before.una, cx);
         let is_more_lost = self.send.board.lost() > lost;
         if self.recovery.mode == Mode::Recovery {
             let delivered = match self.negotiated.sack {
@@ -270,14 +268,16 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
     }
 
-    /// Marks what is lost, and begins a recovery if there is something.
-    pub(super) fn detect_loss(&mut self, is_progress: bool, cx: &mut Context<'_>) {
+    /// Marks what is lost, and begins a recovery if there is something. `una` is what was
+    /// acknowledged before.
+    pub(super) fn detect_loss(&mut self, una: u64, cx: &mut Context<'_>) {
         // What was marked before, because the path or the window did not take it, is no sign of
         // congestion.
         let lost = self.send.board.lost();
         if self.negotiated.sack {
             self.detect_by_time(cx.now);
         } else {
+            let is_progress = self.send.una > una;
             let is_hole = self.recovery.mode == Mode::Recovery && is_progress;
             let is_enough = u64::from(self.recovery.duplicates) >= DUPLICATES;
             // A partial acknowledgment tells of one more loss (RFC 6582, section 3.2).
@@ -286,7 +286,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             }
         }
         if self.send.board.lost() > lost && self.recovery.mode == Mode::Open {
-            self.begin_recovery(cx);
+            self.begin_recovery(una, cx);
         }
     }
 
@@ -307,9 +307,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Something was lost: what is under way shrinks to what the algorithm says (RFC 6675,
     /// section 5; RFC 6937).
-    fn begin_recovery(&mut self, cx: &mut Context<'_>) {
+    fn begin_recovery(&mut self, una: u64, cx: &mut Context<'_>) {
         cx.counters.recoveries += 1;
-        let flight = self.send.nxt - self.send.una;
+        // One acknowledgment may tell of everything that was under way. What that was before is
+        // the measure of the path (FlightSize).
+        let flight = self.send.nxt - una;
         self.congestion.get_mut().on_congestion(cx.now, flight);
         self.tell_reduced = self.negotiated.ecn;
         self.ecn_high = self.send.nxt;

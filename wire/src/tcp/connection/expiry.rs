@@ -24,7 +24,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.wanted.ack = true;
         }
         if self.timers.take(Timer::Reorder, now) {
-            self.detect_loss(false, cx);
+            self.detect_loss(self.send.una, cx);
         }
         if self.timers.take(Timer::TailProbe, now) {
             self.wanted.tail_probe = true;

@@ -416,7 +416,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         };
         let mut flags = flags;
         if is_ack {
-            self.move_edge(scale);
+            // Memory that is short is not promised to more data.
+            if !cx.is_memory_full {
+                self.move_edge(scale);
+            }
             if self.echo_congestion && !is_syn {
                 flags = flags.with(TcpFlags::ECE);
             }
