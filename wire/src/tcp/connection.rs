@@ -16,13 +16,14 @@ mod arrival;
 mod expiry;
 mod handshake;
 mod output;
+mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::TcpOptions;
 use super::congestion::{Controller, initial_window};
-use super::counters::{ConnectionStats, TcpCounters};
+use super::counters::TcpCounters;
 use super::header::{HEADER, Timestamps};
 use super::payload::SharedPayload;
 use super::receiver::Receiver;
@@ -441,32 +442,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
     }
 
-    /// What is known about the connection.
-    pub(crate) fn stats(&self) -> ConnectionStats {
-        ConnectionStats {
-            state: self.state,
-            rtt: self.rtt.smoothed(),
-            rtt_variation: self.rtt.variation(),
-            least_rtt: self.rtt.least(),
-            timeout: self.rtt.timeout(),
-            congestion_window: self.congestion_window(),
-            slow_start_threshold: self.congestion.get().slow_start_threshold(),
-            in_flight: self.in_flight(),
-            peer_window: self.send.window,
-            receive_window: self.receive.window(),
-            segment_size: self.segment_size() as u16,
-            unacknowledged: self.send.queue.end().saturating_sub(self.send.una),
-            acknowledged: bytes_before(self.send.una, self.send.is_fin_acknowledged()),
-            received: bytes_before(self.receive.next, self.receive.is_finished()),
-            retransmits: self.retransmits,
-            timeouts: self.timeouts,
-            records: self.send.board.records() + self.receive.pieces(),
-            ecn: self.negotiated.ecn,
-            sack: self.negotiated.sack,
-            timestamps: self.negotiated.timestamps,
-        }
-    }
-
     /// The next number that we would send, and expect: what a TIME-WAIT record needs.
     pub(crate) fn numbers(&self) -> (SeqNumber, SeqNumber) {
         (
@@ -488,11 +463,6 @@ const IDLE: Duration = Duration::from_secs(1);
 /// No path narrower than this is believed: 536 bytes of segment are what every host takes (RFC
 /// 9293, section 3.7.1), less the most options.
 const LEAST_MSS: u16 = 496;
-
-/// Bytes of data before `position`, behind the SYN and, with `has_fin`, a FIN.
-fn bytes_before(position: u64, has_fin: bool) -> u64 {
-    position.saturating_sub(Origin::SYN + 1 + u64::from(has_fin))
-}
 
 /// The clock of timestamps: milliseconds (RFC 7323, section 5.4).
 pub(crate) fn clock(now: Instant) -> u32 {

@@ -5,7 +5,6 @@ mod arrival;
 mod handshake;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use hashbrown::HashTable;
 
@@ -20,7 +19,6 @@ use super::secrets::Secrets;
 use super::segment::{Flow, Outgoing, TcpIcmp, TcpIcmpKind};
 use super::slab::{Key, Slab};
 use super::state::{Readiness, TcpError, TcpState};
-use super::timers::Timer;
 use super::wheel::Wheel;
 use crate::buffer::Buffer;
 use crate::drops::Drops;
@@ -489,28 +487,5 @@ fn context<'a>(
         most_payload,
         is_memory_full: memory >= config.memory,
         counters,
-    }
-}
-
-/// How long a keepalive timer waits at least, whatever the setting.
-const LEAST_KEEPALIVE: Duration = Duration::from_millis(1);
-
-impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
-    /// Turns keepalive on or off, or changes it.
-    pub fn set_keepalive(
-        &mut self,
-        now: Instant,
-        id: ConnectionId,
-        keepalive: Option<super::config::Keepalive>,
-    ) {
-        self.with(now, id.0, |connection| {
-            let options = std::sync::Arc::make_mut(&mut connection.options);
-            options.keepalive = keepalive.map(|mut keepalive| {
-                keepalive.interval = keepalive.interval.max(LEAST_KEEPALIVE);
-                keepalive
-            });
-            connection.timers.clear(Timer::Keepalive);
-            connection.start_keepalive(now);
-        });
     }
 }

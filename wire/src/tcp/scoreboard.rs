@@ -66,6 +66,9 @@ pub(crate) struct Scoreboard {
     records: VecDeque<Record>,
     in_flight: u64,
     sacked: u64,
+    /// Segments that were reported to have arrived out of order, since the last time when there
+    /// was no gap.
+    sacked_segments: u64,
     lost: u64,
     /// Positions that were sent again and are not acknowledged yet.
     retransmitted: u64,
@@ -81,6 +84,7 @@ impl Scoreboard {
             records: VecDeque::new(),
             in_flight: 0,
             sacked: 0,
+            sacked_segments: 0,
             lost: 0,
             retransmitted: 0,
             highest_delivered: 0,
@@ -97,6 +101,14 @@ impl Scoreboard {
     /// Bytes that arrived out of order.
     pub(crate) fn sacked(&self) -> u64 {
         self.sacked
+    }
+
+    /// Segments that arrived out of order, short ones too.
+    pub(crate) fn sacked_segments(&self) -> u64 {
+        match self.sacked {
+            0 => 0,
+            _ => self.sacked_segments,
+        }
     }
 
     /// Bytes that are to be sent again.
@@ -175,6 +187,9 @@ impl Scoreboard {
         least_rtt: Duration,
         delivery: &mut Delivery,
     ) {
+        if self.sacked == 0 {
+            self.sacked_segments = 0;
+        }
         let mut index = self
             .records
             .partition_point(|record| record.end <= block.start);
@@ -203,6 +218,7 @@ impl Scoreboard {
             if let Some(&part) = self.records.get(index) {
                 self.deliver(&part, now, least_rtt, delivery);
                 self.set_fate(index, Fate::Sacked);
+                self.sacked_segments += part.length().div_ceil(mss);
                 self.highest_delivered = self.highest_delivered.max(part.end);
                 index = self.merge(index) + 1;
             }
@@ -403,8 +419,7 @@ impl Scoreboard {
                 continue;
             }
             let (end, other_length) = (other.end, other.length());
-            let (one_length, is_one, is_other) =
-                (one.length(), one.is_retransmitted, other.is_retransmitted);
+            let (is_one, is_other) = (one.is_retransmitted, other.is_retransmitted);
             // What counts as sent again is only used up to here: both count as the first does.
             if is_other != is_one {
                 match is_one {
@@ -412,7 +427,6 @@ impl Scoreboard {
                     false => self.retransmitted -= other_length,
                 }
             }
-            debug_assert!(one_length > 0);
             self.records.remove(first + 1);
             if let Some(one) = self.records.get_mut(first) {
                 one.end = end;

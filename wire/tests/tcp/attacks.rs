@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use virtroupe_wire::DropReason;
 use virtroupe_wire::tcp::{
     HeaderOptions, SackBlock, SeqNumber, TcpConfig, TcpFlags, TcpHeader, TcpOptions, TcpState,
     Timestamps,
 };
-use virtroupe_wire::{Buffer, DropReason};
 
 use crate::bed::{ACK, Bed, FIN, OURS, RST, SYN, THEIRS, flow, plain, sacking, wire};
 use crate::network::{Network, Path};
@@ -603,10 +603,8 @@ fn corruption() {
             ..Path::default()
         };
         let mut network = Network::new(Family::V6, path, seed);
-        crate::streams::transfer(&mut network, options(), [30_000, 30_000]);
+        crate::streams::transfer(&mut network, options(), [100_000, 100_000]);
         assert!(network.corrupted > 5);
         check_empty(&mut network);
     }
-    let payload = wire(flow(1), TcpHeader::default(), b"abc").payload;
-    assert_eq!(payload.len(), 3);
 }

@@ -72,6 +72,24 @@ fn a_gap_is_filled_as_soon_as_three_segments_arrived_behind_it() {
 }
 
 #[test]
+fn short_segments_count_as_segments_too() {
+    let mut bed = Bed::new();
+    bed.rtt = milliseconds(20);
+    let options = TcpOptions {
+        nodelay: true,
+        ..sacking()
+    };
+    let id = bed.accept(options);
+    for _ in 0..4 {
+        bed.write(id, &[0; 100]);
+    }
+    bed.now = bed.now + milliseconds(20);
+    assert_eq!(starts(&bed.sack(1, 1, &[(101, 201)])), [0; 0]);
+    assert_eq!(starts(&bed.sack(1, 1, &[(101, 301)])), [0; 0]);
+    assert_eq!(starts(&bed.sack(1, 1, &[(101, 401)])), [1]);
+}
+
+#[test]
 fn without_three_a_gap_is_filled_after_the_window_of_reordering() {
     let (mut bed, _) = ten_under_way(sacking());
     bed.now = bed.now + milliseconds(20);

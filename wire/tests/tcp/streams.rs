@@ -103,7 +103,14 @@ pub fn transfer(network: &mut Network, options: TcpOptions, bytes: [u64; 2]) -> 
         }
     }
     for end in ends {
-        assert_eq!(network.engines[end.engine].error(end.id), None);
+        let engine = &network.engines[end.engine];
+        assert_eq!(
+            engine.error(end.id),
+            None,
+            "{:?} {:?}",
+            engine.stats(end.id),
+            network.now.since(start)
+        );
         network.engines[end.engine].close(network.now, end.id);
     }
     took.expect("everything was read")

@@ -295,7 +295,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         let Some(newest) = self.recovery.newest else {
             return;
         };
-        let is_certain = self.send.board.sacked() >= DUPLICATES * self.segment_size();
+        let is_certain = self.send.board.sacked_segments() >= DUPLICATES;
         let wait = self
             .recovery
             .wait(self.rtt.least(), self.rtt.smoothed(), is_certain);

@@ -1,5 +1,7 @@
 //! What a timer does when it fires.
 
+use std::time::Duration;
+
 use super::{Connection, Context, Owner};
 use crate::buffer::Buffer;
 use crate::tcp::header::HEADER;
@@ -15,6 +17,9 @@ const BLACK_HOLE: u8 = 3;
 
 /// The packet lengths to fall back to then: the IPv6 minimum, and what every host takes.
 const FALLBACK: [u16; 2] = [1280, 576];
+
+/// Keepalive probes are at least so far apart, whatever the setting.
+const LEAST_KEEPALIVE: Duration = Duration::from_millis(1);
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Does what is due.
@@ -114,7 +119,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         let due = self.last_received + keepalive.idle;
         if !self.send.board.is_empty() || due > cx.now {
             // Retransmission finds out, or the peer was heard.
-            let next = due.max(cx.now + keepalive.interval);
+            let next = due.max(cx.now + keepalive.interval.max(LEAST_KEEPALIVE));
             return self.timers.set(Timer::Keepalive, next);
         }
         if self.keepalives >= keepalive.probes {
@@ -124,8 +129,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         self.keepalives += 1;
         self.wanted.keepalive = true;
-        self.timers
-            .set(Timer::Keepalive, cx.now + keepalive.interval);
+        let interval = keepalive.interval.max(LEAST_KEEPALIVE);
+        self.timers.set(Timer::Keepalive, cx.now + interval);
     }
 
     fn on_user_timeout(&mut self) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ConnectionId, Entry, ListenerId, TcpEngine};
 use crate::buffer::Buffer;
-use crate::tcp::config::{ListenOptions, TcpOptions};
+use crate::tcp::config::{Keepalive, ListenOptions, TcpOptions};
 use crate::tcp::connection::{Connection, Owner};
 use crate::tcp::counters::ConnectionStats;
 use crate::tcp::payload::SharedPayload;
@@ -234,6 +234,15 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     pub fn set_dscp(&mut self, now: Instant, id: ConnectionId, dscp: u8) {
         self.with(now, id.0, |connection| {
             Arc::make_mut(&mut connection.options).dscp = dscp & 63;
+        });
+    }
+
+    /// Turns keepalive on or off, or changes it.
+    pub fn set_keepalive(&mut self, now: Instant, id: ConnectionId, keepalive: Option<Keepalive>) {
+        self.with(now, id.0, |connection| {
+            let options = Arc::make_mut(&mut connection.options);
+            options.keepalive = keepalive;
+            connection.start_keepalive(now);
         });
     }
 
