@@ -146,6 +146,9 @@ pub(crate) struct Connection<B, S> {
     /// Payload bytes that a segment without options may have: by the peer, and by the path.
     peer_mss: u16,
     path_mss: u16,
+    /// What the link allows, to which the path is set again at this time.
+    link_mss: u16,
+    narrow_until: Instant,
     /// What is added to the clock for timestamps.
     timestamp_offset: u32,
     /// The peer's timestamp to echo, and when it came (TS.Recent).
@@ -216,6 +219,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             recovery: Recovery::new(),
             peer_mss,
             path_mss,
+            link_mss: path_mss,
+            narrow_until: now,
             timestamp_offset: 0,
             recent: 0,
             recent_at: now,
@@ -368,18 +373,29 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Routers say that packets to the peer may not be longer than `mtu` bytes, or a black hole
     /// suggests it. Whether that lowers the segment size; what is too long is sent again at once
-    /// and is no sign of congestion (RFC 1191, section 6.4).
-    pub(crate) fn lower_mtu(&mut self, mtu: u16) -> bool {
+    /// and is no sign of congestion (RFC 1191, section 6.4). After a while a longer one is tried
+    /// again (section 6.3).
+    pub(crate) fn lower_mtu(&mut self, mtu: u16, now: Instant) -> bool {
         let headers = (self.flow.ip_header() + HEADER) as u16;
         let mss = mtu.saturating_sub(headers).max(LEAST_MSS);
         if mss >= self.path_mss {
             return false;
         }
         self.path_mss = mss;
+        self.narrow_until = now + NARROW;
         let segment_size = self.segment_size();
         self.congestion.get_mut().set_segment_size(segment_size);
         self.send.board.lose_longer(segment_size);
         true
+    }
+
+    /// The path may have become wider, or never was narrow.
+    fn widen(&mut self, now: Instant) {
+        if self.path_mss < self.link_mss && now >= self.narrow_until {
+            self.path_mss = self.link_mss;
+            let segment_size = self.segment_size();
+            self.congestion.get_mut().set_segment_size(segment_size);
+        }
     }
 
     /// Payload bytes in a full segment, with the options that every segment has.
@@ -456,6 +472,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 }
 
+/// How long a narrow path is believed in (RFC 1191, section 6.3).
+const NARROW: Duration = Duration::from_secs(600);
+
 /// How long nothing must be under way before the memory of empty queues is given back: longer
 /// than the pauses of a stream, so that it does not allocate all the time.
 const IDLE: Duration = Duration::from_secs(1);
@@ -479,6 +498,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let size = size_of::<Connection<HeapBuffer, Bytes>>();
-        assert!(size <= 832, "{size} bytes");
+        assert!(size <= 840, "{size} bytes");
     }
 }

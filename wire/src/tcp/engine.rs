@@ -260,7 +260,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let is_opening = connection.state == TcpState::SynSent;
         let is_believed = match icmp.kind {
             TcpIcmpKind::TooBig { mtu } => {
-                let is_lower = connection.lower_mtu(mtu);
+                let is_lower = connection.lower_mtu(mtu, now);
                 self.counters.path_mtu_lowered += u64::from(is_lower);
                 is_lower
             }

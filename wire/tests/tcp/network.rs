@@ -52,6 +52,9 @@ impl Default for Path {
     }
 }
 
+/// The longest burst of loss.
+const BURST: Duration = Duration::from_millis(100);
+
 /// A segment on its way.
 #[derive(Debug, Clone)]
 pub struct Packet {
@@ -74,6 +77,8 @@ pub struct Network {
     /// When each path is free again, and whether a burst of loss goes on.
     busy_until: [Instant; 2],
     is_losing: [bool; 2],
+    /// When the last burst of loss began: it lasts no longer than `BURST`, however little is sent.
+    losing_since: [Instant; 2],
     pub sent: u64,
     pub lost: u64,
     pub corrupted: u64,
@@ -94,6 +99,7 @@ impl Network {
             serial: 0,
             busy_until: [START; 2],
             is_losing: [false; 2],
+            losing_since: [START; 2],
             sent: 0,
             lost: 0,
             corrupted: 0,
@@ -206,9 +212,13 @@ impl Network {
         if path.is_bursty {
             // Bursts of four on average, as often as the loss demands.
             let begins = path.loss / 4.0;
-            self.is_losing[direction] = match self.is_losing[direction] {
+            let is_young = self.now.since(self.losing_since[direction]) < BURST;
+            self.is_losing[direction] = match self.is_losing[direction] && is_young {
                 true => self.random.happens(0.75),
-                false => self.random.happens(begins),
+                false => {
+                    self.losing_since[direction] = self.now;
+                    self.random.happens(begins)
+                }
             };
             return self.is_losing[direction];
         }

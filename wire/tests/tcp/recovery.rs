@@ -8,7 +8,7 @@ use virtroupe_wire::tcp::{
 use crate::bed::{ACK, Bed, OURS, Sent, blocks, plain, sacking};
 use crate::network::{Network, Path};
 use crate::streams::transfer;
-use crate::support::{Family, milliseconds, options, seconds};
+use crate::support::{Family, content, milliseconds, options, seconds};
 
 /// The first number of each segment with data.
 fn starts(sent: &[Sent]) -> Vec<u32> {
@@ -352,6 +352,31 @@ fn a_path_that_says_how_narrow_it_is_is_believed_within_reason() {
         496,
         "not lower"
     );
+}
+
+#[test]
+fn a_narrow_path_is_tried_again_after_a_while() {
+    let mut network = Network::new(Family::V4, Path::default(), 1);
+    network.paths[0].mtu = 1300;
+    let (client, server) = network.open(options());
+    let mut written = 0;
+    let mut send = |network: &mut Network| {
+        let chunk = content(0, written, 50_000);
+        written += 50_000;
+        network.engines[0]
+            .write(network.now, client, chunk)
+            .expect("there is room");
+        network.pass(seconds(20));
+        while network.engines[1].read(network.now, server).is_some() {}
+        let stats = network.engines[0].stats(client).expect("it is there");
+        assert_eq!(stats.acknowledged, written);
+        stats.segment_size
+    };
+    assert_eq!(send(&mut network), 1280 - 40 - 12);
+    network.paths[0].mtu = 1500;
+    assert_eq!(send(&mut network), 1280 - 40 - 12);
+    network.pass(seconds(600));
+    assert_eq!(send(&mut network), 1500 - 40 - 12);
 }
 
 #[test]

@@ -367,6 +367,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     fn on_progress(&mut self, now: Instant) {
         self.rtt.clear_backoff();
         self.timeouts_in_row = 0;
+        self.widen(now);
         if self.send.board.is_empty() {
             self.timers.clear(Timer::Retransmit);
             self.timers.clear(Timer::TailProbe);

@@ -13,7 +13,7 @@ use crate::tcp::timers::Timer;
 
 /// After so many timeouts in a row a long segment may be lost in a black hole: a path that
 /// neither takes it nor says so (RFC 4821, section 7.7).
-const BLACK_HOLE: u8 = 3;
+const BLACK_HOLE: u8 = 4;
 
 /// The packet lengths to fall back to then: the IPv6 minimum, and what every host takes.
 const FALLBACK: [u16; 2] = [1280, 576];
@@ -105,7 +105,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             .iter()
             .find(|fallback| usize::from(**fallback) < length);
         if let Some(shorter) = shorter
-            && self.lower_mtu(*shorter)
+            && self.lower_mtu(*shorter, cx.now)
         {
             cx.counters.path_mtu_lowered += 1;
         }
