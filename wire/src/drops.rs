@@ -32,7 +32,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A frame is shorter than its headers, or a length field contradicts another.
     Malformed => "malformed",
-    /// An IPv4, ICMP or UDP checksum is wrong.
+    /// An IPv4, ICMP, UDP or TCP checksum is wrong.
     Checksum => "checksum",
     /// The Ethernet destination is neither ours, nor broadcast, nor a group that we are in.
     NotForOurMac => "not_for_our_mac",
@@ -46,7 +46,7 @@ drop_reasons! {
     UnknownEtherType => "unknown_ethertype",
     /// No engine handles this IP protocol.
     UnknownProtocol => "unknown_protocol",
-    /// No socket is bound to the destination port.
+    /// No socket is bound to the destination port, and no connection or listener has it.
     NoSocket => "no_socket",
     /// An ICMP message of a type or code that is not acted upon.
     IcmpIgnored => "icmp_ignored",

@@ -7,6 +7,10 @@
 //!                                                                 `-> looped (to ourselves)
 //! ```
 //!
+//! TCP has an engine of its own, [`TcpEngine`](crate::tcp::TcpEngine): after
+//! [`Host::enable_tcp`] the host keeps segments and errors for it, and [`exchange`] moves them
+//! and sends what the engine has.
+//!
 //! The caller owns time, memory and the link: it passes `now` and an allocator in, says with
 //! [`Host::set_transmit_room`] how many frames it will take, drains [`Host::transmit`] and the
 //! sockets that [`Host::take_ready_udp`] names, and calls [`Host::handle_timeout`] when
