@@ -120,9 +120,11 @@ async fn run(options: Options) -> Outcome<ExitCode> {
         false => Capture::Copy,
     };
     let (filter, sink) = (options.filter, writer.clone());
-    let start =
-        move |local: LocalStack| async move { Stamper::start_on(&local, filter, capture, sink) };
-    let stamper = stack.run_on(0, start).await?;
+    let start = move |local: LocalStack| {
+        let stamper = Stamper::start_on(&local, filter.clone(), capture, sink.clone());
+        async { stamper }
+    };
+    let stampers = stack.run_on_each(start).await?;
     let end = report::wait(options.seconds);
     tokio::pin!(end);
     let mut is_over = false;
@@ -131,7 +133,10 @@ async fn run(options: Options) -> Outcome<ExitCode> {
             () = &mut end => is_over = true,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
-        let dropped = stamper.send(Dropped).await?;
+        let mut dropped = 0;
+        for stamper in &stampers {
+            dropped += stamper.send(Dropped).await?;
+        }
         progress::show(&format!(
             "{}; {dropped} dropped",
             writer.send(Flush).await??

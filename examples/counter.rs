@@ -82,8 +82,8 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     report::logs();
     let config = packets::config(&options.device)?;
     let stack = Supervisor::start(config).await?;
-    let counter = stack
-        .run_on(0, |local| async {
+    let counters = stack
+        .run_on_each(|local| async {
             Counter {
                 local,
                 socket: None,
@@ -92,8 +92,11 @@ async fn run(options: Options) -> Outcome<ExitCode> {
             .start()
         })
         .await?;
-    serve::until_end(&stack, options.seconds).await?;
-    let packets = counter.send(Count).await?;
+    serve::until_end(&stack, options.seconds, async |_| {}).await?;
+    let mut packets = 0;
+    for counter in counters {
+        packets += counter.send(Count).await?;
+    }
     cost::busy_cycles(&stack.stats().await?);
     println!("delivered_packets {packets}");
     stack.shutdown().await;

@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example echo_server                  # a demo, and its own client
+//! cargo run --release --example echo_server -- --cpus 3 --queues 2
 //! cargo run --release --example echo_server -- --sandbox     # a shell to ping it from
 //! cargo run --release --example echo_server -- --tap vt0 --ip 10.0.0.2/24
 //! cargo run --release --example echo_server -- --vhost-user /tmp/vhost.sock --ip 10.0.0.2/24
@@ -11,6 +12,8 @@
 mod client;
 #[path = "common/cost.rs"]
 mod cost;
+#[path = "common/cpus.rs"]
+mod cpus;
 #[path = "common/demo.rs"]
 mod demo;
 #[path = "common/device.rs"]
@@ -48,7 +51,7 @@ struct Options {
     #[arg(long)]
     seconds: Option<u64>,
     /// Serve at 10.0.0.2 in a network of its own, and open a shell in it; needs no root
-    #[arg(long, conflicts_with_all = ["device", "config", "ip", "mac", "neighbor", "seconds"])]
+    #[arg(long, conflicts_with_all = ["device", "config", "ip", "mac", "neighbor", "cpus", "queues", "core", "seconds"])]
     sandbox: bool,
     /// What to run in the sandbox instead of a shell; its exit code becomes ours
     #[arg(last = true, requires = "sandbox", value_name = "COMMAND")]
@@ -60,7 +63,8 @@ struct Echo(UdpSocket);
 
 impl Echo {
     async fn start_on(local: LocalStack, port: u16) -> Result<Addr<Echo>, BindError> {
-        let socket = local.bind_udp((Ipv4Addr::UNSPECIFIED, port).into()).await?;
+        let any = (Ipv4Addr::UNSPECIFIED, port).into();
+        let socket = local.bind_udp_per_cpu(any).await?;
         Ok(Echo(socket).start())
     }
 }
@@ -77,7 +81,7 @@ impl Handler<UdpReceived> for Echo {
     type Result = ();
 
     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        self.0.reply(received.datagrams.drain(..));
+        self.0.reply_all(&mut received.datagrams);
     }
 }
 
@@ -105,7 +109,14 @@ fn run(options: Options) -> Outcome<ExitCode> {
 async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     let _echo = start_echo(&stack, options.port).await?;
-    serve::until_end(&stack, options.seconds).await?;
+    let mut live = table::Live::new();
+    let mut cpus = cpus::CpuTable::default();
+    serve::until_end(&stack, options.seconds, async |interval| {
+        if let Ok(stats) = stack.stats().await {
+            live.show(&cpus.lines(stats, interval));
+        }
+    })
+    .await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);
     println!("{stats}");
@@ -122,7 +133,7 @@ async fn serve_sandbox(options: &Options) -> Outcome<ExitCode> {
 }
 
 async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
-    let (server, client) = demo::start().await?;
+    let (server, client) = demo::start(&options.device.cpus).await?;
     let _echo = start_echo(&server, options.port).await?;
     let end = report::wait(options.seconds);
     let measured = demo::measure(&server, &client, options.port, end).await;
@@ -131,8 +142,8 @@ async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
     measured.map(|()| ExitCode::SUCCESS)
 }
 
-/// Starts the echo actor on the stack's cpu.
-async fn start_echo(stack: &Stack, port: u16) -> Outcome<Addr<Echo>> {
-    let started = stack.run_on(0, move |local| Echo::start_on(local, port));
-    Ok(started.await??)
+/// Starts an echo actor on each cpu of the stack.
+async fn start_echo(stack: &Stack, port: u16) -> Outcome<Vec<Addr<Echo>>> {
+    let started = stack.run_on_each(move |local| Echo::start_on(local, port));
+    Ok(started.await?.into_iter().collect::<Result<_, _>>()?)
 }

@@ -133,9 +133,9 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     let stack = Supervisor::start(packets::config(&options.device)?).await?;
     let ip = options.answer;
     let start = move |local: LocalStack| async move { Responder::start_on(&local, ip) };
-    let _responder = stack.run_on(0, start).await?;
+    let _responders = stack.run_on_each(start).await?;
     println!("answering for {ip}");
-    serve::until_end(&stack, options.seconds).await?;
+    serve::until_end(&stack, options.seconds, async |_| {}).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);
     print!("{stats}");

@@ -52,12 +52,62 @@ pub struct Config {
     /// How the queue is polled.
     #[serde(default)]
     pub poll: PollSettings,
-    /// The core to which the cpu's thread is pinned; not pinned by default.
+    /// The cpus of the stack, and how they share the device.
     #[serde(default)]
-    pub core: Option<usize>,
+    pub cpus: Cpus,
     /// Time limits of start-up and shutdown.
     #[serde(default)]
     pub limits: TimeLimits,
+}
+
+/// The cpus of a stack: how many, where they run, and what each does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cpus {
+    /// How many, 1 to 1024; 1 by default. A cpu is a logical number: by default each is one
+    /// thread. Those beyond the device's queue pairs (`options.queue_pairs`) are proxies, which
+    /// receive and send through the queue pairs of others.
+    pub count: u16,
+    /// The threads that the cpus run on, 1 to `count`: as many as cpus by default. With fewer,
+    /// cpu `n` runs on thread `n` modulo `threads`: for tests and simulation.
+    pub threads: Option<u16>,
+    /// The cores to which the threads are pinned, in order; those beyond the list are not
+    /// pinned. Empty by default.
+    pub cores: Vec<usize>,
+    /// The share of the flows that each cpu owns, in proportion to the others'; equal by
+    /// default. A cpu that owns a queue pair also forwards for its proxies, so it may be given
+    /// less, or 0 to do only that. As many numbers as there are cpus, or none.
+    pub weights: Vec<u32>,
+    /// The cpu that has the device: it owns the first queue pair, and the cpus behind it own the
+    /// next ones. 0 by default.
+    pub device: u16,
+}
+
+impl Default for Cpus {
+    fn default() -> Self {
+        Cpus {
+            count: 1,
+            threads: None,
+            cores: Vec::new(),
+            weights: Vec::new(),
+            device: 0,
+        }
+    }
+}
+
+impl Cpus {
+    /// The number of threads.
+    pub(crate) fn threads(&self) -> u16 {
+        self.threads.unwrap_or(self.count)
+    }
+
+    /// The weight of each cpu.
+    pub(crate) fn weights(&self) -> Vec<u32> {
+        match self.weights.is_empty() {
+            true => vec![1; usize::from(self.count)],
+            false => self.weights.clone(),
+        }
+    }
 }
 
 /// How long each stage may take, in milliseconds.
@@ -67,11 +117,11 @@ pub struct TimeLimits {
     /// Connecting to the device, negotiation and memory; 15 000 by default. Each request to the
     /// device has a limit of its own below this.
     pub device_ms: u64,
-    /// Starting the cpu's thread and handing it its queue; 5 000 by default.
+    /// Starting the threads of the cpus; 5 000 by default.
     pub queue_ms: u64,
     /// Waiting for the link to come up; 10 000 by default.
     pub link_ms: u64,
-    /// Building the stack; 5 000 by default.
+    /// Handing each cpu its queue and building its stack; 5 000 by default.
     pub stack_ms: u64,
     /// Starting to receive; 5 000 by default.
     pub receive_ms: u64,
@@ -210,7 +260,7 @@ impl Config {
             options: DeviceOptions::default(),
             host: HostConfig::default(),
             poll: PollSettings::default(),
-            core: None,
+            cpus: Cpus::default(),
             limits: TimeLimits::default(),
         }
     }
@@ -254,9 +304,21 @@ impl Config {
         self
     }
 
-    /// Sets the core that the cpu's thread is pinned to.
-    pub fn core(mut self, core: usize) -> Self {
-        self.core = Some(core);
+    /// Sets the number of cpus.
+    pub fn cpus(mut self, count: u16) -> Self {
+        self.cpus.count = count;
+        self
+    }
+
+    /// Sets the number of the device's queue pairs to use.
+    pub fn queues(mut self, queue_pairs: u16) -> Self {
+        self.options.queue_pairs = queue_pairs;
+        self
+    }
+
+    /// Sets the cores that the threads of the cpus are pinned to.
+    pub fn cores(mut self, cores: impl Into<Vec<usize>>) -> Self {
+        self.cpus.cores = cores.into();
         self
     }
 
@@ -274,31 +336,51 @@ impl Config {
         if self.host.mac != MacAddr::default() {
             return Err(ConfigError::HostMac);
         }
-        let range = |field, value: usize, range: std::ops::RangeInclusive<usize>, expected| {
-            let inside = range.contains(&value);
-            if inside {
-                Ok(())
-            } else {
-                Err(ConfigError::Range {
-                    field,
-                    value: value as u64,
-                    expected,
-                })
-            }
-        };
-        range("poll.burst", self.poll.burst, 1..=256, "1 to 256")?;
+        self.validate_cpus()?;
+        range("poll.burst", self.poll.burst as u64, 1..=256, "1 to 256")?;
+        let bursts = self.poll.bursts_per_poll as u64;
+        range("poll.bursts_per_poll", bursts, 1..=16, "1 to 16")?;
+        let credits = self.poll.credits.into();
+        range("poll.credits", credits, 32..=65536, "32 to 65536")?;
+        let frames = self.poll.lane_frames.into();
+        range("poll.lane_frames", frames, 32..=65536, "32 to 65536")?;
+        let pairs = self.options.queue_pairs.into();
+        range("options.queue_pairs", pairs, 1..=128, "1 to 128")
+    }
+
+    fn validate_cpus(&self) -> Result<(), ConfigError> {
+        let cpus = &self.cpus;
+        let count = u64::from(cpus.count);
+        range("cpus.count", count, 1..=1024, "1 to 1024")?;
+        let threads = cpus.threads().into();
+        range("cpus.threads", threads, 1..=count, "1 to cpus.count")?;
+        let device = cpus.device.into();
+        range("cpus.device", device, 0..=count - 1, "below cpus.count")?;
+        let weights = cpus.weights();
+        let number = weights.len() as u64;
         range(
-            "poll.bursts_per_poll",
-            self.poll.bursts_per_poll,
-            1..=16,
-            "1 to 16",
+            "cpus.weights",
+            number,
+            count..=count,
+            "as many as cpus.count",
         )?;
-        range(
-            "options.queue_pairs",
-            self.options.queue_pairs.into(),
-            1..=1,
-            "1",
-        )?;
-        Ok(())
+        let total = weights.iter().map(|weight| u64::from(*weight)).sum();
+        range("cpus.weights", total, 1..=u64::MAX, "more than 0 in all")
+    }
+}
+
+fn range(
+    field: &'static str,
+    value: u64,
+    range: std::ops::RangeInclusive<u64>,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
+    match range.contains(&value) {
+        true => Ok(()),
+        false => Err(ConfigError::Range {
+            field,
+            value,
+            expected,
+        }),
     }
 }

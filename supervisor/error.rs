@@ -3,8 +3,10 @@
 use std::fmt;
 
 use virtroupe_actors::cpu::CpuError;
+use virtroupe_actors::device::InitializeError;
 use virtroupe_driver::DeviceError;
 use virtroupe_driver::transport::TransportError;
+use virtroupe_wire::placement::PlacementError;
 
 use crate::config::ConfigError;
 
@@ -15,11 +17,11 @@ pub enum Stage {
     Configuration,
     /// Connecting to the device, negotiation, memory and rings.
     Device,
-    /// The cpu's thread.
+    /// The threads of the cpus.
     Queue,
     /// Waiting for the link.
     Link,
-    /// The cpu's stack on its queue.
+    /// The stack of each cpu, on its queue or on the way to another's.
     Stack,
     /// Receiving begins.
     Receive,
@@ -58,11 +60,14 @@ pub enum StartFailure {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The cpu's stack.
+    /// The queues can not be shared among the cpus as asked.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The stack of a cpu.
     #[error(transparent)]
     Cpu(#[from] CpuError),
     /// The operating system.
-    #[error("the system refused a thread, a file or the core in `core`: {0}")]
+    #[error("the system refused a thread, a file or a core in `cpus.cores`: {0}")]
     System(#[from] std::io::Error),
     /// The stage did not end in time.
     #[error("not done within {milliseconds} ms; {advice}")]
@@ -83,5 +88,14 @@ pub enum StartFailure {
 impl From<TransportError> for StartFailure {
     fn from(error: TransportError) -> Self {
         StartFailure::Device(error.into())
+    }
+}
+
+impl From<InitializeError> for StartFailure {
+    fn from(error: InitializeError) -> Self {
+        match error {
+            InitializeError::Device(error) => error.into(),
+            InitializeError::Placement(error) => error.into(),
+        }
     }
 }

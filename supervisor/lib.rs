@@ -22,7 +22,7 @@
 //!     type Result = ();
 //!
 //!     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-//!         self.0.reply(received.datagrams.drain(..));
+//!         self.0.reply_all(&mut received.datagrams);
 //!     }
 //! }
 //!
@@ -50,18 +50,22 @@
 
 pub mod config;
 pub mod error;
+mod stack;
+mod start_up;
 pub mod stats;
+mod stopping;
 mod supervisor;
 pub mod transport;
 
-pub use config::{Config, ConfigError, DeviceUrl, TimeLimits};
+pub use config::{Config, ConfigError, Cpus, DeviceUrl, TimeLimits};
 pub use error::{Stage, StartError, StartFailure};
+pub use stack::{NotRunning, Stack};
 pub use stats::Stats;
-pub use supervisor::{Lifecycle, NotRunning, Stack, Supervisor};
+pub use supervisor::{Lifecycle, Supervisor};
 pub use virtroupe_actors as actors;
 pub use virtroupe_actors::{
-    BindError, Burst, Capture, CloseReason, LocalStack, PacketSocket, PacketsReceived, SendOutcome,
-    SocketEvent, UdpReceived, UdpSocket,
+    BindError, Burst, Capture, CloseReason, ConnectError, CpuRole, LocalStack, PacketSocket,
+    PacketsReceived, SendOutcome, SocketEvent, TxReadyPolicy, UdpReceived, UdpSocket,
 };
 pub use virtroupe_driver as driver;
 pub use virtroupe_driver::{Chunk, DeviceOptions, FeatureBits, Features, Frame};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use virtroupe_actors::queue::CpuStats;
+use virtroupe_actors::stats::CpuStats;
 use virtroupe_wire::Drops;
 
 /// Every counter of the stack, at one moment.

@@ -1,35 +1,27 @@
-//! The supervisor actor, and the handle to a running stack.
+//! The supervisor actor.
 
 use std::future::Future;
 use std::mem::take;
 use std::time::Duration;
 
-use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
-use virtroupe_actors::clock::Clock;
-use virtroupe_actors::cpu::{CpuSetup, start_arbiter, start_stack};
-use virtroupe_actors::device::{DeviceActor, DeviceChanged, Initialize, ResetDevice, WaitForLink};
-use virtroupe_actors::queue::{
-    CollectStats, QueueActor, QueueEnded, ReleaseQueue, RunLocal, StartReceiving, StopQueue,
-};
-use virtroupe_actors::registry::PortRegistry;
-use virtroupe_actors::{CloseReason, LocalStack};
+use virtroupe_actors::cpu_actor::QueueEnded;
+use virtroupe_actors::device::{DeviceActor, DeviceChanged};
+use virtroupe_actors::{CloseReason, CpuAddr, CpuRole};
 use virtroupe_driver::{Features, Transport};
 
 use crate::config::{Config, TimeLimits};
 use crate::error::{Stage, StartError, StartFailure};
-use crate::stats::Stats;
+use crate::stack::Stack;
+use crate::start_up::StartUp;
+use crate::stopping::Stopping;
 use crate::transport;
-
-/// How long a cpu may take to answer at shutdown, on top of what draining takes.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// Starts the device and the cpus, watches them, and stops them again.
 pub struct Supervisor {
     device: Addr<DeviceActor>,
-    cpus: Vec<Cpu>,
+    cpus: Cpus,
     limits: TimeLimits,
     subscribers: Vec<Recipient<Lifecycle>>,
     /// Callers of [`Stack::ended`].
@@ -40,10 +32,12 @@ pub struct Supervisor {
     stopped: Option<watch::Receiver<bool>>,
 }
 
-struct Cpu {
-    arbiter: Arbiter,
-    /// `None` if start-up did not come so far.
-    queue: Option<Addr<QueueActor>>,
+/// The threads of the cpus and their actors, as far as start-up came.
+#[derive(Default)]
+pub(crate) struct Cpus {
+    pub(crate) arbiters: Vec<Arbiter>,
+    /// The actors of each cpu; the first is the one that serves its applications.
+    pub(crate) actors: Vec<Vec<CpuAddr>>,
 }
 
 /// What happens to the stack as a whole.
@@ -56,6 +50,14 @@ pub enum Lifecycle {
     LinkUp,
     /// The device reports that its link went down.
     LinkDown,
+    /// A cpu without a queue of its own failed: its sockets were closed, and the packets of its
+    /// flows are dropped as `cpu_gone`. The others go on.
+    CpuLost {
+        /// Which.
+        cpu: u16,
+        /// What was seen.
+        how: String,
+    },
     /// The device is lost or broken, or a queue failed; all sockets were closed.
     DeviceLost(String),
     /// The stack was shut down.
@@ -101,7 +103,7 @@ impl Supervisor {
             device = Some(actor.clone());
             Supervisor {
                 device: actor,
-                cpus: Vec::new(),
+                cpus: Cpus::default(),
                 limits: config.limits.clone(),
                 subscribers: Vec::new(),
                 waiting: Vec::new(),
@@ -111,163 +113,10 @@ impl Supervisor {
         });
         let failed = |stage, cause| StartError { stage, cause };
         let device = device.ok_or(failed(Stage::Device, StartFailure::Ended))?;
-        let mut start = StartUp {
-            device,
-            supervisor,
-            config,
-            cpus: Vec::new(),
-        };
-        let started = match start.run(transport).await {
-            Ok(features) => start.finish(features).await,
-            Err(error) => Err(error),
-        };
-        if started.is_err() {
-            start.abandon().await;
-        }
-        started
+        StartUp::new(device, supervisor, config)
+            .run(transport)
+            .await
     }
-}
-
-/// A start-up under way.
-struct StartUp {
-    device: Addr<DeviceActor>,
-    supervisor: Addr<Supervisor>,
-    config: Config,
-    cpus: Vec<Cpu>,
-}
-
-impl StartUp {
-    /// Goes through the stages; each has its time limit.
-    async fn run(&mut self, transport: Box<dyn Transport>) -> Result<Features, StartError> {
-        let limits = self.config.limits.clone();
-        let initialize = Initialize {
-            transport,
-            options: self.config.options.clone(),
-        };
-        let features = stage(
-            Stage::Device,
-            limits.device_ms,
-            self.device.send(initialize),
-        )
-        .await?;
-        let arbiter = self.arbiter(limits.queue_ms).await?;
-        let spawner = arbiter.handle();
-        self.cpus.push(Cpu {
-            arbiter,
-            queue: None,
-        });
-        stage(Stage::Link, limits.link_ms, self.device.send(WaitForLink)).await?;
-        let queue = self.stack(&spawner, limits.stack_ms).await?;
-        if let Some(cpu) = self.cpus.last_mut() {
-            cpu.queue = Some(queue.clone());
-        }
-        stage(
-            Stage::Receive,
-            limits.receive_ms,
-            queue.send(StartReceiving),
-        )
-        .await?;
-        Ok(features)
-    }
-
-    async fn arbiter(&self, limit: u64) -> Result<Arbiter, StartError> {
-        let started = start_arbiter(0, self.config.core);
-        stage(Stage::Queue, limit, async { Ok(started.await) }).await
-    }
-
-    async fn stack(
-        &self,
-        arbiter: &ArbiterHandle,
-        limit: u64,
-    ) -> Result<Addr<QueueActor>, StartError> {
-        let setup = CpuSetup {
-            cpu: 0,
-            device: self.device.clone(),
-            host: self.config.host.clone(),
-            poll: self.config.poll.clone(),
-            registry: PortRegistry::default(),
-            clock: Clock::new(),
-            seed: unguessable(),
-            watcher: self.supervisor.clone().recipient(),
-        };
-        let (report, built) = oneshot::channel();
-        arbiter.spawn(async move {
-            let _ = report.send(start_stack(setup).await);
-        });
-        let built = async move { built.await.map_err(|_| MailboxError::Closed) };
-        stage(Stage::Stack, limit, built).await
-    }
-
-    /// Hands everything to the supervisor, unless the device was lost meanwhile.
-    async fn finish(&mut self, features: Features) -> Result<Stack, StartError> {
-        let failed = |cause| StartError {
-            stage: Stage::Receive,
-            cause,
-        };
-        let cpus = take(&mut self.cpus);
-        let queues = cpus.iter().filter_map(|cpu| cpu.queue.clone()).collect();
-        let adopt = Adopt {
-            cpus,
-            features: Some(features.clone()),
-        };
-        match self.supervisor.send(adopt).await {
-            Ok(None) => Ok(Stack {
-                supervisor: self.supervisor.clone(),
-                queues,
-                features,
-            }),
-            Ok(Some(end)) => Err(failed(StartFailure::DeviceLost(end))),
-            Err(_) => Err(failed(StartFailure::Ended)),
-        }
-    }
-
-    /// Undoes what was done.
-    async fn abandon(&mut self) {
-        let cpus = take(&mut self.cpus);
-        if !cpus.is_empty() {
-            let adopt = Adopt {
-                cpus,
-                features: None,
-            };
-            let _ = self.supervisor.send(adopt).await;
-        }
-        let _ = self.supervisor.send(Shutdown).await;
-    }
-}
-
-/// Runs one stage within its limit.
-async fn stage<T, E: Into<StartFailure>>(
-    stage: Stage,
-    limit: u64,
-    work: impl Future<Output = Result<Result<T, E>, MailboxError>>,
-) -> Result<T, StartError> {
-    let result = match timeout(Duration::from_millis(limit), work).await {
-        Ok(Ok(result)) => result.map_err(Into::into),
-        Ok(Err(_)) => Err(StartFailure::Ended),
-        Err(_) => Err(StartFailure::TimedOut {
-            milliseconds: limit,
-            advice: advice(stage),
-        }),
-    };
-    match &result {
-        Ok(_) => tracing::debug!(%stage, "start-up stage done"),
-        Err(error) => tracing::debug!(%stage, %error, "start-up stage failed"),
-    }
-    result.map_err(|cause| StartError { stage, cause })
-}
-
-fn advice(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Link => "is the other side of the link up? raise limits.link_ms to wait longer",
-        Stage::Device => "does the device answer? raise limits.device_ms to wait longer",
-        _ => "is the machine overloaded? raise the stage's limit to wait longer",
-    }
-}
-
-/// A number that nobody outside can guess: std seeds its hash keys from the system.
-pub(crate) fn unguessable() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 impl Actor for Supervisor {
@@ -276,7 +125,10 @@ impl Actor for Supervisor {
 
 impl Supervisor {
     fn tell(&mut self, event: Lifecycle) {
-        if !matches!(event, Lifecycle::LinkUp | Lifecycle::LinkDown) {
+        if matches!(
+            event,
+            Lifecycle::Ready(_) | Lifecycle::DeviceLost(_) | Lifecycle::Stopped
+        ) {
             self.state = Some(event.clone());
         }
         self.subscribers.retain(Recipient::connected);
@@ -297,7 +149,7 @@ impl Supervisor {
             Some(stopped) => stopped.clone(),
             None => {
                 let (done, stopped) = watch::channel(false);
-                let work = stop_all(self.stop_cpus(reason), self.device.clone());
+                let work = self.stopping(reason).run();
                 // Not in the actor's context, whose end would cut it short.
                 actix::spawn(async move {
                     work.await;
@@ -312,17 +164,17 @@ impl Supervisor {
         }
     }
 
-    fn stop_cpus(&mut self, reason: CloseReason) -> Vec<Stopping> {
+    fn stopping(&mut self, reason: CloseReason) -> Stopping {
         let drain = match reason {
             CloseReason::Shutdown => self.limits.drain(),
-            CloseReason::DeviceLost(_) => Duration::ZERO,
+            CloseReason::DeviceLost(_) | CloseReason::CpuLost(_) => Duration::ZERO,
         };
-        let stopping = |cpu| Stopping {
-            cpu,
+        Stopping {
+            cpus: take(&mut self.cpus),
+            device: self.device.clone(),
             drain,
-            reason: reason.clone(),
-        };
-        take(&mut self.cpus).into_iter().map(stopping).collect()
+            reason,
+        }
     }
 
     fn device_lost(&mut self, how: String, ctx: &mut Context<Self>) {
@@ -338,65 +190,14 @@ impl Supervisor {
     }
 }
 
-/// A cpu that is to be stopped.
-struct Stopping {
-    cpu: Cpu,
-    drain: Duration,
-    reason: CloseReason,
-}
-
-impl Stopping {
-    /// Drains and closes the queue. A cpu that an application keeps busy is not waited for.
-    async fn stop(&mut self) {
-        let Some(queue) = &self.cpu.queue else { return };
-        let stop = queue.send(StopQueue {
-            drain: self.drain,
-            reason: self.reason.clone(),
-        });
-        if timeout(self.drain.saturating_add(GRACE), stop)
-            .await
-            .is_err()
-        {
-            tracing::warn!("a cpu does not answer: an actor on it blocks; it is left behind");
-        }
-    }
-
-    /// Takes back the memory of the queue and ends the thread. Only after the device was reset.
-    async fn release(&self) {
-        if let Some(queue) = &self.cpu.queue {
-            let _ = timeout(GRACE, queue.send(ReleaseQueue)).await;
-        }
-    }
-}
-
-/// Queues first, so that what waits is sent; then the device; then the memory that it held.
-async fn stop_all(mut cpus: Vec<Stopping>, device: Addr<DeviceActor>) {
-    for cpu in &mut cpus {
-        cpu.stop().await;
-    }
-    match device.send(ResetDevice).await {
-        Ok(Ok(())) => {
-            for cpu in &cpus {
-                cpu.release().await;
-            }
-        }
-        // The device may still write: its memory stays mapped until the process ends.
-        Ok(Err(error)) => tracing::warn!(%error, "the device could not be reset"),
-        Err(error) => tracing::warn!(%error, "the device actor is gone"),
-    }
-    for Stopping { cpu, .. } in cpus {
-        cpu.arbiter.stop();
-    }
-}
-
 /// Hands over the cpus. Answers how the device was lost, if it was: then start-up has failed,
 /// and the cpus were stopped.
 #[derive(Message)]
 #[rtype(result = "Option<String>")]
-struct Adopt {
-    cpus: Vec<Cpu>,
+pub(crate) struct Adopt {
+    pub(crate) cpus: Cpus,
     /// `None` if start-up failed.
-    features: Option<Features>,
+    pub(crate) features: Option<Features>,
 }
 
 impl Handler<Adopt> for Supervisor {
@@ -412,11 +213,10 @@ impl Handler<Adopt> for Supervisor {
         };
         let mut stopped = stopped.clone();
         let lost = "the device was lost; the log says how".to_owned();
-        let cpus = self.stop_cpus(CloseReason::DeviceLost(lost));
-        let device = self.device.clone();
+        let stopping = self.stopping(CloseReason::DeviceLost(lost));
         let stop = async move {
             let _ = stopped.wait_for(|done| *done).await;
-            stop_all(cpus, device).await;
+            stopping.run().await;
         };
         Box::pin(stop.into_actor(self).map(|_, actor, _| match &actor.state {
             Some(Lifecycle::DeviceLost(how)) => Some(how.clone()),
@@ -441,14 +241,23 @@ impl Handler<QueueEnded> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, ended: QueueEnded, ctx: &mut Self::Context) {
-        self.device_lost(format!("cpu {}: {:?}", ended.cpu, ended.end), ctx);
+        let QueueEnded { cpu, role, end } = ended;
+        match role {
+            CpuRole::Queue => self.device_lost(format!("cpu {cpu}: {end:?}"), ctx),
+            CpuRole::Proxy if self.stopped.is_none() => {
+                let how = format!("{end:?}");
+                tracing::error!(cpu, %how, "a cpu is lost; its sockets are closed");
+                self.tell(Lifecycle::CpuLost { cpu, how });
+            }
+            CpuRole::Proxy => {}
+        }
     }
 }
 
 /// Subscribes to [`Lifecycle`] messages.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Subscribe(Recipient<Lifecycle>);
+pub(crate) struct Subscribe(pub(crate) Recipient<Lifecycle>);
 
 impl Handler<Subscribe> for Supervisor {
     type Result = ();
@@ -463,7 +272,7 @@ impl Handler<Subscribe> for Supervisor {
 
 #[derive(Message)]
 #[rtype(result = "Lifecycle")]
-struct WaitForEnd;
+pub(crate) struct WaitForEnd;
 
 impl Handler<WaitForEnd> for Supervisor {
     type Result = ResponseFuture<Lifecycle>;
@@ -480,7 +289,7 @@ impl Handler<WaitForEnd> for Supervisor {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Shutdown;
+pub(crate) struct Shutdown;
 
 impl Handler<Shutdown> for Supervisor {
     type Result = ResponseActFuture<Self, ()>;
@@ -491,97 +300,5 @@ impl Handler<Shutdown> for Supervisor {
             actor.tell(Lifecycle::Stopped);
             ctx.stop();
         }))
-    }
-}
-
-/// A running stack. Clones name the same one; it runs until [`shutdown`](Self::shutdown).
-#[derive(Clone)]
-pub struct Stack {
-    supervisor: Addr<Supervisor>,
-    queues: Vec<Addr<QueueActor>>,
-    features: Features,
-}
-
-/// The stack, or the cpu, is not running any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the stack is not running any more; a Lifecycle message said why")]
-pub struct NotRunning;
-
-impl Stack {
-    /// What was negotiated with the device.
-    pub fn features(&self) -> &Features {
-        &self.features
-    }
-
-    /// The number of cpus.
-    pub fn cpus(&self) -> u16 {
-        self.queues.len() as u16
-    }
-
-    /// The address of a cpu's actor, for the messages in [`virtroupe_actors::queue`].
-    pub fn queue(&self, cpu: u16) -> Option<&Addr<QueueActor>> {
-        self.queues.get(usize::from(cpu))
-    }
-
-    /// Runs `work` on the arbiter of `cpu`, with its stack, and gives what it returns. This is
-    /// how application actors get to their cpu: `work` binds sockets and starts actors.
-    ///
-    /// # Errors
-    /// When the stack has no such cpu or is not running, or `work` panicked.
-    pub async fn run_on<T, F, Fut>(&self, cpu: u16, work: F) -> Result<T, NotRunning>
-    where
-        T: Send + 'static,
-        F: FnOnce(LocalStack) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + 'static,
-    {
-        let (report, result) = oneshot::channel();
-        let run = RunLocal(Box::new(move |local| {
-            actix::spawn(async move {
-                let _ = report.send(work(local).await);
-            });
-        }));
-        self.queue(cpu)
-            .ok_or(NotRunning)?
-            .send(run)
-            .await
-            .map_err(|_| NotRunning)?;
-        result.await.map_err(|_| NotRunning)
-    }
-
-    /// A snapshot of every counter.
-    ///
-    /// # Errors
-    /// When the stack is not running.
-    pub async fn stats(&self) -> Result<Stats, NotRunning> {
-        let mut cpus = Vec::new();
-        for queue in &self.queues {
-            cpus.push(queue.send(CollectStats).await.map_err(|_| NotRunning)?);
-        }
-        Ok(Stats { cpus })
-    }
-
-    /// Subscribes an actor to what happens to the stack as a whole. It is told at once how the
-    /// stack is: [`Lifecycle::Ready`] while it runs.
-    pub fn subscribe<A>(&self, subscriber: Addr<A>)
-    where
-        A: Actor + Handler<Lifecycle>,
-        A::Context: ToEnvelope<A, Lifecycle>,
-    {
-        self.supervisor.do_send(Subscribe(subscriber.recipient()));
-    }
-
-    /// Waits until the stack has ended: by [`shutdown`](Self::shutdown), which gives
-    /// [`Lifecycle::Stopped`], or by itself, which gives [`Lifecycle::DeviceLost`].
-    pub async fn ended(&self) -> Lifecycle {
-        self.supervisor
-            .send(WaitForEnd)
-            .await
-            .unwrap_or(Lifecycle::Stopped)
-    }
-
-    /// Stops receiving, sends what waits, closes all sockets, and resets the device. Done when
-    /// it returns; shutting down again does nothing.
-    pub async fn shutdown(&self) {
-        let _ = self.supervisor.send(Shutdown).await;
     }
 }

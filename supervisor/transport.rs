@@ -7,7 +7,7 @@ use virtroupe_driver::vhost_user::{VhostUser, VhostUserConfig};
 use virtroupe_wire::MacAddr;
 
 use crate::config::{Config, DeviceUrl};
-use crate::supervisor::unguessable;
+use crate::start_up::unguessable;
 
 /// Makes the transport that the configuration names.
 pub(crate) fn open(config: &Config) -> Result<Box<dyn Transport>, TransportError> {

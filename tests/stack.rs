@@ -8,6 +8,7 @@
 mod stack {
     pub mod support;
 
+    mod cpus;
     mod lifecycle;
     mod load;
     mod packets;

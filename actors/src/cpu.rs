@@ -11,11 +11,16 @@ use actix::prelude::*;
 use virtroupe_wire::host::{Host, HostConfig, HostError};
 
 use crate::clock::Clock;
-use crate::device::{ClaimQueue, DeviceActor, LocalQueue};
+use crate::cpu_actor::{CpuActorParts, CpuAddr, ProxyActor, QueueActor, QueueEnded};
+use crate::crossings::Crossings;
+use crate::device::{ClaimQueue, DeviceActor};
+use crate::egress::{Egress, QueueEgress};
+use crate::plan::{LocalQueues, WayOut};
 use crate::poll::PollSettings;
-use crate::queue::{QueueActor, QueueEnded};
+use crate::ports::Ports;
 use crate::registry::PortRegistry;
 use crate::shard::{Shard, ShardCell, ShardParts};
+use crate::virtual_queue::{Served, VirtualQueue};
 
 /// Starts the arbiter of a cpu, on a thread of its own, pinned to `core` if that is given. Must
 /// be called inside an actix system.
@@ -68,7 +73,7 @@ fn pin(core: usize) -> std::io::Result<()> {
 pub struct CpuSetup {
     /// Its logical number.
     pub cpu: u16,
-    /// Where the queue comes from.
+    /// Where its queues come from.
     pub device: Addr<DeviceActor>,
     /// Addresses, routes and limits. The Ethernet address and the MTU are the device's.
     pub host: HostConfig,
@@ -87,20 +92,21 @@ pub struct CpuSetup {
 /// Why a cpu got no stack.
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
-    /// The device actor is gone or has no queue for this cpu.
-    #[error("the device has no queue for cpu {0}: it was lost, or has fewer queues than cpus")]
+    /// The device actor is gone or has nothing for this cpu.
+    #[error("the device has no queue for cpu {0}: it was lost")]
     NoQueue(u16),
     /// Addresses or routes are not valid.
     #[error(transparent)]
     Host(#[from] HostError),
 }
 
-/// Builds the stack of the current arbiter's cpu. Receiving starts with
-/// [`StartReceiving`](crate::queue::StartReceiving).
+/// Builds the stack of a cpu on the current arbiter, and starts its actors: one for each queue
+/// pair that it owns, the one that it sends through first, or one proxy. Receiving starts with
+/// [`StartReceiving`](crate::cpu_actor::StartReceiving).
 ///
 /// # Errors
 /// When there is no queue, or the configuration of the host is not valid.
-pub async fn start_stack(setup: CpuSetup) -> Result<Addr<QueueActor>, CpuError> {
+pub async fn start_stack(setup: CpuSetup) -> Result<Vec<CpuAddr>, CpuError> {
     let CpuSetup {
         cpu,
         device,
@@ -112,19 +118,66 @@ pub async fn start_stack(setup: CpuSetup) -> Result<Addr<QueueActor>, CpuError> 
         watcher,
     } = setup;
     let claimed = device.send(ClaimQueue { cpu }).await.ok().flatten();
-    let LocalQueue { pair, features } = claimed.ok_or(CpuError::NoQueue(cpu))?;
+    let local = claimed.ok_or(CpuError::NoQueue(cpu))?;
+    let features = local.features.clone();
     host.mac = features.mac;
     host.mtu = features.mtu;
     let host = Host::new(host, seed)?;
-    let pair = Rc::new(RefCell::new(pair.bind()));
+    let patience = Duration::from_micros(poll.patience_us);
+    let policy = poll.tx_ready;
+    let ports = Rc::new(RefCell::new(bind_ports(cpu, local, patience)));
     let shard = ShardCell::new(Shard::new(ShardParts {
         cpu,
         clock,
         features,
         host,
-        egress: pair.clone(),
+        ports: ports.clone(),
         registry,
-        patience: Duration::from_micros(poll.patience_us),
+        patience,
+        policy,
     }));
-    Ok(QueueActor::new(shard, pair, clock, poll, watcher).start())
+    let parts = |further| CpuActorParts {
+        shard: shard.clone(),
+        ports: ports.clone(),
+        further,
+        clock,
+        settings: poll.clone(),
+        watcher: watcher.clone(),
+    };
+    let first = match &ports.borrow().egress {
+        Egress::Queue(_) => CpuAddr::Queue(QueueActor::new(parts(None)).start()),
+        Egress::Virtual(_) => CpuAddr::Proxy(ProxyActor::new(parts(None)).start()),
+    };
+    let mut actors = vec![first];
+    for further in ports.borrow().further.iter().cloned() {
+        let actor = QueueActor::new(parts(Some(further))).start();
+        actors.push(CpuAddr::Queue(actor));
+    }
+    Ok(actors)
+}
+
+/// Ties what the cpu was given to the current thread.
+fn bind_ports(cpu: u16, local: LocalQueues, patience: Duration) -> Ports {
+    let egress = match local.way_out {
+        WayOut::Queue(pair, served) => {
+            let served = served
+                .into_iter()
+                .map(|end| Served::new(end.lane, end.credits, end.bell))
+                .collect();
+            Egress::Queue(Box::new(QueueEgress::new(pair.bind(), served)))
+        }
+        WayOut::Virtual(lane, credits, pool) => {
+            Egress::Virtual(VirtualQueue::new(lane, credits, pool.bind()))
+        }
+    };
+    let further = local.further.into_iter();
+    let crossings = local.crossings;
+    Ports {
+        egress,
+        further: further
+            .map(|pair| Rc::new(RefCell::new(pair.bind())))
+            .collect(),
+        crossings: crossings
+            .map(|(ends, placement)| Crossings::new(cpu, ends, placement, patience)),
+    }
 }

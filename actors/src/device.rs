@@ -1,14 +1,18 @@
-//! The device actor: owns the device, gives each cpu its queue, and watches for changes.
+//! The device actor: owns the device, gives each cpu its queues or the way to another's, and
+//! watches for changes.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::poll::watch;
 use actix::prelude::*;
 use tokio::io::unix::AsyncFd;
 use virtroupe_driver::transport::{DeviceConfig, DeviceEvent, TransportError};
-use virtroupe_driver::{Device, DeviceError, DeviceOptions, Features, Transport, UnboundQueuePair};
+use virtroupe_driver::{Device, DeviceError, DeviceOptions, DeviceParts, Features, Transport};
+use virtroupe_wire::placement::PlacementError;
+
+use crate::plan::{CpuPlan, LocalQueues, local_queues};
+use crate::poll::watch;
 
 /// How often the link is asked for while start-up waits for it.
 const LINK_INTERVAL: Duration = Duration::from_millis(20);
@@ -19,8 +23,8 @@ const LINK_INTERVAL: Duration = Duration::from_millis(20);
 /// within the time limits of the transport.
 pub struct DeviceActor {
     device: Option<Arc<Mutex<Device>>>,
-    /// The pairs that no cpu has asked for yet, by index.
-    pairs: Vec<Option<UnboundQueuePair>>,
+    /// What the cpus will be given, by cpu, until they ask for it.
+    locals: Vec<Option<LocalQueues>>,
     watcher: Recipient<DeviceChanged>,
     /// The future that waits for the device's events.
     watch: Option<SpawnHandle>,
@@ -34,7 +38,7 @@ impl DeviceActor {
     pub fn new(watcher: Recipient<DeviceChanged>) -> Self {
         DeviceActor {
             device: None,
-            pairs: Vec::new(),
+            locals: Vec::new(),
             watcher,
             watch: None,
             is_over: false,
@@ -60,23 +64,42 @@ pub enum DeviceChanged {
 
 /// Initialises the device behind a transport.
 #[derive(Message)]
-#[rtype(result = "Result<Features, DeviceError>")]
+#[rtype(result = "Result<Features, InitializeError>")]
 pub struct Initialize {
     /// The way to the device.
     pub transport: Box<dyn Transport>,
     /// What to ask of it.
     pub options: DeviceOptions,
+    /// Which cpus will use it.
+    pub cpus: CpuPlan,
+}
+
+/// Why the device actor has no device.
+#[derive(Debug, thiserror::Error)]
+pub enum InitializeError {
+    /// The device could not be initialised.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Its queues can not be shared as asked.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
 }
 
 impl Handler<Initialize> for DeviceActor {
-    type Result = ResponseActFuture<Self, Result<Features, DeviceError>>;
+    type Result = ResponseActFuture<Self, Result<Features, InitializeError>>;
 
     fn handle(&mut self, message: Initialize, _: &mut Self::Context) -> Self::Result {
-        let Initialize { transport, options } = message;
+        let Initialize {
+            transport,
+            options,
+            cpus,
+        } = message;
         let name = transport.name().to_owned();
-        let work = tokio::task::spawn_blocking(move || Device::initialize(transport, &options));
-        let done = work.into_actor(self).map(|result, actor, ctx| {
-            let (device, pairs) = result.unwrap_or_else(|_| {
+        let pools = cpus.proxies(options.queue_pairs);
+        let work =
+            tokio::task::spawn_blocking(move || Device::initialize_for(transport, &options, pools));
+        let done = work.into_actor(self).map(move |result, actor, ctx| {
+            let parts = result.unwrap_or_else(|_| {
                 let problem = "the transport panicked during start-up; please report it".into();
                 Err(TransportError::Device {
                     device: name,
@@ -84,23 +107,36 @@ impl Handler<Initialize> for DeviceActor {
                 }
                 .into())
             })?;
-            let features = device.features().clone();
-            if actor.is_over {
-                // Nobody waits for it any more. The device must still be stopped.
-                let device = Arc::new(Mutex::new(device));
-                actix::spawn(async move {
-                    if let Err(error) = reset(device).await {
-                        tracing::warn!(%error, "the device could not be reset");
-                    }
-                });
-                return Ok(features);
-            }
-            actor.pairs = pairs.into_iter().map(Some).collect();
-            actor.device = Some(Arc::new(Mutex::new(device)));
-            actor.watch(ctx);
-            Ok(features)
+            actor.initialized(parts, &cpus, ctx)
         });
         Box::pin(done)
+    }
+}
+
+impl DeviceActor {
+    fn initialized(
+        &mut self,
+        parts: DeviceParts,
+        cpus: &CpuPlan,
+        ctx: &mut Context<Self>,
+    ) -> Result<Features, InitializeError> {
+        let features = parts.device.features().clone();
+        let device = Arc::new(Mutex::new(parts.device));
+        let locals = local_queues(cpus, &features, parts.pairs, parts.pools);
+        if self.is_over || locals.is_err() {
+            // Nobody waits for it any more. The device must still be stopped.
+            let device = device.clone();
+            actix::spawn(async move {
+                if let Err(error) = reset(device).await {
+                    tracing::warn!(%error, "the device could not be reset");
+                }
+            });
+            return locals.map(|_| features).map_err(Into::into);
+        }
+        self.locals = locals?.into_iter().map(Some).collect();
+        self.device = Some(device);
+        self.watch(ctx);
+        Ok(features)
     }
 }
 
@@ -201,35 +237,20 @@ fn changes(device: &Mutex<Device>) -> Vec<DeviceChanged> {
     changes
 }
 
-/// A cpu asks for its local queue.
+/// A cpu asks for its local queues.
 #[derive(Debug, Message)]
-#[rtype(result = "Option<LocalQueue>")]
+#[rtype(result = "Option<LocalQueues>")]
 pub struct ClaimQueue {
     /// The logical number of the cpu.
     pub cpu: u16,
-}
-
-/// What a cpu is given: its own queue pair and the device's facts.
-pub struct LocalQueue {
-    /// The pair, to be bound on the cpu's thread.
-    pub pair: UnboundQueuePair,
-    /// What was negotiated.
-    pub features: Features,
 }
 
 impl Handler<ClaimQueue> for DeviceActor {
     type Result = MessageResult<ClaimQueue>;
 
     fn handle(&mut self, ClaimQueue { cpu }: ClaimQueue, _: &mut Self::Context) -> Self::Result {
-        let pair = self.pairs.get_mut(usize::from(cpu)).and_then(Option::take);
-        let features = self
-            .device
-            .as_ref()
-            .map(|device| lock(device).features().clone());
-        MessageResult(
-            pair.zip(features)
-                .map(|(pair, features)| LocalQueue { pair, features }),
-        )
+        let local = self.locals.get_mut(usize::from(cpu));
+        MessageResult(local.and_then(Option::take))
     }
 }
 
@@ -275,7 +296,7 @@ impl Handler<ResetDevice> for DeviceActor {
 
     fn handle(&mut self, _: ResetDevice, ctx: &mut Self::Context) -> Self::Result {
         self.is_over = true;
-        self.pairs.clear();
+        self.locals.clear();
         if let Some(watch) = self.watch.take() {
             ctx.cancel_future(watch);
         }

@@ -1,22 +1,29 @@
 //! The actors of the Virtroupe network stack.
 //!
 //! ```text
-//!   DeviceActor        owns the device; gives each cpu its queue
+//!   DeviceActor        owns the device; gives each cpu its queues or a way to another's
 //!       |
-//!   QueueActor         one for each cpu with a queue, on that cpu's arbiter
+//!   QueueActor         one for each queue pair, on the arbiter of the cpu that owns it
+//!   ProxyActor         one on each cpu that owns none
 //!       |-- poll loop  harvests bursts, flushes what is to be sent, sleeps when idle
+//!       |-- Ports      the queue pair or virtual queue, and the lanes to other cpus
 //!       `-- Shard      engines, sockets, subscriptions: everything the cpu has
 //!             ^
 //!   LocalStack, UdpSocket, PacketSocket     handles on the same arbiter
 //! ```
 //!
+//! A flow belongs to one cpu (`virtroupe_wire::placement`). Frames that arrive elsewhere cross to
+//! it in lanes, bounded rings of one sender and one receiver each, and what a proxy sends crosses
+//! in a virtual queue, whose credits bound it. Messages of actix only wake who sleeps, carry
+//! requests, and deliver to applications.
+//!
 //! # Where application actors run
 //!
 //! An application actor runs on the arbiter of its cpu. It gets there by
-//! [`RunLocal`](queue::RunLocal) (or the supervisor's `run_on`, which wraps it): a closure that
+//! [`RunLocal`](services::RunLocal) (or the supervisor's `run_on`, which wraps it): a closure that
 //! is executed there with the cpu's [`LocalStack`], and starts the actor. From then on every
 //! send is a function call, whose outcome is known when it returns, and every received burst is
-//! one message. An actor on any other arbiter sends the messages in [`queue`] instead; each
+//! one message. An actor on any other arbiter sends the messages in [`services`] instead; each
 //! crosses threads, which costs some hundred nanoseconds a burst.
 //!
 //! # Back-pressure
@@ -28,22 +35,36 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod bell;
 pub mod burst;
 pub mod clock;
 pub mod cpu;
+pub mod cpu_actor;
+mod credits;
+pub mod crossings;
 pub mod device;
+mod egress;
+mod lane;
 pub mod local;
 pub mod messages;
 mod outlet;
+pub mod peers;
+pub mod plan;
 pub mod poll;
-pub mod queue;
+mod ports;
 pub mod registry;
+pub mod services;
 pub mod shard;
+pub mod stats;
+mod sync;
+mod virtual_queue;
 
 pub use burst::Burst;
+pub use cpu_actor::{CpuAddr, CpuRole, ProxyActor, QueueActor};
 pub use local::{LocalStack, PacketSocket, UdpSocket};
 pub use messages::{
-    BindError, CloseReason, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
+    BindError, CloseReason, ConnectError, PacketsReceived, SendOutcome, SocketEvent,
+    SubscriptionId, UdpReceived,
 };
 pub use outlet::IntoRecipient;
-pub use shard::Capture;
+pub use shard::{Capture, TxReadyPolicy};

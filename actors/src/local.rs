@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 
 use virtroupe_driver::{Features, Frame};
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::ConnectError;
+use virtroupe_wire::host;
 use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 
+use crate::burst::Burst;
 use crate::messages::{
-    BindError, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
+    BindError, ConnectError, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
 };
 use crate::outlet::IntoRecipient;
+use crate::registry::Sharing;
 use crate::shard::{Capture, ShardCell, ShardCounters, Waiter};
 
 /// The stack of the current cpu.
@@ -46,12 +48,50 @@ impl LocalStack {
     /// Binds a UDP socket to `local`: an address of ours, or the unspecified address for any;
     /// port 0 asks for an ephemeral one.
     ///
+    /// The socket gets everything that arrives there, also what another cpu would get by its
+    /// flow; when this returns, every cpu knows. To spread the flows over the cpus, bind one
+    /// socket on each with [`bind_udp_per_cpu`](Self::bind_udp_per_cpu).
+    ///
     /// Datagrams that arrive before [`UdpSocket::deliver_to`] wait, up to 256 of them.
     ///
     /// # Errors
     /// When the address is taken, is not ours, or no port is left.
     pub async fn bind_udp(&self, local: SocketAddr) -> Result<UdpSocket, BindError> {
-        let id = self.shard.borrow().bind_udp(local)?;
+        self.bind(local, Sharing::Alone).await
+    }
+
+    /// Binds one of several UDP sockets that share the address and port `local`, one on each
+    /// cpu: each gets the flows that its cpu owns. What `SO_REUSEPORT` is for Linux.
+    ///
+    /// While only some cpus have one, those share all flows. See
+    /// [`bind_udp`](Self::bind_udp) for the rest.
+    ///
+    /// # Errors
+    /// As `bind_udp`; `local` is taken if a socket is bound there that does not share, or one on
+    /// this cpu.
+    pub async fn bind_udp_per_cpu(&self, local: SocketAddr) -> Result<UdpSocket, BindError> {
+        self.bind(local, Sharing::PerCpu).await
+    }
+
+    async fn bind(&self, local: SocketAddr, sharing: Sharing) -> Result<UdpSocket, BindError> {
+        let (id, known) = self.shard.borrow().bind_udp(local, sharing)?;
+        let socket = UdpSocket {
+            shard: self.shard.clone(),
+            id,
+        };
+        // If that fails, dropping the socket closes it.
+        known.await?;
+        Ok(socket)
+    }
+
+    /// Makes a UDP socket that talks to `peer` alone, from an ephemeral port that is chosen so
+    /// that the peer's datagrams arrive on this cpu.
+    ///
+    /// # Errors
+    /// When `peer` is not the address of a host, no route leads there, or every port whose
+    /// replies would come to this cpu is in use.
+    pub fn connect_udp(&self, peer: SocketAddr) -> Result<UdpSocket, ConnectError> {
+        let id = self.shard.borrow().connect_udp(peer)?;
         Ok(UdpSocket {
             shard: self.shard.clone(),
             id,
@@ -116,7 +156,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// When no route leads there.
-    pub fn connect(&self, peer: SocketAddr) -> Result<(), ConnectError> {
+    pub fn connect(&self, peer: SocketAddr) -> Result<(), host::ConnectError> {
         self.shard.borrow().host().connect_udp(self.id, peer)
     }
 
@@ -130,18 +170,22 @@ impl UdpSocket {
     /// without a copy. What is refused is dropped; the outcome says how many.
     pub fn reply(&self, datagrams: impl IntoIterator<Item = UdpDatagram<Frame>>) -> SendOutcome {
         // The iterator is foreign code, which may use the stack: the shard is not borrowed then.
-        let mut replies = self.shard.borrow().lend_replies();
-        replies.extend(datagrams.into_iter().map(UdpSend::reply));
-        let outcome = self.shard.borrow().send_udp(self.id, &mut replies);
-        replies.clear();
-        self.shard.borrow().take_back_replies(replies);
-        outcome
+        let mut burst = Burst::new();
+        burst.extend(datagrams);
+        self.reply_all(&mut burst)
+    }
+
+    /// As [`reply`](Self::reply), for a whole burst as it came, which is then empty: the fastest
+    /// way to answer.
+    pub fn reply_all(&self, datagrams: &mut Vec<UdpDatagram<Frame>>) -> SendOutcome {
+        self.shard.borrow().reply_udp(self.id, datagrams)
     }
 
     /// Asks for one [`SocketEvent::TxReady`] when there is room again, to the actor that
-    /// [`events_to`](Self::events_to) has set before.
-    pub fn notify_when_ready(&self) {
-        self.shard.borrow().wait_for_room(Waiter::Socket(self.id));
+    /// [`events_to`](Self::events_to) has set before. Returns whether it will come: under the
+    /// policy [`First`](crate::TxReadyPolicy::First), only one sender at a time is told.
+    pub fn notify_when_ready(&self) -> bool {
+        self.shard.borrow().wait_for_room(Waiter::Socket(self.id))
     }
 
     /// An empty frame to write a payload into, which is then sent without a copy; `None` when
@@ -188,11 +232,12 @@ impl PacketSocket {
     }
 
     /// Asks for one [`SocketEvent::TxReady`] when there is room again, to the actor that
-    /// [`events_to`](Self::events_to) has set before.
-    pub fn notify_when_ready(&self) {
+    /// [`events_to`](Self::events_to) has set before. Returns whether it will come; see
+    /// [`UdpSocket::notify_when_ready`].
+    pub fn notify_when_ready(&self) -> bool {
         self.shard
             .borrow()
-            .wait_for_room(Waiter::Subscription(self.id));
+            .wait_for_room(Waiter::Subscription(self.id))
     }
 
     /// An empty frame to write a packet into; `None` when the pool is empty.

@@ -10,6 +10,7 @@ use actix::Message;
 use virtroupe_driver::Frame;
 use virtroupe_wire::DropReason;
 use virtroupe_wire::host;
+use virtroupe_wire::placement::SourcePortError;
 use virtroupe_wire::udp::{UdpDatagram, UdpError, UdpSocketId};
 
 use crate::burst::Burst;
@@ -54,6 +55,19 @@ pub enum CloseReason {
     Shutdown,
     /// The device is lost or broken. Says what was seen.
     DeviceLost(String),
+    /// The actor of the cpu has ended. Says how.
+    CpuLost(String),
+}
+
+/// Under which reason the packets of the socket are dropped.
+impl From<&CloseReason> for DropReason {
+    fn from(reason: &CloseReason) -> Self {
+        match reason {
+            CloseReason::Shutdown => DropReason::Shutdown,
+            CloseReason::DeviceLost(_) => DropReason::DeviceLost,
+            CloseReason::CpuLost(_) => DropReason::CpuGone,
+        }
+    }
 }
 
 /// Why a socket can not be bound.
@@ -70,9 +84,32 @@ pub enum BindError {
         /// Who has it.
         cpu: u16,
     },
+    /// Another cpu did not take note of the binding.
+    #[error("cpu {cpu} does not answer: an actor on it blocks; let it return, or bind again later")]
+    NoAnswer {
+        /// Which.
+        cpu: u16,
+    },
     /// The stack was shut down or has lost its device.
     #[error("the stack is stopped; start it again")]
     Stopped,
+}
+
+/// Why no connected socket can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The peer is not one.
+    #[error(transparent)]
+    Host(#[from] host::ConnectError),
+    /// No route leads to the peer.
+    #[error("no route leads to {0}; set a gateway or a route")]
+    NoRoute(SocketAddr),
+    /// No port has replies that reach this cpu.
+    #[error(transparent)]
+    Port(#[from] SourcePortError),
+    /// The port can not be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
 }
 
 /// Names a subscription of the packet API on its cpu.

@@ -1,4 +1,9 @@
-//! The poll loop of one queue: the heart of the data path.
+//! The poll loop of a cpu: the heart of the data path.
+//!
+//! It takes what the cpu's queue received, and what other cpus received for this one, and gives
+//! each frame to the cpu that owns its flow. A cpu without a queue runs the same loop over its
+//! lanes alone; a cpu with several queues runs one for each, of which the first does all but
+//! harvest the further queues.
 //!
 //! It is a future that polls itself: it takes a few bursts, lets shard and applications have
 //! them, wakes its own waker and returns, so the other actors of the arbiter run in between and
@@ -21,7 +26,9 @@ use virtroupe_driver::{Frame, QueuePair, Violation};
 use virtroupe_wire::{DropReason, Instant};
 
 use crate::clock::Clock;
-use crate::shard::ShardCell;
+use crate::crossings::Heard;
+use crate::ports::{Ports, PortsCell};
+use crate::shard::{Shard, ShardCell, TxReadyPolicy};
 
 /// How a queue is polled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,13 +39,32 @@ pub struct PollSettings {
     pub burst: usize,
     /// Bursts taken before the other actors of the arbiter run, 1 to 16; 2 by default.
     pub bursts_per_poll: usize,
-    /// How long to poll an idle queue before sleeping, in microseconds; 50 by default, 0 to
-    /// sleep at once, `u64::MAX` never to sleep. Spinning saves the wake-up time of some
-    /// microseconds and costs the cpu.
-    pub spin_us: u64,
-    /// How long to wait for a receiver whose mailbox is full before dropping, in microseconds;
-    /// 1000 by default. Meanwhile the device's ring fills.
+    /// How long to poll an idle queue before sleeping, in microseconds; 0 to sleep at once,
+    /// `u64::MAX` never to sleep. By default 50, but 0 where a stack has more cpus than there are
+    /// cores: who spins would keep those from working that it waits for. Spinning saves the
+    /// wake-up time of some microseconds and costs the cpu.
+    pub spin_us: Option<u64>,
+    /// How long to wait for a receiver whose mailbox is full, or for a cpu whose lane is full,
+    /// before dropping, in microseconds; 1000 by default. Meanwhile the device's ring fills.
     pub patience_us: u64,
+    /// Which of the senders that wait for room are told when there is some: `first`, `all`, or
+    /// `fair`, the default.
+    pub tx_ready: TxReadyPolicy,
+    /// Packets that a cpu without a queue may have under way to the device, 32 to 65536; 512 by
+    /// default. What its senders offer beyond that is refused. More bears longer bursts and costs
+    /// packet memory; see `pool_frames`.
+    pub credits: u32,
+    /// Frames that wait for a cpu in the lane from each other one, 32 to 65536; 1024 by default.
+    pub lane_frames: u32,
+}
+
+impl PollSettings {
+    /// How long to poll an idle queue, for a stack of so many cpus.
+    pub fn spin(&self, cpus: u16) -> Duration {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let default = if usize::from(cpus) > cores { 0 } else { 50 };
+        Duration::from_micros(self.spin_us.unwrap_or(default))
+    }
 }
 
 impl Default for PollSettings {
@@ -46,8 +72,11 @@ impl Default for PollSettings {
         PollSettings {
             burst: 64,
             bursts_per_poll: 2,
-            spin_us: 50,
+            spin_us: None,
             patience_us: 1000,
+            tx_ready: TxReadyPolicy::default(),
+            credits: 512,
+            lane_frames: 1024,
         }
     }
 }
@@ -75,6 +104,8 @@ pub enum QueueEnd {
     Broken(Violation),
     /// An engine panicked.
     Panicked,
+    /// The actor was dropped without having been stopped.
+    Killed,
 }
 
 /// What the queue actor and its loop share.
@@ -104,11 +135,15 @@ impl Control {
 
 pub(crate) struct PollLoop {
     shard: ShardCell,
-    pair: Rc<RefCell<QueuePair>>,
+    ports: PortsCell,
+    /// The queue pair that this loop harvests, if it is not the one that the cpu sends through.
+    further: Option<Rc<RefCell<QueuePair>>>,
     control: Rc<Control>,
     clock: Clock,
     settings: PollSettings,
+    spin: Duration,
     burst: Vec<Frame>,
+    heard: Heard,
     interrupts: Vec<AsyncFd<OwnedFd>>,
     timer: Pin<Box<Sleep>>,
     counters: PollCounters,
@@ -118,29 +153,43 @@ pub(crate) struct PollLoop {
 }
 
 impl PollLoop {
-    /// A loop over `pair`. Must be called on an arbiter.
+    /// A loop over the ports of a cpu, or over one of its further queue pairs. Must be called on
+    /// an arbiter.
     ///
     /// # Errors
     /// When the interrupt files can not be watched: too many open files.
     pub(crate) fn new(
         shard: ShardCell,
-        pair: Rc<RefCell<QueuePair>>,
+        ports: PortsCell,
+        further: Option<Rc<RefCell<QueuePair>>>,
         control: Rc<Control>,
         clock: Clock,
         settings: PollSettings,
     ) -> std::io::Result<Self> {
         let mut interrupts = Vec::new();
-        for interrupt in pair.borrow().interrupts() {
-            interrupts.push(watch(interrupt.try_clone_to_owned()?)?);
+        let mut watch_pair = |pair: &mut QueuePair| {
+            for interrupt in pair.interrupts() {
+                interrupts.push(watch(interrupt.try_clone_to_owned()?)?);
+            }
+            pair.disarm();
+            std::io::Result::Ok(())
+        };
+        if let Some(pair) = &further {
+            watch_pair(&mut pair.borrow_mut())?;
+        } else if let Some(pair) = ports.borrow_mut().egress.pair() {
+            watch_pair(pair)?;
         }
-        pair.borrow_mut().disarm();
+        let cpus = ports.borrow().cpus();
         Ok(PollLoop {
+            spin: settings.spin(cpus),
             shard,
-            pair,
+            ports,
+            further,
             control,
             clock,
             settings,
             burst: Vec::new(),
+            heard: Heard::default(),
             interrupts,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
             counters: PollCounters::default(),
@@ -153,81 +202,155 @@ impl PollLoop {
     /// One turn: out with what waits, in with a few bursts, then the timers. Returns how many
     /// frames moved.
     fn turn(&mut self, now: Instant) -> Result<usize, Violation> {
-        let mut shard = self.shard.borrow();
-        let mut pair = self.pair.borrow_mut();
-        let mut moved = shard.flush(&mut pair)?;
-        if !shard.is_blocked() && self.control.stop_at.get().is_none() {
-            for _ in 0..self.settings.bursts_per_poll {
-                let taken = pair.receive(&mut self.burst, self.settings.burst)?;
-                if taken == 0 {
-                    break;
-                }
-                moved += taken;
-                shard.receive(now, &mut self.burst, pair.pool());
-            }
-        }
-        shard.handle_timeout(now, pair.pool());
+        let shard = self.shard.clone();
+        let ports = self.ports.clone();
+        let shard = &mut *shard.borrow();
+        let mut moved = self.take_in(now, shard, &mut ports.borrow_mut())?;
+        // A socket that is closed now is taken out of the exceptions, which are in the ports.
         shard.dispatch(now);
-        moved += shard.flush(&mut pair)?;
+        moved += shard.flush(&mut ports.borrow_mut().egress)?;
+        if self.further.is_some() && (shard.needs_room() || shard.has_handed_over()) {
+            // The first loop of the cpu looks after it.
+            shard.wake();
+        }
         Ok(moved)
     }
 
+    /// The first part of a turn: all that touches the ports.
+    fn take_in(
+        &mut self,
+        now: Instant,
+        shard: &mut Shard,
+        ports: &mut Ports,
+    ) -> Result<usize, Violation> {
+        let mut moved = shard.flush(&mut ports.egress)?;
+        if let Some(crossings) = &mut ports.crossings {
+            crossings.flush(now);
+        }
+        if !shard.is_blocked() && self.control.stop_at.get().is_none() {
+            if !ports.is_blocked() {
+                moved += self.harvest(now, shard, ports)?;
+            }
+            moved += self.take_crossed(now, shard, ports);
+        }
+        shard.handle_timeout(now, ports.egress.pool());
+        if let Some(crossings) = &mut ports.crossings {
+            shard.hand_over(now, crossings, ports.egress.pool());
+        }
+        Ok(moved)
+    }
+
+    /// Takes a few bursts from the queue, if there is one, and gives each frame to the cpu that
+    /// owns its flow.
+    fn harvest(
+        &mut self,
+        now: Instant,
+        shard: &mut Shard,
+        ports: &mut Ports,
+    ) -> Result<usize, Violation> {
+        let mut moved = 0;
+        for _ in 0..self.settings.bursts_per_poll {
+            let limit = self.settings.burst;
+            let taken = match (&self.further, ports.egress.pair()) {
+                (Some(pair), _) => pair.borrow_mut().receive(&mut self.burst, limit)?,
+                (None, Some(pair)) => pair.receive(&mut self.burst, limit)?,
+                (None, None) => 0,
+            };
+            if taken == 0 {
+                break;
+            }
+            moved += taken;
+            if let Some(crossings) = &mut ports.crossings {
+                crossings.dispatch(now, &mut self.burst, &mut self.heard);
+            }
+            shard.receive(now, &mut self.burst, ports.egress.pool());
+            if !self.heard.is_empty() {
+                shard.share_neighbors(&mut self.heard);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Takes what other cpus received for this one. Only the first loop of a cpu does.
+    fn take_crossed(&mut self, now: Instant, shard: &mut Shard, ports: &mut Ports) -> usize {
+        let Some(crossings) = ports.crossings.as_mut().filter(|_| self.further.is_none()) else {
+            return 0;
+        };
+        let taken = crossings.take(&mut self.burst, self.settings.burst);
+        if taken > 0 {
+            shard.receive_handed_over(now, &mut self.burst, ports.egress.pool());
+        }
+        taken
+    }
+
     fn is_drained(&self) -> bool {
-        let mut pair = self.pair.borrow_mut();
-        let waiting = pair.transmit_outstanding();
-        waiting == pair.reclaim().unwrap_or(waiting) && !self.shard.borrow().has_output()
+        self.ports.borrow_mut().egress.is_drained() && !self.shard.borrow().has_output()
     }
 
     /// Goes to sleep if nothing came meanwhile. Returns whether it did.
     fn sleep(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let needs_room = {
-            let mut shard = self.shard.borrow();
-            if shard.owes_notices(&mut self.pair.borrow_mut()) {
-                return false;
+        if self.prepare_sleep(now, cx) {
+            if self.further.is_none() {
+                self.shard.borrow().set_sleeper(Some(cx.waker().clone()));
             }
-            shard.needs_room()
+            *self.control.waker.borrow_mut() = Some(cx.waker().clone());
+            self.counters.sleeps += 1;
+            self.asleep = true;
+            return true;
+        }
+        self.disarm();
+        false
+    }
+
+    /// Asks everybody who can bring work to wake us. Returns false if there is some already.
+    fn prepare_sleep(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let ports = self.ports.clone();
+        let mut ports = ports.borrow_mut();
+        let mut shard = self.shard.borrow();
+        let is_armed = match &self.further {
+            Some(pair) => pair.borrow_mut().arm(false),
+            None => ports.arm(&mut shard, cx),
         };
-        if !self.pair.borrow_mut().arm(needs_room) {
-            self.pair.borrow_mut().disarm();
+        if !is_armed {
             return false;
         }
         for interrupt in &self.interrupts {
             if let Poll::Ready(Ok(mut ready)) = interrupt.poll_read_ready(cx) {
                 ready.clear_ready();
-                self.pair.borrow_mut().disarm();
                 return false;
             }
         }
-        let mut shard = self.shard.borrow();
-        if let Some(deadline) = shard.next_deadline(now) {
-            self.timer
-                .as_mut()
-                .reset(self.clock.to_std(deadline).into());
-            if self.timer.as_mut().poll(cx).is_ready() {
-                drop(shard);
-                self.pair.borrow_mut().disarm();
-                return false;
-            }
+        let Some(deadline) = shard.next_deadline(now) else {
+            return true;
+        };
+        self.timer
+            .as_mut()
+            .reset(self.clock.to_std(deadline).into());
+        self.timer.as_mut().poll(cx).is_pending()
+    }
+
+    fn disarm(&mut self) {
+        match &self.further {
+            Some(pair) => pair.borrow_mut().disarm(),
+            None => self.ports.borrow_mut().disarm(),
         }
-        shard.set_sleeper(Some(cx.waker().clone()));
-        *self.control.waker.borrow_mut() = Some(cx.waker().clone());
-        self.counters.sleeps += 1;
-        self.asleep = true;
-        true
     }
 
     fn wake_up(&mut self) {
         self.asleep = false;
         self.idle_since = None;
-        self.shard.borrow().set_sleeper(None);
-        self.pair.borrow_mut().disarm();
+        if self.further.is_none() {
+            self.shard.borrow().set_sleeper(None);
+        }
+        self.disarm();
     }
 
     fn is_spinning(&mut self, now: Instant) -> bool {
         let since = *self.idle_since.get_or_insert(now);
-        now.since(since) < Duration::from_micros(self.settings.spin_us)
-            || self.settings.spin_us == u64::MAX
+        now.since(since) < self.spin
+            || self.settings.spin_us == Some(u64::MAX)
             || self.shard.borrow().is_blocked()
+            || self.ports.borrow().is_blocked()
     }
 
     fn account(&mut self, now: Instant, moved: usize) {
@@ -248,7 +371,7 @@ impl PollLoop {
         let reason = match end {
             QueueEnd::Panicked => DropReason::EnginePanic,
             QueueEnd::Broken(_) => DropReason::DeviceViolation,
-            QueueEnd::Stopped => DropReason::Shutdown,
+            QueueEnd::Stopped | QueueEnd::Killed => DropReason::Shutdown,
         };
         self.shard.try_with(|shard| shard.count_drop(reason, lost));
         Poll::Ready(end)

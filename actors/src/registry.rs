@@ -1,55 +1,126 @@
-//! The port registry: which local UDP addresses are bound, over all cpus.
+//! The port registry: which local addresses and ports are bound, over all cpus.
 //!
-//! It is touched on bind and close only. The data path of each cpu asks its own shard.
+//! It is touched on bind, connect and close only. The data path of each cpu asks its own shard.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use virtroupe_wire::placement::{Binding, Transport};
 
 /// The bound addresses of one stack; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct PortRegistry {
-    udp: Arc<DashMap<SocketAddr, u16>>,
+    ports: Arc<DashMap<(Transport, u16), Vec<Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    address: IpAddr,
+    cpu: u16,
+    sharing: Sharing,
+}
+
+/// With whom a socket shares its local address and port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// With nobody: this cpu gets every flow.
+    Alone,
+    /// With sockets of other cpus, one each: every cpu gets the flows that it owns.
+    PerCpu,
+    /// With nobody; only the flow from its peer is its own, and its port was chosen so that this
+    /// cpu owns that flow.
+    Connected,
 }
 
 /// A bound address; dropping it frees the address.
 #[derive(Debug)]
 pub struct Reservation {
     registry: PortRegistry,
-    local: SocketAddr,
+    binding: Binding,
+    cpu: u16,
 }
 
 impl PortRegistry {
-    /// Reserves `local` for `cpu`; gives the cpu that has it if it is taken.
-    pub fn reserve(&self, local: SocketAddr, cpu: u16) -> Result<Reservation, u16> {
-        match self.udp.entry(local) {
-            Entry::Occupied(entry) => Err(*entry.get()),
-            Entry::Vacant(entry) => {
-                entry.insert(cpu);
-                Ok(Reservation {
-                    registry: self.clone(),
-                    local,
-                })
-            }
+    /// Reserves `binding` for `cpu`; gives the cpu that is in the way.
+    ///
+    /// # Errors
+    /// When the address is bound and not both share it per cpu, or when it is connected. A socket
+    /// bound to one address and one bound to every address may share a port, unless one of them
+    /// is connected: it would lose its flow to the other.
+    pub fn reserve(
+        &self,
+        binding: Binding,
+        cpu: u16,
+        sharing: Sharing,
+    ) -> Result<Reservation, u16> {
+        let mut entries = self
+            .ports
+            .entry((binding.transport, binding.port))
+            .or_default();
+        if let Some(other) = entries
+            .iter()
+            .find(|other| other.excludes(binding.address, cpu, sharing))
+        {
+            return Err(other.cpu);
         }
+        entries.push(Entry {
+            address: binding.address,
+            cpu,
+            sharing,
+        });
+        Ok(Reservation {
+            registry: self.clone(),
+            binding,
+            cpu,
+        })
     }
 
-    /// How many addresses are bound.
+    /// Whether anything is bound at the port.
+    pub fn is_used(&self, transport: Transport, port: u16) -> bool {
+        self.ports.contains_key(&(transport, port))
+    }
+
+    /// How many ports are in use.
     pub fn len(&self) -> usize {
-        self.udp.len()
+        self.ports.len()
     }
 
     /// Whether none is bound.
     pub fn is_empty(&self) -> bool {
-        self.udp.is_empty()
+        self.ports.is_empty()
+    }
+}
+
+impl Entry {
+    fn excludes(&self, address: IpAddr, cpu: u16, sharing: Sharing) -> bool {
+        if self.address == address {
+            let both_share = self.sharing == Sharing::PerCpu && sharing == Sharing::PerCpu;
+            return !both_share || self.cpu == cpu;
+        }
+        let is_same_version = self.address.is_ipv4() == address.is_ipv4();
+        let overlaps = self.address.is_unspecified() || address.is_unspecified();
+        let is_connected = self.sharing == Sharing::Connected || sharing == Sharing::Connected;
+        is_same_version && overlaps && is_connected
+    }
+}
+
+impl Reservation {
+    /// What is reserved.
+    pub fn binding(&self) -> Binding {
+        self.binding
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.registry.udp.remove(&self.local);
+        let key = (self.binding.transport, self.binding.port);
+        if let Some(mut entries) = self.registry.ports.get_mut(&key) {
+            entries.retain(|entry| entry.address != self.binding.address || entry.cpu != self.cpu);
+        }
+        self.registry
+            .ports
+            .remove_if(&key, |_, entries| entries.is_empty());
     }
 }
 
@@ -57,13 +128,52 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    fn binding(address: &str) -> Binding {
+        Binding {
+            transport: Transport::Udp,
+            port: 7,
+            address: address.parse().expect("an address"),
+        }
+    }
+
     #[test]
     fn an_address_is_free_again_when_its_reservation_is_dropped() {
         let registry = PortRegistry::default();
-        let local = "10.0.0.1:7".parse().expect("an address");
-        let first = registry.reserve(local, 3).expect("free");
-        assert_eq!(registry.clone().reserve(local, 4).err(), Some(3));
+        let local = binding("10.0.0.1");
+        let first = registry.reserve(local, 3, Sharing::Alone).expect("free");
+        let second = registry.clone().reserve(local, 4, Sharing::Alone);
+        assert_eq!(second.err(), Some(3));
         drop(first);
-        assert!(registry.reserve(local, 4).is_ok());
+        assert!(registry.is_empty());
+        assert!(registry.reserve(local, 4, Sharing::Alone).is_ok());
+    }
+
+    #[test]
+    fn each_cpu_may_have_one_of_the_sockets_that_share_an_address() {
+        let registry = PortRegistry::default();
+        let any = binding("0.0.0.0");
+        let _first = registry.reserve(any, 0, Sharing::PerCpu).expect("free");
+        let _second = registry.reserve(any, 1, Sharing::PerCpu).expect("shared");
+        assert!(registry.reserve(any, 1, Sharing::PerCpu).is_err());
+        assert!(registry.reserve(any, 2, Sharing::Alone).is_err());
+        let specific = registry.reserve(binding("10.0.0.1"), 2, Sharing::Alone);
+        assert!(specific.is_ok(), "one address and any may share a port");
+    }
+
+    #[test]
+    fn a_connected_socket_shares_its_port_with_no_socket_that_would_get_its_flow() {
+        let registry = PortRegistry::default();
+        let local = binding("10.0.0.1");
+        let _connected = registry
+            .reserve(local, 0, Sharing::Connected)
+            .expect("free");
+        assert!(
+            registry
+                .reserve(binding("0.0.0.0"), 1, Sharing::PerCpu)
+                .is_err()
+        );
+        assert!(registry.reserve(local, 1, Sharing::Connected).is_err());
+        let other = registry.reserve(binding("10.0.0.2"), 1, Sharing::Alone);
+        assert!(other.is_ok());
     }
 }

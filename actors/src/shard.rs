@@ -15,16 +15,21 @@ use std::task::Waker;
 use std::time::Duration;
 
 use actix::Recipient;
-use virtroupe_driver::{Features, Frame, Pool, QueuePair};
+use serde::{Deserialize, Serialize};
+use virtroupe_driver::{Features, Frame, Pool};
+use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::{Host, HostCounters};
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_wire::host::{Host, HostCounters, LOOPED, REASSEMBLED};
+use virtroupe_wire::udp::UdpSocketId;
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
+use crate::crossings::{Crossings, Heard};
 use crate::messages::{CloseReason, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
 use crate::outlet::{Offer, Outlet, Packets};
+use crate::peers::Peers;
+use crate::ports::PortsCell;
 use crate::registry::{PortRegistry, Reservation};
 
 /// Datagrams that a socket keeps until its first recipient is set.
@@ -48,15 +53,17 @@ pub struct Shard {
     clock: Clock,
     features: Features,
     host: Host<Frame>,
-    egress: Rc<RefCell<QueuePair>>,
+    ports: PortsCell,
     registry: PortRegistry,
+    peers: Peers,
+    /// How many neighbours the engines knew of when the others were last told.
+    neighbors_learned: u64,
+    policy: TxReadyPolicy,
     sockets: HashMap<UdpSocketId, Socket>,
     subscriptions: Vec<Subscription>,
     next_subscription: u64,
-    /// Memory for `capture`, empty between bursts.
+    /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
-    /// Memory for replies, empty between bursts.
-    replies: Vec<UdpSend<Frame>>,
     waiters: VecDeque<Waiter>,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
@@ -76,7 +83,7 @@ struct Socket {
     /// Whether it closes with its receiver, as no handle on this arbiter would close it.
     is_remote: bool,
     /// Frees the address when the socket goes.
-    _reservation: Reservation,
+    reservation: Reservation,
 }
 
 struct Subscription {
@@ -86,6 +93,20 @@ struct Subscription {
     outlet: Outlet<PacketsReceived>,
     events: Option<Recipient<SocketEvent>>,
     pending: Burst<Frame>,
+}
+
+/// Which of the senders that were refused and [asked](crate::UdpSocket::notify_when_ready) are
+/// told when there is room again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TxReadyPolicy {
+    /// Only the first that asked since the last notice; the others must try again by themselves.
+    First,
+    /// All at once: they compete for what room there is.
+    All,
+    /// In the order in which they asked, as many as there is room for bursts of 32. The default.
+    #[default]
+    Fair,
 }
 
 /// A sender that waits for room.
@@ -118,9 +139,10 @@ pub(crate) struct ShardParts {
     pub clock: Clock,
     pub features: Features,
     pub host: Host<Frame>,
-    pub egress: Rc<RefCell<QueuePair>>,
+    pub ports: PortsCell,
     pub registry: PortRegistry,
     pub patience: Duration,
+    pub policy: TxReadyPolicy,
 }
 
 impl Shard {
@@ -130,26 +152,35 @@ impl Shard {
             clock,
             features,
             mut host,
-            egress,
+            ports,
             registry,
             patience,
+            policy,
         } = parts;
-        let ring = egress.borrow().transmit_room();
-        host.set_transmit_capacity(ring);
-        host.set_transmit_room(ring);
+        {
+            let ports = ports.borrow();
+            host.set_transmit_capacity(ports.egress.capacity());
+            host.set_transmit_room(ports.egress.room());
+            host.set_shortage(ports.egress.shortage());
+            if ports.crossings.is_some() {
+                host.set_sharded();
+            }
+        }
         Shard {
             cpu,
             clock,
             features,
             host,
-            egress,
+            ports,
             registry,
+            peers: Peers::default(),
+            neighbors_learned: 0,
+            policy,
             patience,
             sockets: HashMap::new(),
             subscriptions: Vec::new(),
             next_subscription: 0,
             kept: Vec::new(),
-            replies: Vec::new(),
             waiters: VecDeque::new(),
             parked: 0,
             parked_since: None,
@@ -185,7 +216,7 @@ impl Shard {
     /// Lets subscriptions and engines have a burst of received frames. Drains it.
     pub(crate) fn receive(&mut self, now: Instant, burst: &mut Vec<Frame>, pool: &mut Pool) {
         if !self.subscriptions.is_empty() {
-            self.capture(burst);
+            self.capture(burst, false);
         }
         if !burst.is_empty() {
             burst.iter().for_each(Frame::prefetch);
@@ -193,16 +224,54 @@ impl Shard {
         }
     }
 
-    fn capture(&mut self, burst: &mut Vec<Frame>) {
+    /// As [`receive`](Self::receive), for frames that other cpus received for this one.
+    pub(crate) fn receive_handed_over(
+        &mut self,
+        now: Instant,
+        burst: &mut Vec<Frame>,
+        pool: &mut Pool,
+    ) {
+        if !self.subscriptions.is_empty() {
+            self.capture(burst, true);
+        }
+        if !burst.is_empty() {
+            burst.iter().for_each(Frame::prefetch);
+            self.host.receive_handed_over(now, burst, pool);
+        }
+    }
+
+    /// Hands what the engines have for other cpus, datagrams put together from fragments and
+    /// packets to ourselves, to the cpus that own them.
+    pub(crate) fn hand_over(&mut self, now: Instant, crossings: &mut Crossings, pool: &mut Pool) {
+        while self.host.has_handed_over() {
+            let mut own = take(&mut self.kept);
+            while let Some(frame) = self.host.take_handed_over() {
+                own.extend(crossings.route(frame));
+            }
+            // What is ours may make the engines answer, but an answer is not answered again.
+            self.host.receive_handed_over(now, &mut own, pool);
+            self.kept = own;
+            crossings.flush(now);
+        }
+    }
+
+    /// Lets subscriptions have what matches. Frames from other cpus may be such that no device
+    /// delivered; those pass by.
+    fn capture(&mut self, burst: &mut Vec<Frame>, from_cpu: bool) {
         if let [only] = &mut self.subscriptions[..]
             && only.capture == Capture::Take
             && only.filter == Filter::All
+            && !from_cpu
         {
             only.pending.append(burst);
             return;
         }
         let mut kept = take(&mut self.kept);
         'frames: for frame in burst.drain(..) {
+            if from_cpu && is_made_by_engines(&frame) {
+                kept.push(frame);
+                continue;
+            }
             for subscription in &mut self.subscriptions {
                 if !subscription.filter.matches(frame.head()) {
                     continue;
@@ -218,6 +287,29 @@ impl Shard {
             kept.push(frame);
         }
         self.kept = std::mem::replace(burst, kept);
+    }
+
+    /// Lets the other cpus hear what neighbours said in the burst that was just received: all
+    /// answers, and questions if the engines learned from them.
+    pub(crate) fn share_neighbors(&mut self, heard: &mut Heard) {
+        let learned = self.host.counters().neighbors_learned;
+        let is_new = learned != std::mem::replace(&mut self.neighbors_learned, learned);
+        let answers = heard.answers.drain(..);
+        let questions = heard.questions.drain(..).filter(|_| is_new);
+        for frame in answers.chain(questions) {
+            self.peers.share(&frame);
+        }
+    }
+
+    /// Lets the engines hear what a neighbour told another cpu.
+    pub(crate) fn hear_neighbor(&mut self, now: Instant, frame: &[u8]) {
+        self.host.hear_neighbor(now, frame);
+        self.wake();
+    }
+
+    /// Whether the engines have something for other cpus.
+    pub(crate) fn has_handed_over(&self) -> bool {
+        self.host.has_handed_over()
     }
 
     /// Runs the timers that are due.
@@ -385,10 +477,7 @@ impl Shard {
     /// Closes every socket and subscription, and tells their owners why.
     pub(crate) fn close_all(&mut self, reason: &CloseReason) {
         self.closed = Some(reason.clone());
-        let lost = match reason {
-            CloseReason::Shutdown => DropReason::Shutdown,
-            CloseReason::DeviceLost(_) => DropReason::DeviceLost,
-        };
+        let lost = DropReason::from(reason);
         for (id, socket) in take(&mut self.sockets) {
             let parked = socket.outlet.map_or(0, |mut outlet| outlet.give_up());
             self.lose(lost, parked);
@@ -410,6 +499,12 @@ impl Shard {
         let unsent = self.host.transmit().drain(..).count() as u64;
         self.drops.add(lost, unsent);
     }
+}
+
+/// Whether the frame was never on a link.
+fn is_made_by_engines(frame: &Frame) -> bool {
+    EthernetHeader::parse(frame.head())
+        .is_some_and(|header| matches!(header.ethertype, LOOPED | REASSEMBLED))
 }
 
 /// What became of parked messages.

@@ -1,8 +1,9 @@
 //! The device: what is initialised once and shared by all cpus.
 //!
 //! [`Device::initialize`] runs the whole start-up of virtio 1.3, section 3.1, over a
-//! [`Transport`], and gives out one [`UnboundQueuePair`] for each cpu that shall have one. It
-//! blocks, within the transport's time limits.
+//! [`Transport`], and gives out the queue pairs, one [`UnboundQueuePair`] for each cpu that shall
+//! have one, and a pool for each cpu that has none. It blocks, within the transport's time
+//! limits.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::ring::split::part_sizes;
 use crate::transmit::TransmitQueue;
 use crate::transport::{DeviceConfig, DeviceEvent, RingLayout, Transport, TransportError};
 
+/// Bytes in a page: what different owners write to shares none.
+const PAGE: usize = 4096;
 /// Ethernet header and one VLAN tag, on top of the MTU.
 const ETHERNET_OVERHEAD: usize = 18;
 /// The largest MTU whose frames fit into one receive slot.
@@ -33,7 +36,7 @@ pub struct DeviceOptions {
     /// Descriptors in each ring, a power of two from 16 to 32768; 256 by default. Longer rings
     /// bear longer bursts and pauses; shorter ones stay in the cache.
     pub queue_size: u16,
-    /// Packet slots for each queue pair, 2112 bytes each. At least twice `queue_size` plus 128.
+    /// Packet slots for each queue pair, 2240 bytes each. At least twice `queue_size` plus 128.
     /// 2048 by default. What applications hold comes from here; when it runs low, received
     /// packets are copied to the heap.
     pub pool_frames: u32,
@@ -128,20 +131,45 @@ pub struct Device {
     _memory: Arc<DmaMemory>,
 }
 
+/// What [`Device::initialize_for`] makes.
+pub struct DeviceParts {
+    /// The device itself.
+    pub device: Device,
+    /// Its queue pairs, by index.
+    pub pairs: Vec<UnboundQueuePair>,
+    /// The further pools.
+    pub pools: Vec<UnboundPool>,
+}
+
 impl Device {
     /// Initialises the device behind `transport` and starts it.
     ///
     /// # Errors
     /// Says which part failed, who is to blame, and what to do.
     pub fn initialize(
-        mut transport: Box<dyn Transport>,
+        transport: Box<dyn Transport>,
         options: &DeviceOptions,
     ) -> Result<(Device, Vec<UnboundQueuePair>), DeviceError> {
+        let parts = Self::initialize_for(transport, options, 0)?;
+        Ok((parts.device, parts.pairs))
+    }
+
+    /// As [`initialize`](Self::initialize), with `pools` further pools of
+    /// [`pool_frames`](DeviceOptions::pool_frames) slots each, whose frames the device sees too:
+    /// for cpus that send through the queue pair of another.
+    ///
+    /// # Errors
+    /// As [`initialize`](Self::initialize).
+    pub fn initialize_for(
+        mut transport: Box<dyn Transport>,
+        options: &DeviceOptions,
+        pools: u16,
+    ) -> Result<DeviceParts, DeviceError> {
         let offered = transport.offered_features()?;
         let bits = negotiate(transport.name(), offered, options)?;
         transport.accept_features(bits)?;
         let config = transport.config()?;
-        let (memory, features) = plan(&mut *transport, &config, bits, options)?;
+        let (memory, features) = plan(&mut *transport, &config, bits, options, pools)?;
         // From here on: what to add to an address of ours, not to an offset.
         let iova_offset = transport
             .map_memory(&memory)?
@@ -157,16 +185,19 @@ impl Device {
                 index,
             )?);
         }
+        let pools = further_pools(&memory, &features, options, pools)?;
         transport.enable(features.queue_pairs)?;
         tracing::info!(device = transport.name(), ?features, "device is ready");
-        Ok((
-            Device {
-                transport,
-                features,
-                _memory: memory,
-            },
+        let device = Device {
+            transport,
+            features,
+            _memory: memory,
+        };
+        Ok(DeviceParts {
+            device,
             pairs,
-        ))
+            pools,
+        })
     }
 
     /// The device as the user named it.
@@ -259,6 +290,7 @@ fn plan(
     config: &DeviceConfig,
     bits: FeatureBits,
     options: &DeviceOptions,
+    pools: u16,
 ) -> Result<(Arc<DmaMemory>, Features), DeviceError> {
     let pairs = options.queue_pairs;
     // At most 0x8000 (section 5.1.4.1); a device may claim more.
@@ -302,11 +334,9 @@ fn plan(
             device: transport.name().into(),
         })?;
 
-    let per_pair = pair_bytes(size, options.pool_frames);
-    let memory = Arc::new(DmaMemory::allocate(
-        per_pair * usize::from(pairs),
-        options.huge_pages,
-    )?);
+    let bytes = usize::from(pairs) * pair_bytes(size, options.pool_frames)
+        + usize::from(pools) * pool_bytes(options.pool_frames);
+    let memory = Arc::new(DmaMemory::allocate(bytes, options.huge_pages)?);
     let features = Features {
         bits,
         mac,
@@ -327,7 +357,11 @@ fn ring_bytes(size: u16) -> usize {
 }
 
 fn pair_bytes(size: u16, frames: u32) -> usize {
-    (2 * ring_bytes(size) + frames as usize * SLOT_STRIDE).next_multiple_of(4096)
+    (2 * ring_bytes(size)).next_multiple_of(PAGE) + pool_bytes(frames)
+}
+
+fn pool_bytes(frames: u32) -> usize {
+    (frames as usize * SLOT_STRIDE).next_multiple_of(PAGE)
 }
 
 fn ring_layout(size: u16, at: usize) -> RingLayout {
@@ -353,15 +387,11 @@ fn set_up_pair(
     let base = usize::from(index) * pair_bytes(size, options.pool_frames);
     let receive_ring = ring_layout(size, base);
     let transmit_ring = ring_layout(size, base + ring_bytes(size));
-    let slots = base + 2 * ring_bytes(size);
+    let slots = base + (2 * ring_bytes(size)).next_multiple_of(PAGE);
     let event_idx = features.bits.contains(FeatureBits::EVENT_IDX);
     let in_order = features.bits.contains(FeatureBits::IN_ORDER);
     // `plan` sized the memory for exactly this layout and checked the ring size.
-    let outside = || DeviceError::Option {
-        option: "pool_frames",
-        value: options.pool_frames.into(),
-        expected: "small enough for the memory".into(),
-    };
+    let outside = || outside(options);
     let receive = ReceiveQueue::new(
         memory.clone(),
         &receive_ring,
@@ -385,4 +415,29 @@ fn set_up_pair(
         receive_notifiers: transport.set_up_queue(2 * index, &receive_ring)?,
         transmit_notifiers: transport.set_up_queue(2 * index + 1, &transmit_ring)?,
     })
+}
+
+/// Makes the further pools, which lie behind the queue pairs.
+fn further_pools(
+    memory: &Arc<DmaMemory>,
+    features: &Features,
+    options: &DeviceOptions,
+    pools: u16,
+) -> Result<Vec<UnboundPool>, DeviceError> {
+    let pair = pair_bytes(features.queue_size, options.pool_frames);
+    let base = usize::from(features.queue_pairs) * pair;
+    let pool = |index: u16| {
+        let at = base + usize::from(index) * pool_bytes(options.pool_frames);
+        UnboundPool::new(memory.clone(), at, options.pool_frames).ok_or_else(|| outside(options))
+    };
+    (0..pools).map(pool).collect()
+}
+
+/// The slots do not fit into the memory.
+fn outside(options: &DeviceOptions) -> DeviceError {
+    DeviceError::Option {
+        option: "pool_frames",
+        value: options.pool_frames.into(),
+        expected: "small enough for the memory".into(),
+    }
 }

@@ -1,12 +1,13 @@
 //! The frame: a small owned handle to packet memory.
 //!
 //! A slot in DMA memory is laid out so that the virtio-net header ends where the packet starts,
-//! and a packet needs one descriptor. The header starts a cache line: header and the Ethernet,
-//! IPv4 and UDP headers behind it share it.
+//! and a packet needs one descriptor. The packet starts a cache line, so one of 64 bytes is one
+//! line; the header ends the line in front of it, which neither side writes as long as the header
+//! stays the same, and which therefore stays in the caches of both.
 //!
 //! ```text
-//!  0            64         76                                      SLOT_STRIDE
-//!  | headroom   | header   | packet ...                                       |
+//!  0              116         128                                  SLOT_STRIDE
+//!  | headroom     | header    | packet ...                                   |
 //! ```
 //!
 //! A frame that is not in a slot is on the heap: when the pool runs low, the receive path copies
@@ -22,7 +23,7 @@ use virtroupe_wire::Buffer;
 use virtroupe_wire::buffer::HEADROOM;
 
 use crate::chunk::Chunk;
-use crate::memory::prefetch_read;
+use crate::memory::{prefetch_read, prefetch_write};
 use crate::pool::{Home, SLOT_STRIDE};
 
 /// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
@@ -31,8 +32,8 @@ pub const NET_HEADER: usize = 12;
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
-/// Where the packet starts in a fresh slot.
-pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER) as u16;
+/// Where the packet starts in a fresh slot: at a cache line.
+pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER).next_multiple_of(LINE) as u16;
 
 /// A packet, or a part of one: unique, writable, and `Send`.
 ///
@@ -199,19 +200,27 @@ impl Frame {
         (self, tail)
     }
 
-    /// Starts fetching the first two lines of the packet: the headers, and the rest of a short
-    /// packet, which its checksum covers.
+    /// Starts fetching the first two lines of the packet: the headers, and more of what its
+    /// checksum covers. The first is fetched to be written too, as most packets are answered in
+    /// their own memory.
     ///
     /// A device's core has just written them, so the first access would wait for that core. Who
     /// does not read them should not fetch them either: the device would have to take them back.
     #[inline]
     pub fn prefetch(&self) {
         let data = self.data();
-        prefetch_read(data);
-        if self.place.length() > LINE - NET_HEADER {
+        prefetch_write(data);
+        if self.place.length() > LINE {
             // SAFETY: the frame is longer than that.
-            prefetch_read(unsafe { data.add(LINE - NET_HEADER) });
+            prefetch_read(unsafe { data.add(LINE) });
         }
+    }
+
+    /// Starts fetching the first line of the packet, which has its headers: for who must only
+    /// know where it belongs.
+    #[inline]
+    pub fn prefetch_head(&self) {
+        prefetch_read(self.data());
     }
 
     /// Free bytes behind the last byte of the head.
@@ -242,17 +251,16 @@ impl Frame {
         unsafe { self.base.add(self.place.start()) }
     }
 
-    /// Forgets the frame without returning its slot: the caller has it now.
-    pub(crate) fn into_slot(self) -> u32 {
-        let slot = self.slot();
-        debug_assert!(self.home.is_some() && !self.is_chain());
-        std::mem::forget(self);
-        slot
+    /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
+        self.home == Some(home) && !self.is_chain() && self.place.start() >= NET_HEADER
     }
 
     /// The `NET_HEADER` bytes in front of the packet, made zero, if the headroom has them.
     /// They are written only if they are not zero yet, because the write costs the device a
     /// cache miss.
+    #[inline(always)]
     pub(crate) fn clear_net_header(&mut self) -> Option<NonNull<u8>> {
         let at = self.place.start().checked_sub(NET_HEADER)?;
         // SAFETY: `at + NET_HEADER` is `start`, inside the block, and the bytes are ours while

@@ -33,10 +33,10 @@ pub mod transport;
 pub mod vhost_user;
 
 pub use chunk::Chunk;
-pub use device::{Device, DeviceError, DeviceOptions, Features};
+pub use device::{Device, DeviceError, DeviceOptions, DeviceParts, Features};
 pub use features::FeatureBits;
 pub use frame::Frame;
-pub use pool::{Pool, batch_returns};
+pub use pool::{Pool, UnboundPool, batch_returns};
 pub use queue_pair::{QueuePair, UnboundQueuePair};
 pub use ring::Violation;
 pub use transport::Transport;

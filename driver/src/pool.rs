@@ -26,9 +26,9 @@ use crate::memory::DmaMemory;
 
 /// Distance in bytes between two slots.
 ///
-/// Not a power of two: at 2048, the first lines of all packets would fall into a few cache sets.
-/// 33 lines hold the headroom, the virtio-net header and a frame of up to 2036 bytes.
-pub const SLOT_STRIDE: usize = 33 * 64;
+/// An odd number of lines: at 2048 bytes, the first lines of all packets would fall into a few
+/// cache sets. 35 lines hold the headroom, the virtio-net header and a frame of up to 2112 bytes.
+pub const SLOT_STRIDE: usize = 35 * 64;
 
 /// No slot: the end of a list.
 const NONE: u32 = u32::MAX;
@@ -372,6 +372,11 @@ impl Pool {
     /// Returns slots that `take` or a frame's `into_slot` gave.
     pub(crate) fn give(&mut self, slot: u32) {
         self.local().push(slot);
+    }
+
+    /// As [`give`](Self::give), for many.
+    pub(crate) fn give_many(&mut self, slots: &[u32]) {
+        self.local().extend_from_slice(slots);
     }
 
     /// An empty frame with [`virtroupe_wire::buffer::HEADROOM`] bytes of headroom; `None` if no

@@ -92,16 +92,17 @@ impl ReceiveQueue {
         let first = (pool.slots().as_ptr() as u64)
             .wrapping_add(BUFFER_START as u64)
             .wrapping_add(self.iova_offset);
-        for slot in pool.take_many(count).rev() {
-            let Some(id) = self.free.take() else { break };
-            let address = first.wrapping_add(u64::from(slot) * SLOT_STRIDE as u64);
-            self.ring
-                .write_descriptor(id, address, BUFFER_LENGTH, DESC_F_WRITE, 0);
-            if let Some(posted) = self.posted.get_mut(usize::from(id)) {
+        let posted = &mut self.posted[..];
+        let slots = pool.take_many(count).rev();
+        let buffers = self.free.take_run(count as u16).zip(slots);
+        let buffers = buffers.map(|(id, slot)| {
+            if let Some(posted) = posted.get_mut(usize::from(id)) {
                 *posted = slot;
             }
-            self.ring.push_avail(id);
-        }
+            let address = first.wrapping_add(u64::from(slot) * SLOT_STRIDE as u64);
+            (id, address, BUFFER_LENGTH)
+        });
+        self.ring.push_run(DESC_F_WRITE, buffers);
         self.ring.publish()
     }
 
@@ -125,12 +126,13 @@ impl ReceiveQueue {
         let owed = usize::from(self.free.len()) + reserve;
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
         self.ring.prefetch_descriptors(self.free.upcoming(), take);
-        let mut result = Ok(take);
-        let before = burst.len();
-        let mut bytes = 0;
         burst.reserve(take);
-        for place in 0..take {
-            let (slot, length) = match self.take_used() {
+        let before = burst.len();
+        let mut result = Ok(take);
+        let mut bytes = 0;
+        let mut taken = 0;
+        for room in burst.spare_capacity_mut().iter_mut().take(take) {
+            let (slot, length) = match self.take_used(taken) {
                 Ok(used) => used,
                 Err(violation) => {
                     result = Err(violation);
@@ -139,22 +141,27 @@ impl ReceiveQueue {
             };
             let length = length - NET_HEADER as u16;
             bytes += u64::from(length);
-            let mut frame = pool.frame_of(slot, SLOT_DATA, length);
-            if place >= replaceable {
-                frame = Frame::on_heap(frame.head());
+            let frame = room.write(pool.frame_of(slot, SLOT_DATA, length));
+            if usize::from(taken) >= replaceable {
+                *frame = Frame::on_heap(frame.head());
                 self.counters.copied += 1;
             }
-            burst.push(frame);
+            taken += 1;
         }
-        self.counters.frames += (burst.len() - before) as u64;
+        // SAFETY: there was room for as many, and the loop has written that many.
+        unsafe { burst.set_len(before + usize::from(taken)) };
+        self.free.give_run(taken);
+        self.ring.advance_used(taken);
+        self.counters.frames += u64::from(taken);
         self.counters.bytes += bytes;
         result
     }
 
-    /// The slot and the length, header included, of the next used buffer.
-    #[inline]
-    fn take_used(&mut self) -> Result<(u32, u16), Violation> {
-        let used = self.ring.peek_used();
+    /// The slot and the length, header included, of the used buffer `place` behind the current
+    /// position. The caller then moves on.
+    #[inline(always)]
+    fn take_used(&mut self, place: u16) -> Result<(u32, u16), Violation> {
+        let used = self.ring.peek_used(place);
         let unknown = Violation::UsedId(used.id);
         let id = u16::try_from(used.id).map_err(|_| unknown)?;
         let posted = self
@@ -171,8 +178,7 @@ impl ReceiveQueue {
             });
         }
         let slot = std::mem::replace(posted, VACANT);
-        self.free.give(id);
-        self.ring.advance_used(1);
+        self.free.put(place, id);
         Ok((slot, used.length as u16))
     }
 

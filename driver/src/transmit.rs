@@ -81,6 +81,19 @@ struct Other {
     next: Option<u16>,
 }
 
+/// Forgets the first `count` frames, at most all: the ring has their slots now.
+#[inline(always)]
+fn forget_front(burst: &mut Vec<Frame>, count: usize) {
+    let rest = burst.len() - count;
+    let start = burst.as_mut_ptr();
+    // SAFETY: the frames from `count` on are moved to the front, where nothing is dropped, and
+    // are then the only ones.
+    unsafe {
+        start.copy_from(start.add(count), rest);
+        burst.set_len(rest);
+    }
+}
+
 impl TransmitQueue {
     pub(crate) fn new(
         memory: Arc<DmaMemory>,
@@ -127,32 +140,38 @@ impl TransmitQueue {
     /// Hands frames from the front of `burst` to the device until the ring is full; the rest
     /// stays. Returns whether the device wants to be notified.
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
-        let mut taken = 0;
-        let mut bytes = 0;
+        let sent = self.push_plain(pool, burst);
+        forget_front(burst, sent);
+        if !burst.is_empty() {
+            self.submit_others(pool, burst);
+        }
+        self.ring.publish()
+    }
+
+    /// Pushes frames of every kind.
+    #[cold]
+    fn submit_others(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) {
         let fits = self.count_fitting(burst);
-        for frame in burst.drain(..fits) {
-            let length = frame.len() as u64;
-            if frame.home() == Some(pool.home_pointer()) && !frame.is_chain() {
-                self.push_plain(frame);
-            } else if let Err(reason) = self.push_other(frame, pool) {
-                self.counters.drops.add(reason, 1);
+        for mut frame in burst.drain(..fits) {
+            if self.push_plain(pool, std::slice::from_mut(&mut frame)) == 1 {
+                std::mem::forget(frame);
                 continue;
             }
-            taken += 1;
-            bytes += length;
+            let length = frame.len() as u64;
+            match self.push_other(frame, pool) {
+                Ok(()) => {
+                    self.counters.frames += 1;
+                    self.counters.bytes += length;
+                }
+                Err(reason) => self.counters.drops.add(reason, 1),
+            }
         }
-        self.counters.frames += taken;
-        self.counters.bytes += bytes;
-        self.ring.publish()
     }
 
     /// How many frames from the front have descriptors.
     fn count_fitting(&self, burst: &[Frame]) -> usize {
         let most = self.most_segments();
         let mut room = self.room();
-        if burst.len() <= room && !burst.iter().any(Frame::is_chain) {
-            return burst.len();
-        }
         let mut count = 0;
         for frame in burst {
             // A frame that is copied takes no more segments than it has now.
@@ -215,15 +234,35 @@ impl TransmitQueue {
             .is_some_and(|home| Arc::ptr_eq(unsafe { home.as_ref() }.memory(), &self.memory))
     }
 
-    /// Sends a frame that is one segment of our own pool. There is a descriptor.
-    #[inline]
-    fn push_plain(&mut self, mut frame: Frame) {
-        let (Some(header), Some(id)) = (frame.clear_net_header(), self.free.take()) else {
-            return;
-        };
-        let length = frame.head().len() as u32 + NET_HEADER as u32;
-        self.write(id, header, length, None);
-        self.occupy(id, frame.into_slot());
+    /// Sends plain frames from the front of `frames` on, until there is one of another kind or no
+    /// descriptor is left. Returns their number; the caller forgets them.
+    #[inline(always)]
+    fn push_plain(&mut self, pool: &Pool, frames: &mut [Frame]) -> usize {
+        let home = pool.home_pointer();
+        let slots = &mut self.slots[..];
+        let iova_offset = self.iova_offset;
+        let (mut count, mut bytes) = (0, 0);
+        let buffers = self.free.upcoming_run().zip(frames);
+        let buffers = buffers.map_while(|(id, frame)| {
+            if !frame.is_plain(home) {
+                return None;
+            }
+            let header = frame.clear_net_header()?;
+            let length = frame.head().len() as u32;
+            if let Some(entry) = slots.get_mut(usize::from(id)) {
+                *entry = frame.slot();
+            }
+            count += 1;
+            bytes += u64::from(length);
+            let address = (header.as_ptr() as u64).wrapping_add(iova_offset);
+            Some((id, address, length + NET_HEADER as u32))
+        });
+        self.ring.push_run(0, buffers);
+        self.free.advance(count);
+        self.chains += count;
+        self.counters.frames += u64::from(count);
+        self.counters.bytes += bytes;
+        usize::from(count)
     }
 
     /// Sends any other frame: its chain, and what the device sees only of a copy. There are
@@ -250,18 +289,12 @@ impl TransmitQueue {
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = Some(frame);
         }
-        self.occupy(head, OTHER);
-        Ok(())
-    }
-
-    /// Makes the chain that starts at `head` available.
-    #[inline]
-    fn occupy(&mut self, head: u16, slot: u32) {
         if let Some(entry) = self.slots.get_mut(usize::from(head)) {
-            *entry = slot;
+            *entry = OTHER;
         }
         self.chains += 1;
         self.ring.push_avail(head);
+        Ok(())
     }
 
     fn write(&mut self, id: u16, part: NonNull<u8>, length: u32, next: Option<u16>) {
@@ -283,7 +316,16 @@ impl TransmitQueue {
         let in_order = self.ring.in_order();
         let mut left = pending;
         while left > 0 {
-            let used = self.ring.peek_used().id;
+            let run = if in_order {
+                self.reclaim_run(pool, left)
+            } else {
+                0
+            };
+            if run > 0 {
+                left -= run;
+                continue;
+            }
+            let used = self.ring.peek_used(0).id;
             let mut head = u16::try_from(used).map_err(|_| Violation::UsedId(used))?;
             let batch = if in_order {
                 self.batch_up_to(head, left)?
@@ -300,6 +342,35 @@ impl TransmitQueue {
             left -= batch;
         }
         Ok(usize::from(pending))
+    }
+
+    /// Takes back, together, plain frames whose used entries are as an in-order device writes
+    /// them: at most `pending`, and not beyond the end of the ring. Returns their number; what
+    /// is different is not among them.
+    #[inline]
+    fn reclaim_run(&mut self, pool: &mut Pool, pending: u16) -> u16 {
+        let first = self.free.oldest(0);
+        let slots = self.slots.get_mut(usize::from(first)..).unwrap_or_default();
+        let most = pending.min(slots.len() as u16);
+        let slots = slots.get_mut(..usize::from(most)).unwrap_or_default();
+        let plain = slots.iter().take_while(|slot| **slot < OTHER).count() as u16;
+        let mut run = 0;
+        while run < plain {
+            // One entry for each frame, or one for a batch with its last head (section 2.7.9).
+            let used = self.ring.peek_used(run).id.wrapping_sub(u32::from(first));
+            if used < u32::from(run) || used >= u32::from(plain) {
+                break;
+            }
+            run = used as u16 + 1;
+        }
+        if let Some(slots) = slots.get_mut(..usize::from(run)) {
+            pool.give_many(slots);
+            slots.fill(VACANT);
+        }
+        self.free.give_run(run);
+        self.chains -= run;
+        self.ring.advance_used(run);
+        run
     }
 
     /// An in-order device may write one used entry for a batch, with the last head (section

@@ -12,6 +12,7 @@ use virtroupe::driver::memory::HugePages;
 use virtroupe::{Config, DeviceUrl, MacAddr, Stack, Supervisor};
 
 use crate::client::{Client, Report, TakeReport};
+use crate::device::CpuArgs;
 use crate::exit::Outcome;
 use crate::table::Table;
 
@@ -23,27 +24,33 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// Threads that move packets: for each stack its cpu and its device.
 const THREADS: usize = 4;
 
-/// Starts both stacks: the server's and the client's.
-pub async fn start() -> Outcome<(Stack, Stack)> {
+/// Starts both stacks: the server's, with as many cpus and queues as asked for, and the client's.
+pub async fn start(cpus: &CpuArgs) -> Outcome<(Stack, Stack)> {
     let (server, client) = Link::pair(LinkConfig::default());
-    let server = stack(SERVER, MacAddr([2, 0, 0, 0, 0, 1]), server).await?;
-    let client = stack(CLIENT, MacAddr([2, 0, 0, 0, 0, 2]), client).await?;
+    let mut config = config(SERVER)?;
+    cpus.apply_to(&mut config);
+    let server = stack(config, MacAddr([2, 0, 0, 0, 0, 1]), server).await?;
+    let client = stack(self::config(CLIENT)?, MacAddr([2, 0, 0, 0, 0, 2]), client).await?;
     Ok((server, client))
 }
 
-async fn stack(address: Ipv4Addr, mac: MacAddr, link: LinkEnd) -> Outcome<Stack> {
-    let mut config =
-        Config::new(DeviceUrl::Own("link".into())).address(format!("{address}/24").parse()?);
+fn config(address: Ipv4Addr) -> Outcome<Config> {
+    let own = DeviceUrl::Own("link".into());
+    Ok(Config::new(own).address(format!("{address}/24").parse()?))
+}
+
+async fn stack(mut config: Config, mac: MacAddr, link: LinkEnd) -> Outcome<Stack> {
     config.options.huge_pages = HugePages::Never;
     config.options.queue_size = 512; // longer than the window of the client
     let mut thread = DeviceThread::default();
     if available_parallelism().map_or(1, usize::from) <= THREADS {
         // Who spins would keep those from working that it waits for.
         thread.spin = Duration::ZERO;
-        config.poll.spin_us = 0;
+        config.poll.spin_us = Some(0);
     }
     let device = EmbeddedConfig {
         mac,
+        queue_pairs: config.options.queue_pairs,
         ..EmbeddedConfig::default()
     };
     let (transport, _) = EmbeddedTransport::threaded(device, link, thread)?;
@@ -73,10 +80,11 @@ pub async fn measure(
             () = tokio::time::sleep_until((last + Duration::from_secs(1)).into()) => false,
         };
         let report = measured.send(TakeReport).await?;
-        let drops = [server.stats().await?.drops(), client.stats().await?.drops()];
+        let stats = server.stats().await?;
+        let drops = [stats.drops(), client.stats().await?.drops()];
         let now = Instant::now();
         total.add(&report);
-        table.row(now - begin, now - last, &report, &drops);
+        table.row([now - begin, now - last], &report, &drops, stats);
         last = now;
         if is_over {
             return table.finish(now - begin, &total, &drops);

@@ -29,9 +29,33 @@ pub struct DeviceArgs {
     /// A neighbour whose Ethernet address is not asked for
     #[arg(long, value_name = "IP=MAC", value_parser = neighbor)]
     neighbor: Vec<Neighbor>,
-    /// Pin the cpu to this core
-    #[arg(long)]
-    core: Option<usize>,
+    #[command(flatten)]
+    pub cpus: CpuArgs,
+}
+
+/// How many cpus and queues.
+#[derive(Debug, Clone, Args)]
+pub struct CpuArgs {
+    /// The cpus of the stack; those without a queue are proxies [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u16>,
+    /// The queue pairs of the device [default: 1]
+    #[arg(long, value_name = "M")]
+    queues: Option<u16>,
+    /// Pin the cpus to these cores
+    #[arg(long, value_name = "CORE,CORE...", value_delimiter = ',')]
+    core: Vec<usize>,
+}
+
+impl CpuArgs {
+    /// Sets what was given.
+    pub fn apply_to(&self, config: &mut Config) {
+        config.cpus.count = self.cpus.unwrap_or(config.cpus.count);
+        config.options.queue_pairs = self.queues.unwrap_or(config.options.queue_pairs);
+        if !self.core.is_empty() {
+            config.cpus.cores.clone_from(&self.core);
+        }
+    }
 }
 
 /// What to say where a device is needed and none is named.
@@ -65,7 +89,7 @@ impl DeviceArgs {
             };
         }
         config.options.mac = self.mac.or(config.options.mac);
-        config.core = self.core.or(config.core);
+        self.cpus.apply_to(&mut config);
         for neighbor in &self.neighbor {
             config.host.neighbors.push(*neighbor);
             // It may be outside of our subnets, and yet it is on the link.
@@ -79,7 +103,7 @@ impl DeviceArgs {
     }
 
     fn is_empty(&self) -> bool {
-        self.ip.is_empty() && self.mac.is_none() && self.neighbor.is_empty() && self.core.is_none()
+        self.ip.is_empty() && self.mac.is_none() && self.neighbor.is_empty()
     }
 }
 

@@ -1,28 +1,51 @@
-//! The live table of the demo: redrawn in place on a terminal, plain lines elsewhere.
+//! The live tables: redrawn in place on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
-use virtroupe::Drops;
+use virtroupe::{Drops, Stats};
 
 use crate::client::{FLOWS, Report, WINDOW};
+use crate::cpus::{CpuTable, rate};
 use crate::demo::{CLIENT, SERVER};
 use crate::exit::Outcome;
 
-/// Prints what was measured, row by row.
-pub struct Table {
+/// Lines that replace those shown before.
+pub struct Live {
     is_terminal: bool,
-    /// Lines on the terminal that the next row replaces.
+    /// Lines on the terminal that the next ones replace.
     lines: usize,
+}
+
+impl Live {
+    /// Shows nothing yet.
+    pub fn new() -> Self {
+        Live {
+            is_terminal: stdout().is_terminal(),
+            lines: 0,
+        }
+    }
+
+    /// Shows `lines` in place of those before.
+    pub fn show(&mut self, lines: &[String]) {
+        let up = match self.is_terminal && self.lines > 0 {
+            true => format!("\x1b[{}A\x1b[J", self.lines),
+            false => String::new(),
+        };
+        print(&format!("{up}{}\n", lines.join("\n")));
+        self.lines = lines.len();
+    }
+}
+
+/// Prints what the demo measured, row by row.
+pub struct Table {
+    live: Live,
+    cpus: CpuTable,
 }
 
 impl Table {
     /// An empty table; prints its head.
     pub fn new() -> Self {
-        let table = Table {
-            is_terminal: stdout().is_terminal(),
-            lines: 0,
-        };
         print(&format!(
             "echo over an in-memory link: {CLIENT} -> {SERVER}, {FLOWS} flows, {} in flight\n\
              {:>6} {:>12} {:>9} {:>9} {:>9} {:>6}  dropped by server; by client\n",
@@ -34,31 +57,34 @@ impl Table {
             "p99.9",
             "lost"
         ));
-        table
+        Table {
+            live: Live::new(),
+            cpus: CpuTable::default(),
+        }
     }
 
-    /// Shows what was measured in the last `interval`, `elapsed` after the start. `drops` are
-    /// the server's and the client's since the start.
+    /// Shows what was measured in the last `interval`, `elapsed` after the start, and what each
+    /// cpu of the server did, if it has several. `drops` are the server's and the client's since
+    /// the start.
     pub fn row(
         &mut self,
-        elapsed: Duration,
-        interval: Duration,
+        [elapsed, interval]: [Duration; 2],
         report: &Report,
         drops: &[Drops; 2],
+        server: Stats,
     ) {
-        let up = match self.is_terminal && self.lines > 0 {
-            true => format!("\x1b[{}A\x1b[J", self.lines),
-            false => String::new(),
-        };
         let [p50, p99, p999] = percentiles(report);
-        print(&format!(
-            "{up}{:>6.0} {:>12} {p50:>9} {p99:>9} {p999:>9} {:>6}  {}\n",
+        let mut lines = vec![format!(
+            "{:>6.0} {:>12} {p50:>9} {p99:>9} {p999:>9} {:>6}  {}",
             elapsed.as_secs_f64(),
             rate(report.echoed, interval),
             report.lost,
             both(drops)
-        ));
-        self.lines = 1;
+        )];
+        if server.cpus.len() > 1 {
+            lines.extend(self.cpus.lines(server, interval));
+        }
+        self.live.show(&lines);
     }
 
     /// Shows the summary. An echo with wrong content, or none at all, is an error.
@@ -94,14 +120,6 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Datagrams per second.
-fn rate(datagrams: u64, time: Duration) -> String {
-    match datagrams as f64 / time.as_secs_f64().max(1e-9) {
-        rate if rate >= 1e6 => format!("{:.2} Mpps", rate / 1e6),
-        rate => format!("{:.1} kpps", rate / 1e3),
-    }
-}
-
 fn percentiles(report: &Report) -> [String; 3] {
     [0.5, 0.99, 0.999].map(|quantile| {
         if report.round_trip.is_empty() {
@@ -118,7 +136,8 @@ fn both([server, client]: &[Drops; 2]) -> String {
     format!("{}; {}", reasons(server), reasons(client))
 }
 
-fn reasons(drops: &Drops) -> String {
+/// The reasons for which packets were dropped, with their counts.
+pub fn reasons(drops: &Drops) -> String {
     let reasons: Vec<String> = drops
         .nonzero()
         .map(|(reason, count)| format!("{} {count}", reason.name()))

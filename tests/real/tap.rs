@@ -64,15 +64,15 @@ fn udp_echo_of_every_length() -> Outcome<()> {
 
 fn udp_echo_with_long_frames() -> Outcome<()> {
     // As long as one receive buffer.
-    let host = Host::start_with(|config| config.options.mtu = Some(2018))?;
+    let host = Host::start_with(|config| config.options.mtu = Some(2094))?;
     let _echo = host.echo()?;
     // Around one frame, two and many, and the greatest.
     let edges = [
         0..=9,
         1470..=1480,
-        1985..=1995,
-        3976..=3990,
-        29_900..=29_910,
+        2061..=2071,
+        4130..=4142,
+        31_066..=31_078,
         LONGEST - 9..=LONGEST,
     ];
     for lengths in edges {

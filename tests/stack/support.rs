@@ -47,6 +47,7 @@ pub async fn start(config: Config, backend: impl Backend + 'static) -> (Stack, E
         });
     let device = EmbeddedConfig {
         mac: virtroupe::MacAddr([2, 0, 0, 0, 0, mac]),
+        queue_pairs: config.options.queue_pairs,
         ..EmbeddedConfig::default()
     };
     let (transport, handle) =

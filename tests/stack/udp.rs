@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use virtroupe::actors::queue::BindUdp;
+use virtroupe::actors::services::BindUdp;
 use virtroupe::driver::embedded::LinkConfig;
 use virtroupe::{BindError, SocketEvent, UdpErrorKind, UdpReceived};
 
@@ -141,7 +141,7 @@ async fn a_port_of_an_actor_on_another_arbiter_is_free_again_after_it_has_stoppe
         received: Remote.start().recipient(),
         events: None,
     };
-    let queue = server.queue(0).expect("a cpu");
+    let queue = server.cpu(0).expect("a cpu");
     let bound = within(queue.send(bind())).await.expect("alive");
     assert!(bound.is_ok());
     let again = within(queue.send(bind())).await.expect("alive");

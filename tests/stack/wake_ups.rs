@@ -20,7 +20,7 @@ const NAP: Duration = Duration::from_millis(30);
 
 fn drowsy() -> Config {
     let mut config = config(1);
-    config.poll.spin_us = 0;
+    config.poll.spin_us = Some(0);
     config
 }
 

@@ -7,6 +7,8 @@
 
 use bytes::Bytes;
 
+use crate::offload::Offload;
+
 /// A unique, writable packet: one segment, or a chain of several.
 ///
 /// The *head* is the first segment. Headers are pushed and removed there; only the head has
@@ -57,6 +59,18 @@ pub trait Buffer: Sized {
         (self.headroom() + self.len()).max(2048)
     }
 
+    /// What is to be done for the packet, or was done; nothing by default. Its offsets count from
+    /// the first byte of the head as it was when it was set.
+    fn offload(&self) -> Offload {
+        Offload::NONE
+    }
+
+    /// Describes what is to be done for the packet. Returns false if this kind of memory can not
+    /// keep that: then it must be done before.
+    fn set_offload(&mut self, offload: Offload) -> bool {
+        offload.is_none()
+    }
+
     /// Calls `visit` with the bytes of each segment, front to back.
     fn for_each_segment(&self, visit: impl FnMut(&[u8]));
 
@@ -81,6 +95,45 @@ pub trait Allocator {
 /// Headroom in bytes that an [`Allocator`] guarantees: Ethernet with a VLAN tag (18), and an
 /// IPv6 header with some extension, or IPv4 with options, fit into it.
 pub const HEADROOM: usize = 64;
+
+/// The least that is asked for when memory for a longer piece is refused.
+const LEAST_SEGMENT: usize = 256;
+
+/// Copies `bytes` behind `buffer`, chaining more memory where a segment is full.
+pub(crate) fn extend<A: Allocator>(buffer: &mut A::Buffer, mut bytes: &[u8], pool: &mut A) -> bool {
+    if buffer.extend_from_slice(bytes) {
+        return true;
+    }
+    while !bytes.is_empty() {
+        let Some((mut segment, room)) = allocate_up_to(pool, bytes.len()) else {
+            return false;
+        };
+        let (now, later) = bytes.split_at(bytes.len().min(room));
+        if !segment.extend_from_slice(now) {
+            return false;
+        }
+        bytes = later;
+        buffer.append(segment);
+    }
+    true
+}
+
+/// A buffer for `capacity` bytes, or for less if no segment is that long; and its capacity.
+pub(crate) fn allocate_up_to<A: Allocator>(
+    pool: &mut A,
+    capacity: usize,
+) -> Option<(A::Buffer, usize)> {
+    let mut capacity = capacity;
+    loop {
+        if let Some(buffer) = pool.allocate(capacity) {
+            return Some((buffer, capacity));
+        }
+        if capacity <= LEAST_SEGMENT {
+            return None;
+        }
+        capacity = (capacity / 2).max(LEAST_SEGMENT);
+    }
+}
 
 /// Application bytes on their way to the wire.
 ///
@@ -131,6 +184,7 @@ impl<B> From<Bytes> for Payload<B> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeapBuffer {
     segments: Vec<HeapSegment>,
+    offload: Offload,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +209,7 @@ impl HeapBuffer {
                 bytes: memory,
                 start: HEADROOM,
             }],
+            offload: Offload::NONE,
         }
     }
 }
@@ -237,6 +292,15 @@ impl Buffer for HeapBuffer {
 
     fn is_chain(&self) -> bool {
         self.segments.len() > 1
+    }
+
+    fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    fn set_offload(&mut self, offload: Offload) -> bool {
+        self.offload = offload;
+        true
     }
 
     fn for_each_segment(&self, visit: impl FnMut(&[u8])) {

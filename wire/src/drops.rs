@@ -89,6 +89,10 @@ drop_reasons! {
     RingFull => "ring_full",
     /// The virtual queue has no credit left.
     NoCredit => "no_credit",
+    /// The cpu that owns the flow did not take its packets for longer than the stack may wait.
+    LaneFull => "lane_full",
+    /// The cpu that owns the flow has ended.
+    CpuGone => "cpu_gone",
     /// The mailbox of the receiving actor stayed full for longer than the stack may wait.
     MailboxFull => "mailbox_full",
     /// The receiving actor is gone.

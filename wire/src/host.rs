@@ -19,9 +19,11 @@
 mod addresses;
 mod arp;
 mod bucket;
+mod common;
 mod config;
 mod counters;
 mod fast;
+mod handover;
 mod icmp;
 mod neighbors;
 mod output;
@@ -34,12 +36,14 @@ mod runs;
 mod send;
 mod sockets;
 mod tcp;
+mod template;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 pub use config::{HostConfig, HostError, Limits, Neighbor, Route};
 pub use counters::HostCounters;
+pub use handover::{LOOPED, REASSEMBLED};
 pub use neighbors::{NeighborEntry, NeighborState};
 pub use sockets::{BindError, ConnectError};
 pub use tcp::exchange;
@@ -96,6 +100,13 @@ pub struct Host<B: Buffer> {
     /// Segments, and errors about ours, for the TCP engine.
     tcp_segments: Vec<Segment<B>>,
     tcp_errors: Vec<tcp::Reported>,
+    /// Whether this host is one of several; see the module `handover`.
+    is_sharded: bool,
+    is_receiving_handed_over: bool,
+    /// Datagrams that became whole, as frames, until the caller takes them. Sharded hosts only.
+    reassembled: VecDeque<B>,
+    /// Why a packet is refused that finds no room.
+    shortage: DropReason,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,
@@ -160,6 +171,10 @@ impl<B: Buffer> Host<B> {
             has_tcp: false,
             tcp_segments: Vec::new(),
             tcp_errors: Vec::new(),
+            is_sharded: false,
+            is_receiving_handed_over: false,
+            reassembled: VecDeque::new(),
+            shortage: DropReason::RingFull,
             pieces: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),
@@ -277,6 +292,12 @@ impl<B: Buffer> Host<B> {
         self.most_frames = frames;
     }
 
+    /// Sets the reason for which packets are refused that find no room: `RingFull` by default,
+    /// `NoCredit` where a virtual queue bounds what is sent.
+    pub fn set_shortage(&mut self, reason: DropReason) {
+        self.shortage = reason;
+    }
+
     /// How many more frames may be put into the transmit queue.
     pub fn transmit_room(&self) -> usize {
         self.room
@@ -347,6 +368,28 @@ impl<B: Buffer> Host<B> {
             IpAddr::V4(address) => self.addresses.is_own(address),
             IpAddr::V6(_) => false,
         }
+    }
+
+    /// The address of ours from which packets to `destination` are sent; `None` if no route leads
+    /// there, or it is not the address of a host.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        let IpAddr::V4(destination) = destination else {
+            return None;
+        };
+        match self.addresses.kind(destination) {
+            Kind::Own => Some(destination.into()),
+            Kind::Other => {
+                let next_hop = self.routes.next_hop(destination)?;
+                self.addresses.source_for(next_hop).map(IpAddr::V4)
+            }
+            Kind::Broadcast | Kind::Invalid => None,
+        }
+    }
+
+    /// A random number, for where to begin the search for a source port (RFC 6056, section
+    /// 3.3.1).
+    pub fn random_port_offset(&mut self) -> u16 {
+        self.random.below(1 << 16) as u16
     }
 
     /// Drops what waited for a neighbour that does not answer, and tells the sockets.

@@ -9,8 +9,10 @@
 //! | [`mac`], [`time`], [`drops`] | Ethernet addresses, the time as an argument, and why packets are dropped |
 //! | [`ethernet`], [`arp`], [`ipv4`], [`icmp`], [`udp`] | formats: headers and numbers by value |
 //! | [`checksum`] | the Internet checksum |
+//! | [`offload`] | what a device may do for a packet, and the same in software |
 //! | [`filter`] | which raw frames someone wants to see |
 //! | [`tcp`] | the engine of TCP connections |
+//! | [`placement`] | which cpu owns a flow: the Toeplitz hash and the tables behind it |
 //! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, ICMP and UDP over Ethernet |
 //!
 //! Two hosts on a link, in virtual time. One sends to the other, which must be asked for its
@@ -78,6 +80,8 @@ pub mod host;
 pub mod icmp;
 pub mod ipv4;
 pub mod mac;
+pub mod offload;
+pub mod placement;
 mod reserved;
 pub mod tcp;
 pub mod time;
@@ -91,5 +95,6 @@ pub use host::{
     NeighborEntry, NeighborState, Route,
 };
 pub use mac::MacAddr;
+pub use offload::Offload;
 pub use time::Instant;
 pub use udp::{SendOutcome, UdpDatagram, UdpError, UdpErrorKind, UdpSend, UdpSocketId};

@@ -19,8 +19,14 @@ pub struct UdpSocketId {
 }
 
 /// A datagram that arrived.
+///
+/// In memory the payload comes first: between the addresses it would be copied together with
+/// what of them is not used, from where it was just written in parts.
 #[derive(Debug)]
+#[repr(C)]
 pub struct UdpDatagram<B> {
+    /// The payload. Its headers have become headroom; it is a chain if it was reassembled.
+    pub payload: B,
     /// Who sent it.
     pub source: SocketAddr,
     /// The address that the sender asked for: one of ours, or a broadcast address.
@@ -29,8 +35,6 @@ pub struct UdpDatagram<B> {
     pub ttl: u8,
     /// The byte that holds DSCP and ECN; see [`dscp`](Self::dscp) and [`ecn`](Self::ecn).
     pub dscp_ecn: u8,
-    /// The payload. Its headers have become headroom; it is a chain if it was reassembled.
-    pub payload: B,
 }
 
 impl<B> UdpDatagram<B> {

@@ -3,73 +3,68 @@
 use std::task::Waker;
 
 use actix::Recipient;
-use virtroupe_driver::{Frame, QueuePair, Violation};
-use virtroupe_wire::DropReason;
-use virtroupe_wire::udp::{UdpSend, UdpSocketId};
+use virtroupe_driver::{Frame, Pool, Violation};
+use virtroupe_wire::host::Host;
+use virtroupe_wire::udp::{self, UdpDatagram, UdpSend, UdpSocketId};
+use virtroupe_wire::{DropReason, Instant};
 
-use super::{Shard, Waiter};
+use super::{Shard, TxReadyPolicy, Waiter};
+use crate::egress::Egress;
 use crate::messages::{SendOutcome, SocketEvent};
 
 /// Senders woken at once when there is room: one for each burst of this length.
 const FRAMES_PER_WAITER: usize = 32;
 /// Frames of the longest datagram at the usual MTU.
 const LONGEST_TRAIN: usize = 46;
-/// Free slots that the pool must have before a sender is told that there is room.
-const LEAST_FREE: usize = 32;
 
 impl Shard {
-    /// Hands the transmit queue to the device and wakes senders that wait for room. Returns how
-    /// many frames went. What is left then found no room in the ring.
-    pub(crate) fn flush(&mut self, pair: &mut QueuePair) -> Result<usize, Violation> {
+    /// Hands the transmit queue on and wakes senders that wait for room. Returns how many frames
+    /// went. What is left then found no room.
+    pub(crate) fn flush(&mut self, egress: &mut Egress) -> Result<usize, Violation> {
         let mut moved = 0;
         loop {
-            let queue = self.host.transmit();
-            let before = queue.len();
-            pair.transmit(queue)?;
+            moved += egress.transmit(self.host.transmit())?;
             let left = self.host.transmit().len();
-            moved += before - left;
             self.host
-                .set_transmit_room(pair.transmit_room().saturating_sub(left));
+                .set_transmit_room(egress.room().saturating_sub(left));
             // New room lets frames in that waited for it inside the engine.
             if self.host.transmit().len() == left {
                 break;
             }
         }
-        if !self.waiters.is_empty() && self.is_roomy(pair) {
-            self.wake_waiters(pair.transmit_room() / FRAMES_PER_WAITER);
+        if !self.waiters.is_empty() && egress.is_roomy() {
+            self.wake_waiters(egress.room());
         }
         Ok(moved)
     }
 
-    /// Whether there is room enough, in the ring and in the pool, to wake those who wait.
-    fn is_roomy(&self, pair: &mut QueuePair) -> bool {
-        pair.pool().collect();
-        pair.transmit_room() >= usize::from(self.features.queue_size) / 2
-            && pair.pool().available() >= LEAST_FREE
-    }
-
-    /// Frames that wait for the device.
+    /// Frames that wait for room.
     pub(crate) fn has_output(&mut self) -> bool {
         !self.host.transmit().is_empty()
     }
 
-    /// Whether somebody waits for room in the transmit ring: a sender, frames, or, as there is
+    /// Whether somebody waits for room: a sender, frames, or, as there is
     /// none at all, perhaps frames inside the engine.
     pub(crate) fn needs_room(&mut self) -> bool {
         !self.waiters.is_empty() || self.has_output() || self.host.transmit_room() == 0
     }
 
     /// Whether senders wait although there is room: no interrupt would wake them.
-    pub(crate) fn owes_notices(&self, pair: &mut QueuePair) -> bool {
-        !self.waiters.is_empty() && self.is_roomy(pair)
+    pub(crate) fn owes_notices(&self, egress: &mut Egress) -> bool {
+        !self.waiters.is_empty() && egress.is_roomy()
     }
 
     pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {
         self.sleeper = waker;
     }
 
-    fn wake_waiters(&mut self, count: usize) {
-        let mut left = count.max(1);
+    /// Tells senders that there is room for so many frames.
+    fn wake_waiters(&mut self, room: usize) {
+        let mut left = match self.policy {
+            TxReadyPolicy::First => 1,
+            TxReadyPolicy::All => usize::MAX,
+            TxReadyPolicy::Fair => (room / FRAMES_PER_WAITER).max(1),
+        };
         while left > 0 {
             let Some(waiter) = self.waiters.pop_front() else {
                 return;
@@ -103,31 +98,60 @@ impl Shard {
         id: UdpSocketId,
         burst: &mut Vec<UdpSend<Frame>>,
     ) -> SendOutcome {
+        self.send_with(burst.len(), |host, now, pool| {
+            let outcome = host.send_udp(now, id, burst, pool);
+            (outcome, burst.first().and_then(|send| send.refused))
+        })
+    }
+
+    /// Sends datagrams back. Empties `burst`; what is refused is dropped.
+    pub(crate) fn reply_udp(
+        &mut self,
+        id: UdpSocketId,
+        burst: &mut Vec<UdpDatagram<Frame>>,
+    ) -> SendOutcome {
+        let mut refused = Vec::new();
+        self.send_with(burst.len(), |host, now, pool| {
+            let outcome = host.reply_udp(now, id, burst, &mut refused, pool);
+            (outcome, refused.first().and_then(|send| send.refused))
+        })
+    }
+
+    /// Lets `send` put up to `count` datagrams into the engine.
+    fn send_with(
+        &mut self,
+        count: usize,
+        send: impl FnOnce(
+            &mut Host<Frame>,
+            Instant,
+            &mut Pool,
+        ) -> (udp::SendOutcome, Option<DropReason>),
+    ) -> SendOutcome {
         let now = self.clock.now();
-        let egress = self.egress.clone();
-        let mut pair = egress.borrow_mut();
-        if self.host.transmit_room() < burst.len() + LONGEST_TRAIN {
-            self.look_for_room(&mut pair);
+        let ports = self.ports.clone();
+        let egress = &mut ports.borrow_mut().egress;
+        if self.host.transmit_room() < count + LONGEST_TRAIN {
+            self.look_for_room(egress);
         }
-        let outcome = self.host.send_udp(now, id, burst, pair.pool());
+        let (outcome, reason) = send(&mut self.host, now, egress.pool());
         // What was sent to ourselves has arrived; what waits for the device needs the actor.
         self.wake();
         SendOutcome {
             accepted: outcome.accepted,
             refused: outcome.refused,
-            reason: burst.first().and_then(|send| send.refused),
+            reason,
         }
     }
 
     /// Looks whether the device has sent something meanwhile. A violation is found again, and
     /// dealt with, by the poll loop.
-    fn look_for_room(&mut self, pair: &mut QueuePair) {
+    fn look_for_room(&mut self, egress: &mut Egress) {
         if self.closed.is_none() {
-            let _ = pair.reclaim();
+            let _ = egress.reclaim();
         }
         let waiting = self.host.transmit().len();
         self.host
-            .set_transmit_room(pair.transmit_room().saturating_sub(waiting));
+            .set_transmit_room(egress.room().saturating_sub(waiting));
     }
 
     /// Puts whole Ethernet frames into the transmit queue; those without room stay.
@@ -137,7 +161,7 @@ impl Shard {
             Some(_) => DropReason::SocketClosed,
             None => {
                 self.accept_frames(frames);
-                DropReason::RingFull
+                self.ports.borrow().egress.shortage()
             }
         };
         let refused = frames.len();
@@ -151,8 +175,8 @@ impl Shard {
 
     fn accept_frames(&mut self, frames: &mut Vec<Frame>) {
         if self.host.transmit_room() < frames.len() {
-            let egress = self.egress.clone();
-            self.look_for_room(&mut egress.borrow_mut());
+            let ports = self.ports.clone();
+            self.look_for_room(&mut ports.borrow_mut().egress);
         }
         let room = self.host.transmit_room();
         let accepted = room.min(frames.len());
@@ -163,17 +187,22 @@ impl Shard {
 
     /// An empty frame with headroom.
     pub(crate) fn frame(&mut self) -> Option<Frame> {
-        self.egress.borrow_mut().pool().frame()
+        self.ports.borrow_mut().egress.pool().frame()
     }
 
-    pub(crate) fn wait_for_room(&mut self, waiter: Waiter) {
-        if !self.waiters.contains(&waiter) {
+    /// Notes a sender that wants to know when there is room. Returns whether it will be told.
+    pub(crate) fn wait_for_room(&mut self, waiter: Waiter) -> bool {
+        let is_noted = self.waiters.contains(&waiter);
+        let has_place = self.policy != TxReadyPolicy::First || self.waiters.is_empty();
+        if !is_noted && has_place {
             self.waiters.push_back(waiter);
         }
         self.wake();
+        is_noted || has_place
     }
 
-    pub(super) fn wake(&mut self) {
+    /// Wakes the first loop of the cpu, if it sleeps.
+    pub(crate) fn wake(&mut self) {
         if let Some(waker) = self.sleeper.take() {
             waker.wake();
         }

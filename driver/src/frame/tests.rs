@@ -36,8 +36,8 @@ fn a_dropped_chain_returns_every_slot() {
 fn the_headroom_keeps_room_for_the_net_header() {
     let mut pool = pool(1);
     let mut frame = pool.frame().expect("free");
-    assert_eq!(frame.headroom(), HEADROOM);
-    assert!(frame.prepend(HEADROOM).is_some());
+    assert!(frame.headroom() >= HEADROOM);
+    assert!(frame.prepend(frame.headroom()).is_some());
     assert!(frame.prepend(1).is_none());
     assert!(frame.clear_net_header().is_some());
 }

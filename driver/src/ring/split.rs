@@ -200,6 +200,36 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
+    /// Writes buffers of one descriptor each and appends them to the available ring, unpublished:
+    /// their descriptors, which the device must not hold, addresses and lengths. In one go, so
+    /// that what is the same for all of them stays in registers.
+    #[inline(always)]
+    pub(crate) fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
+        let (mask, descriptors, avail) = (self.mask, self.descriptors, self.avail);
+        let shadow = &mut self.avail_shadow[..];
+        let mut next = self.next_avail;
+        for (id, address, length) in buffers {
+            let rest = u64::from(length) | u64::from(flags) << 32;
+            let at = 2 * (usize::from(id) & mask);
+            // SAFETY: as in `write_descriptor`.
+            unsafe {
+                descriptors.add(at).write_volatile(address.to_le());
+                descriptors.add(at + 1).write_volatile(rest.to_le());
+            }
+            let slot = usize::from(next) & mask;
+            if let Some(shadow) = shadow.get_mut(slot)
+                && *shadow != id
+            {
+                *shadow = id;
+                // SAFETY: as in `avail_word`, of which this is the entry `slot`.
+                unsafe { AtomicU16::from_ptr(avail.add(2 + slot).as_ptr()) }
+                    .store(id.to_le(), Ordering::Relaxed);
+            }
+            next = next.wrapping_add(1);
+        }
+        self.next_avail = next;
+    }
+
     /// Shows the device all that was pushed. Returns whether it wants a notification.
     pub(crate) fn publish(&mut self) -> bool {
         let old = self.published;
@@ -239,9 +269,11 @@ impl SplitRing {
         Ok(pending)
     }
 
-    /// The used entry at the current position. Read once; what it says is not trusted.
-    pub(crate) fn peek_used(&self) -> Used {
-        let at = 2 + 4 * self.slot(self.last_used);
+    /// The used entry `place` behind the current position. Read once; what it says is not
+    /// trusted.
+    #[inline(always)]
+    pub(crate) fn peek_used(&self, place: u16) -> Used {
+        let at = 2 + 4 * self.slot(self.last_used.wrapping_add(place));
         // SAFETY: the entry is inside the area that `new` checked, and 4-byte aligned since the
         // used ring is. Volatile: the device may write at any time, and one read decides.
         let (id, length) = unsafe {
@@ -325,8 +357,60 @@ impl FreeDescriptors {
         self.free
     }
 
+    #[inline(always)]
     fn at(&self, index: u16) -> usize {
         usize::from(index) & (self.ids.len() - 1)
+    }
+
+    /// The free descriptors in the order in which they will be taken.
+    #[inline(always)]
+    pub(crate) fn upcoming_run(&self) -> impl Iterator<Item = u16> + '_ {
+        self.run(self.head, self.free)
+    }
+
+    /// Takes the first `count` of [`upcoming_run`](Self::upcoming_run); there are as many.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, count: u16) {
+        self.head = self.head.wrapping_add(count);
+        self.free -= count;
+    }
+
+    /// Takes `count` descriptors, or as many as are free.
+    #[inline(always)]
+    pub(crate) fn take_run(&mut self, count: u16) -> impl Iterator<Item = u16> + '_ {
+        let (first, count) = (self.head, count.min(self.free));
+        self.advance(count);
+        self.run(first, count)
+    }
+
+    #[inline(always)]
+    fn run(&self, first: u16, count: u16) -> impl Iterator<Item = u16> + '_ {
+        let ids = &self.ids[..];
+        let mask = ids.len() - 1;
+        (0..count).map_while(move |place| {
+            let at = usize::from(first.wrapping_add(place)) & mask;
+            ids.get(at).copied()
+        })
+    }
+
+    /// Puts `id` behind the free descriptors, `place` further on. It is free once
+    /// [`give_run`](Self::give_run) says so.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, place: u16, id: u16) {
+        let at = self.at(self.head.wrapping_add(self.free).wrapping_add(place));
+        if let Some(entry) = self.ids.get_mut(at)
+            // Unwritten where it stays the same, which keeps the line clean.
+            && *entry != id
+        {
+            *entry = id;
+        }
+    }
+
+    /// Frees `count` descriptors: those that were [`put`](Self::put), or else those that were
+    /// taken first, in that order.
+    #[inline(always)]
+    pub(crate) fn give_run(&mut self, count: u16) {
+        self.free += count;
     }
 
     #[inline]
@@ -356,14 +440,8 @@ impl FreeDescriptors {
 
     #[inline]
     pub(crate) fn give(&mut self, id: u16) {
-        let at = self.at(self.head.wrapping_add(self.free));
-        if let Some(entry) = self.ids.get_mut(at) {
-            // Unwritten where it stays the same, which keeps the line clean.
-            if *entry != id {
-                *entry = id;
-            }
-            self.free += 1;
-        }
+        self.put(0, id);
+        self.give_run(1);
     }
 }
 

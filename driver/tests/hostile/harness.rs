@@ -13,8 +13,8 @@ use virtroupe_wire::{Buffer, MacAddr};
 
 use super::device::{HEADER, HostileDevice, HostileTransport, RX, TX};
 
-/// Bytes of a receive buffer: a slot less its headroom.
-pub const BUFFER: u32 = (SLOT_STRIDE - 64) as u32;
+/// Bytes of a receive buffer: a slot less its first two lines, but with the header.
+pub const BUFFER: u32 = (SLOT_STRIDE - 128 + HEADER) as u32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
@@ -98,7 +98,7 @@ impl Harness {
         };
         let first = harness.pair.receive(&mut harness.live, 1);
         assert_eq!(first, Ok(0), "nothing came yet");
-        harness.origin = harness.hostile.descriptor(RX, 0).offset - 64;
+        harness.origin = harness.hostile.descriptor(RX, 0).offset - (128 - HEADER);
         harness.observe();
         assert_eq!(harness.posted.len(), usize::from(setup.queue_size));
         harness

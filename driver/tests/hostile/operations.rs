@@ -173,7 +173,7 @@ fn misbehave(harness: &mut Harness, kind: u8, a: u16, b: u16, c: u16) {
         }
         _ => {
             // Payload and headers, whoever holds them: the slots fill the memory's end.
-            let slots = 128 * 2112;
+            let slots = 128 * 2240;
             let offset = hostile.memory_length() - slots + usize::from(b) * 4 % (slots - 4);
             hostile.write(offset, &[a as u8, c as u8, 0xff, 0]);
             hostile.interrupt(queue);

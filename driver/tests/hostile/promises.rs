@@ -249,11 +249,11 @@ fn segments_in_sight_are_not_copied_and_empty_ones_not_shown() {
 #[test]
 fn a_frame_on_the_heap_is_copied_into_a_slot_or_dropped_with_its_reason() {
     let mut harness = Harness::new(Setup::PLAIN);
-    let long = Frame::on_heap(&[1; 2037]);
-    let fits = Frame::on_heap(&[2; 2036]);
+    let long = Frame::on_heap(&[1; 2113]);
+    let fits = Frame::on_heap(&[2; 2112]);
     assert_eq!(harness.transmit(vec![long, fits]), None);
     let counters = *harness.pair.transmit_counters();
-    assert_eq!((counters.frames, counters.bytes), (1, 2036));
+    assert_eq!((counters.frames, counters.bytes), (1, 2112));
     assert_eq!(counters.drops.get(DropReason::TooBig), 1);
     while let Some(frame) = harness.pair.pool().frame() {
         harness.live.push(frame);

@@ -34,7 +34,7 @@ impl Masked {
     };
 
     #[inline(always)]
-    fn contains(self, address: Ipv4Addr) -> bool {
+    pub(super) fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() & self.mask == self.network
     }
 }

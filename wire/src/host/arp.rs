@@ -31,12 +31,46 @@ impl<B: Buffer> Host<B> {
         }
         let is_used = match packet.operation {
             ArpOperation::Request => self.receive_request(now, packet, pool),
-            ArpOperation::Reply => self.receive_reply(now, packet),
+            // Another shard may have asked.
+            ArpOperation::Reply => self.receive_reply(now, packet) || self.is_sharded,
         };
         if is_used {
             self.counters.consumed += 1;
         } else {
             self.drop_received(DropReason::ArpIgnored);
+        }
+    }
+
+    /// Learns what a neighbour told another of several hosts that share their addresses (see
+    /// [`set_sharded`](Self::set_sharded)), from the frame in which it did. Believes what it would
+    /// believe if it had received the frame, which is answered and counted where it was received.
+    pub fn hear_neighbor(&mut self, now: Instant, frame: &[u8]) {
+        let packet = frame
+            .get(ethernet::HEADER..)
+            .and_then(ArpPacket::parse)
+            .filter(|packet| packet.sender_mac.is_unicast())
+            .filter(|packet| !self.addresses.is_own(packet.sender));
+        match packet {
+            Some(packet) if packet.operation == ArpOperation::Reply => {
+                self.receive_reply(now, packet);
+            }
+            Some(packet) if self.addresses.is_own(packet.target) => self.learn(now, packet),
+            Some(packet) if packet.sender == packet.target => {
+                self.update_neighbor(packet);
+            }
+            _ => {}
+        }
+    }
+
+    /// Learns the address of a neighbour that asks for ours.
+    fn learn(&mut self, now: Instant, packet: ArpPacket) {
+        // A probe (RFC 5227, section 2.1.1) is answered, but has no address to learn.
+        let is_neighbor = self.routes.is_on_link(packet.sender, &self.addresses);
+        if is_neighbor
+            && let Some(waiting) = self.neighbors.learn(now, packet.sender, packet.sender_mac)
+        {
+            self.counters.neighbors_learned += 1;
+            self.release(packet.sender_mac, waiting);
         }
     }
 
@@ -49,14 +83,7 @@ impl<B: Buffer> Host<B> {
         if !self.addresses.is_own(packet.target) {
             return packet.sender == packet.target && self.update_neighbor(packet);
         }
-        // A probe (RFC 5227, section 2.1.1) is answered, but has no address to learn.
-        let is_neighbor = self.routes.is_on_link(packet.sender, &self.addresses);
-        if is_neighbor
-            && let Some(waiting) = self.neighbors.learn(now, packet.sender, packet.sender_mac)
-        {
-            self.counters.neighbors_learned += 1;
-            self.release(packet.sender_mac, waiting);
-        }
+        self.learn(now, packet);
         let reply = ArpPacket {
             operation: ArpOperation::Reply,
             sender_mac: self.mac,
@@ -126,7 +153,7 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> bool {
         if self.room == 0 {
-            self.drop_sent(DropReason::RingFull);
+            self.drop_sent(self.shortage);
             return false;
         }
         let header = EthernetHeader {

@@ -6,7 +6,7 @@ use super::Host;
 use super::addresses::Kind;
 use super::neighbors::{Resolution, Sender, Waiting};
 use super::paths::{Path, PathMtu};
-use crate::buffer::{Allocator, Buffer, Payload};
+use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
 use crate::drops::DropReason;
 use crate::ethernet::{self, EthernetHeader};
 use crate::ipv4::{self, Ipv4Header};
@@ -15,9 +15,6 @@ use crate::time::Instant;
 
 /// Bytes in front of a transport header.
 const HEADERS: usize = ethernet::HEADER + ipv4::HEADER;
-
-/// The least that is asked for when memory for a longer piece is refused.
-const LEAST_SEGMENT: usize = 256;
 
 /// Where a packet goes.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +64,11 @@ impl Plan {
     /// Bytes in each fragment but the last: a multiple of 8 (RFC 791, section 3.2).
     fn per_fragment(&self) -> usize {
         self.room() / 8 * 8
+    }
+
+    /// Whether packets go into the transmit queue at once.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.target, Target::Station(_))
     }
 
     fn frames(&self, length: usize) -> usize {
@@ -154,7 +156,7 @@ impl<B: Buffer> Host<B> {
             .source_for(next_hop)
             .ok_or(DropReason::NoRoute)?;
         if self.room == 0 {
-            return Err(DropReason::RingFull);
+            return Err(self.shortage);
         }
         let (mtu, mtu_until) = self.path_mtus.get(now, destination);
         let target = match self.neighbors.resolve(now, next_hop)? {
@@ -202,7 +204,7 @@ impl<B: Buffer> Host<B> {
             Target::Station(_) | Target::Neighbor(..) if frames > self.most_frames => {
                 Err(DropReason::TooBig)
             }
-            Target::Station(_) if frames > self.room => Err(DropReason::RingFull),
+            Target::Station(_) if frames > self.room => Err(self.shortage),
             Target::Neighbor(_, room) if frames > room => Err(DropReason::NeighborQueueFull),
             Target::Loopback if self.looped.len() >= self.most_looped => Err(DropReason::RingFull),
             _ => Ok(()),
@@ -406,38 +408,5 @@ impl<A: Allocator> Pieces<'_, A> {
             Some((piece, _)) => self.made.push(piece),
             None => self.is_short = true,
         }
-    }
-}
-
-/// Copies `bytes` behind `buffer`, chaining more memory where a segment is full.
-fn extend<A: Allocator>(buffer: &mut A::Buffer, mut bytes: &[u8], pool: &mut A) -> bool {
-    if buffer.extend_from_slice(bytes) {
-        return true;
-    }
-    while !bytes.is_empty() {
-        let Some((mut segment, room)) = allocate_up_to(pool, bytes.len()) else {
-            return false;
-        };
-        let (now, later) = bytes.split_at(bytes.len().min(room));
-        if !segment.extend_from_slice(now) {
-            return false;
-        }
-        bytes = later;
-        buffer.append(segment);
-    }
-    true
-}
-
-/// A buffer for `capacity` bytes, or for less if no segment is that long; and its capacity.
-fn allocate_up_to<A: Allocator>(pool: &mut A, capacity: usize) -> Option<(A::Buffer, usize)> {
-    let mut capacity = capacity;
-    loop {
-        if let Some(buffer) = pool.allocate(capacity) {
-            return Some((buffer, capacity));
-        }
-        if capacity <= LEAST_SEGMENT {
-            return None;
-        }
-        capacity = (capacity / 2).max(LEAST_SEGMENT);
     }
 }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use super::Host;
 use super::addresses::Kind;
+use super::handover::{LOOPED, REASSEMBLED};
 use super::reassembly::Outcome;
 use crate::buffer::{Allocator, Buffer};
 use crate::checksum::Checksum;
@@ -48,7 +49,9 @@ impl<B: Buffer> Host<B> {
         let Some(ethernet) = EthernetHeader::parse(frame.head()) else {
             return self.drop_received(DropReason::Malformed);
         };
-        let link = if ethernet.destination == self.mac {
+        let link = if ethernet.ethertype == LOOPED && self.is_receiving_handed_over {
+            Link::Loopback
+        } else if ethernet.destination == self.mac {
             Link::Unicast
         } else if ethernet.destination.is_broadcast() {
             Link::Broadcast
@@ -56,6 +59,11 @@ impl<B: Buffer> Host<B> {
             return self.drop_received(DropReason::NotForOurMac);
         };
         match ethernet.ethertype {
+            LOOPED | REASSEMBLED if self.is_receiving_handed_over => {
+                let mut packet = frame;
+                packet.trim_front(ethernet::HEADER);
+                self.receive_ipv4(now, packet, link, pool);
+            }
             ethernet::IPV4 => {
                 let mut packet = frame;
                 packet.trim_front(ethernet::HEADER);
@@ -121,6 +129,12 @@ impl<B: Buffer> Host<B> {
                 self.counters.consumed += 1;
             }
             Outcome::Dropped { reason, fragments } => self.drop_held(reason, fragments),
+            Outcome::Whole(packet, fragments) if self.is_sharded => {
+                self.counters.held -= fragments;
+                self.counters.consumed += fragments;
+                self.counters.reassembled += 1;
+                self.hand_over_reassembled(packet, arrival.link);
+            }
             Outcome::Whole(packet, fragments) => {
                 self.counters.held -= fragments;
                 self.counters.consumed += fragments - 1;
@@ -192,8 +206,11 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Handles what the host sent to itself. An error answers no error, and nothing else is
-    /// answered but by a socket, so this ends.
+    /// answered but by a socket, so this ends. A sharded host hands it over instead.
     pub(super) fn receive_looped<A: Allocator<Buffer = B>>(&mut self, now: Instant, pool: &mut A) {
+        if self.is_sharded {
+            return;
+        }
         while let Some(packet) = self.looped.pop_front() {
             self.counters.looped += 1;
             self.receive_ipv4(now, packet, Link::Loopback, pool);

@@ -124,12 +124,20 @@ fn read<B: Buffer>(frame: B, mac: MacAddr) -> Read<B> {
     (fast, frame)
 }
 
+/// Removes the padding of a short frame. By value, so that all others stay in registers.
+#[cold]
+#[inline(never)]
+fn shorten<B: Buffer>(mut frame: B, length: usize) -> B {
+    frame.truncate(length);
+    frame
+}
+
 /// The datagram `fast` in `frame`, which is no chain.
 #[inline(always)]
 fn datagram<B: Buffer>(fast: &FastUdp, mut frame: B) -> UdpDatagram<B> {
     frame.trim_front(fast::HEADERS);
     if frame.head().len() != fast.payload {
-        frame.truncate(fast.payload);
+        frame = shorten(frame, fast.payload);
     }
     UdpDatagram {
         source: SocketAddr::V4(SocketAddrV4::new(fast.source, fast.source_port)),

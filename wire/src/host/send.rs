@@ -3,27 +3,23 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Host;
-use super::addresses::Masked;
 use super::neighbors::Sender;
 use super::output::{Outgoing, Plan};
-use super::paths::Path;
+use super::template::HEADERS;
 use crate::buffer::{Allocator, Buffer, Payload};
-use crate::checksum::{self, Checksum};
+use crate::checksum::Checksum;
 use crate::drops::DropReason;
+use crate::ipv4;
 use crate::reserved::push_reserved;
 use crate::time::Instant;
-use crate::udp::{self, SendOutcome, UdpSend, UdpSocketId};
-use crate::{ethernet, ipv4};
-
-/// Bytes in front of the payload.
-const HEADERS: usize = ethernet::HEADER + ipv4::HEADER + udp::HEADER;
+use crate::udp::{self, SendOutcome, UdpDatagram, UdpSend, UdpSocketId};
 
 /// What a send needs to know of its socket.
 #[derive(Debug, Clone, Copy)]
-struct Local {
-    id: UdpSocketId,
-    address: Option<Ipv4Addr>,
-    port: u16,
+pub(super) struct Local {
+    pub(super) id: UdpSocketId,
+    pub(super) address: Option<Ipv4Addr>,
+    pub(super) port: u16,
 }
 
 /// Everything that is decided about a datagram before any memory is touched.
@@ -40,7 +36,7 @@ impl<B: Buffer> Host<B> {
     ///
     /// Those that are accepted leave `burst`. Those that are refused stay, in order, each with
     /// its reason in `refused`, and each is counted in the drops once per offer. If room is
-    /// short (`RingFull`, `PoolEmpty`), the ones behind are refused too, so that nothing is
+    /// short (`RingFull`, `NoCredit`, `PoolEmpty`), the ones behind are refused too, so that nothing is
     /// reordered; other reasons refuse only the one datagram. A datagram that must be fragmented
     /// is sent whole or refused.
     pub fn send_udp<A: Allocator<Buffer = B>>(
@@ -51,30 +47,77 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> SendOutcome {
         let offered = burst.len();
-        let Some(socket) = self.sockets.get(id) else {
+        let Some(local) = self.local(id) else {
             return self.refuse_all(burst);
         };
-        let local = Local {
+        let common = self.write_run(now, &local, burst);
+        for send in burst.drain(..common) {
+            if let Payload::Buffer(frame) = send.payload {
+                push_reserved(&mut self.transmit, frame);
+            }
+        }
+        if !burst.is_empty() {
+            self.send_each(now, &local, burst, pool);
+        }
+        self.finish_burst(now, offered, burst.len(), pool)
+    }
+
+    /// Sends a burst of received datagrams from the socket `id` back to where they came from,
+    /// each from the address that it was sent to: [`send_udp`](Self::send_udp) of
+    /// [`UdpSend::reply`], with less to do for each.
+    ///
+    /// `burst` is then empty. What was refused is behind what `refused` held before.
+    pub fn reply_udp<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        id: UdpSocketId,
+        burst: &mut Vec<UdpDatagram<B>>,
+        refused: &mut Vec<UdpSend<B>>,
+        pool: &mut A,
+    ) -> SendOutcome {
+        let offered = burst.len();
+        let before = refused.len();
+        let local = self.local(id);
+        if let Some(local) = &local {
+            let common = self.write_run(now, local, burst);
+            for datagram in burst.drain(..common) {
+                push_reserved(&mut self.transmit, datagram.payload);
+            }
+        }
+        if !burst.is_empty() {
+            let mut rest = burst.drain(..).map(UdpSend::reply).collect();
+            match &local {
+                Some(local) => self.send_each(now, local, &mut rest, pool),
+                None => drop(self.refuse_all(&mut rest)),
+            }
+            refused.append(&mut rest);
+        }
+        self.finish_burst(now, offered, refused.len() - before, pool)
+    }
+
+    fn local(&self, id: UdpSocketId) -> Option<Local> {
+        let socket = self.sockets.get(id)?;
+        Some(Local {
             id,
             address: socket.address,
             port: socket.port,
-        };
-        let common = self.send_run(now, &local, burst);
-        if common == burst.len() {
-            burst.clear();
-        } else {
-            drop(burst.drain(..common));
-            self.send_each(now, &local, burst, pool);
-        }
-        let outcome = SendOutcome {
-            accepted: offered - burst.len(),
-            refused: burst.len(),
-        };
-        self.counters.udp_sent += outcome.accepted as u64;
+        })
+    }
+
+    /// Counts a burst, and receives what of it was to ourselves.
+    fn finish_burst<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        offered: usize,
+        refused: usize,
+        pool: &mut A,
+    ) -> SendOutcome {
+        let accepted = offered - refused;
+        self.counters.udp_sent += accepted as u64;
         if !self.looped.is_empty() {
             self.receive_looped(now, pool);
         }
-        outcome
+        SendOutcome { accepted, refused }
     }
 
     /// Refuses a burst from a socket that is closed.
@@ -110,7 +153,10 @@ impl<B: Buffer> Host<B> {
             };
             self.drop_sent(reason);
             send.refused = Some(reason);
-            if matches!(reason, DropReason::RingFull | DropReason::PoolEmpty) {
+            if matches!(
+                reason,
+                DropReason::RingFull | DropReason::NoCredit | DropReason::PoolEmpty
+            ) {
                 shortage = Some(reason);
             }
             true
@@ -125,95 +171,14 @@ impl<B: Buffer> Host<B> {
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
-        if self.send_run(now, local, std::slice::from_mut(send)) == 1 {
-            return Ok(());
+        if self.write_run(now, local, std::slice::from_mut(send)) == 0 {
+            return self.send_slow(now, local, send, pool);
         }
-        self.send_slow(now, local, send, pool)
-    }
-
-    /// The common case: payloads that lie in one piece with room for their headers, to
-    /// destinations whose paths are remembered. Sends datagrams from the front of `burst` on,
-    /// whose payloads it takes, until one is not of this kind; returns how many.
-    ///
-    /// It writes what [`send_slow`](Self::send_slow) would write.
-    fn send_run(&mut self, now: Instant, local: &Local, burst: &mut [UdpSend<B>]) -> usize {
-        let generation = self.neighbors.generation();
-        let most = burst.len().min(self.room);
-        self.transmit.reserve(most);
-        let mut last_path = None;
-        // Replies of a burst are mostly from addresses of one prefix.
-        let owner = match burst.first().and_then(|send| send.source) {
-            Some(IpAddr::V4(asked)) => self.addresses.owner(asked).unwrap_or(Masked::NONE),
-            _ => Masked::NONE,
-        };
-        let before = self.transmit.len();
-        let mut bytes = 0;
-        for send in burst.get_mut(..most).unwrap_or_default() {
-            let (SocketAddr::V4(peer), Payload::Buffer(buffer)) =
-                (send.destination, &mut send.payload)
-            else {
-                break;
-            };
-            // What may call a function comes first, while little is in registers.
-            let payload = checksum::sum_bytes(buffer.head());
-            let id = self.random.id();
-            // What was found for the datagram before still holds.
-            let path = match last_path.filter(|path: &&Path| path.destination == *peer.ip()) {
-                Some(path) => path,
-                None => match self.paths.get(now, *peer.ip(), generation) {
-                    Some(path) => path,
-                    None => break,
-                },
-            };
-            last_path = Some(path);
-            let source = match (send.source, local.address) {
-                (None, None) => path.source,
-                (None, Some(bound)) => bound,
-                (Some(IpAddr::V4(asked)), Some(bound)) if asked == bound => bound,
-                // What a reply from a socket bound to any address asks for.
-                (Some(IpAddr::V4(asked)), None) if self.addresses.is_own_like(owner, asked) => {
-                    asked
-                }
-                _ => break,
-            };
-            let total = HEADERS - ethernet::HEADER + buffer.head().len();
-            let ttl = send.ttl.unwrap_or(self.ttl);
-            let is_common = ttl != 0
-                && peer.port() != 0
-                && total <= path.mtu.mtu
-                && !buffer.is_chain()
-                && buffer.headroom() >= HEADERS;
-            if !is_common {
-                break;
-            }
-            let source = SocketAddrV4::new(source, local.port);
-            let transport = transport_header(source, peer, buffer.head().len(), payload);
-            let network = NetworkHeader {
-                source: *source.ip(),
-                destination: *peer.ip(),
-                total: total as u16,
-                id,
-                dont_fragment: path.mtu.dont_fragment,
-                ttl,
-                dscp_ecn: send.dscp_ecn,
-            };
-            let Some(room) = buffer
-                .prepend(HEADERS)
-                .and_then(|room| room.first_chunk_mut())
-            else {
-                break;
-            };
-            write_headers(room, &path.link, network.to_numbers(), transport);
-            if let Payload::Buffer(frame) = std::mem::replace(&mut send.payload, Payload::Empty) {
-                push_reserved(&mut self.transmit, frame);
-            }
-            bytes += ethernet::HEADER + total;
+        let taken = std::mem::replace(&mut send.payload, Payload::Empty);
+        if let Payload::Buffer(frame) = taken {
+            self.transmit.push(frame);
         }
-        let sent = self.transmit.len() - before;
-        self.room -= sent;
-        self.counters.tx_frames += sent as u64;
-        self.counters.tx_bytes += bytes as u64;
-        sent
+        Ok(())
     }
 
     /// Sends any datagram.
@@ -358,76 +323,4 @@ fn finish_header(
         sum => sum,
     };
     (header | u64::from(sum)).to_be_bytes()
-}
-
-/// [`header`] as a number, for a payload of `length` bytes whose sum is `payload`.
-#[inline(always)]
-fn transport_header(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
-    length: usize,
-    payload: u64,
-) -> u64 {
-    let length = (udp::HEADER + length) as u16;
-    let ports = u64::from(source.port()) << 48 | u64::from(destination.port()) << 32;
-    let header = ports | u64::from(length) << 16;
-    let sum = checksum::finish_udp_sum(checksum::sum_numbers([
-        u64::from(source.ip().to_bits()) + u64::from(destination.ip().to_bits()),
-        header,
-        u64::from(ipv4::UDP) + u64::from(length),
-        payload,
-    ]));
-    header | u64::from(sum)
-}
-
-/// The fields of an IPv4 header of an unfragmented UDP datagram.
-struct NetworkHeader {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    total: u16,
-    id: u16,
-    dont_fragment: bool,
-    ttl: u8,
-    dscp_ecn: u8,
-}
-
-impl NetworkHeader {
-    /// The header with its checksum, as numbers of 8, 8 and 4 bytes.
-    #[inline(always)]
-    fn to_numbers(&self) -> (u64, u64, u32) {
-        let first = 0x4500_0000_0000_0000
-            | u64::from(self.dscp_ecn) << 48
-            | u64::from(self.total) << 32
-            | u64::from(self.id) << 16
-            | u64::from(self.dont_fragment) << 14;
-        let second = u64::from(self.ttl) << 56
-            | u64::from(ipv4::UDP) << 48
-            | u64::from(self.source.to_bits());
-        let third = self.destination.to_bits();
-        let sum = checksum::sum_numbers([first, second, u64::from(third)]);
-        let second = second | u64::from(checksum::finish_sum(sum)) << 32;
-        (first, second, third)
-    }
-}
-
-/// Writes Ethernet, IPv4 and UDP headers. The last two bytes of `link` are not written.
-#[inline(always)]
-fn write_headers(
-    room: &mut [u8; HEADERS],
-    link: &[u8; ethernet::HEADER + 2],
-    network: (u64, u64, u32),
-    transport: u64,
-) {
-    // All of it in one store; the IPv4 header then covers what is too much.
-    if let Some(link_room) = room.first_chunk_mut() {
-        *link_room = *link;
-    }
-    let (_, rest) = room.split_at_mut(ethernet::HEADER);
-    let (first, rest) = rest.split_at_mut(8);
-    let (second, rest) = rest.split_at_mut(8);
-    let (third, fourth) = rest.split_at_mut(4);
-    first.copy_from_slice(&network.0.to_be_bytes());
-    second.copy_from_slice(&network.1.to_be_bytes());
-    third.copy_from_slice(&network.2.to_be_bytes());
-    fourth.copy_from_slice(&transport.to_be_bytes());
 }

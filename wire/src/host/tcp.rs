@@ -11,12 +11,13 @@ use super::output::{Outgoing as Packet, Plan};
 use super::receive::Arrival;
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
+use crate::offload::{ChecksumState, Segmentation};
 use crate::tcp::header::HEADER;
 use crate::tcp::{
     Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpIcmp, TcpIcmpKind,
 };
 use crate::time::Instant;
-use crate::{icmp, ipv4};
+use crate::{ethernet, icmp, ipv4};
 
 /// Segments and errors that wait for the engine, at most: more than any burst.
 const MOST_WAITING: usize = 4096;
@@ -31,13 +32,24 @@ pub(super) struct Reported {
     cited: Option<Cited>,
 }
 
+/// What became of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// It was sent as it is.
+    Whole,
+    /// It must be split, and was not sent.
+    Split,
+}
+
 /// Moves segments between a host and the TCP engine behind it, until neither has something for
 /// the other or the host has no room to transmit. Call it after everything that may give either
 /// of them work: a received burst, a deadline that passed, something written, room to transmit.
 ///
 /// `outgoing` is reused. What the host can not send is dropped and counted, and sent again by
 /// the engine in time. Segments that are longer than the path takes (see
-/// [`TcpEngine::set_most_payload`]) are split here.
+/// [`TcpEngine::set_most_payload`]) leave as one frame that says how it is to be split: allow
+/// them only where whoever takes the frames has a device do that, or does it by
+/// [`offload::segment`](crate::offload::segment()).
 pub fn exchange<A, S>(
     now: Instant,
     host: &mut Host<A::Buffer>,
@@ -66,8 +78,9 @@ pub fn exchange<A, S>(
         while host.room >= least_room && engine.poll_transmit(now, outgoing) {
             host.send_tcp_pieces(now, outgoing, pool);
         }
-        // What was sent to ourselves, and paths that turned out to be narrower.
-        if !host.looped.is_empty() {
+        // What was sent to ourselves (of a sharded host it is handed over), and paths that turned
+        // out to be narrower.
+        if !host.looped.is_empty() && !host.is_sharded {
             host.receive_looped(now, pool);
         } else if host.tcp_errors.is_empty() {
             return;
@@ -91,13 +104,20 @@ impl<B: Buffer> Host<B> {
         }
         packet.trim_front(header.header_length);
         let (source, destination) = (header.source.into(), header.destination.into());
-        match Segment::parse(source, destination, header.dscp_ecn, packet, true) {
+        let offload = packet.offload();
+        let must_verify = offload.checksum == ChecksumState::Plain;
+        let parsed = Segment::parse(source, destination, header.dscp_ecn, packet, must_verify);
+        match parsed {
             Err(reason) => self.drop_received(reason),
             Ok(_) if self.tcp_segments.len() >= MOST_WAITING => {
                 self.drop_received(DropReason::MailboxFull);
             }
-            Ok(segment) => {
+            Ok(mut segment) => {
                 self.counters.delivered += 1;
+                if let Some(Segmentation { size, .. }) = offload.segmentation {
+                    let pieces = segment.payload.len().div_ceil(usize::from(size.max(1)));
+                    segment.merged = pieces.clamp(1, u16::MAX.into()) as u16;
+                }
                 self.tcp_segments.push(segment);
             }
         }
@@ -137,33 +157,34 @@ impl<B: Buffer> Host<B> {
         Ok(())
     }
 
-    /// Sends a segment, in pieces if it is to be split.
+    /// Sends a segment, and counts it if it is dropped. One that is to be split goes out whole,
+    /// with its description, where it goes to a station at once; else in pieces.
     fn send_tcp_pieces<A, S>(&mut self, now: Instant, outgoing: &mut Outgoing<S>, pool: &mut A)
     where
         A: Allocator<Buffer = B>,
         B: Attach<S>,
         S: SharedPayload,
     {
-        if outgoing.segment_size > 0 {
-            let mut first = Outgoing::new();
-            while outgoing.split_first(&mut first) {
-                if let Err(reason) = self.send_tcp(now, &mut first, pool) {
-                    self.drop_sent(reason);
+        match self.send_tcp(now, outgoing, pool) {
+            Ok(Sent::Whole) => {}
+            Ok(Sent::Split) => {
+                let mut first = Outgoing::new();
+                while outgoing.split_first(&mut first) {
+                    self.send_tcp_pieces(now, &mut first, pool);
                 }
+                self.send_tcp_pieces(now, outgoing, pool);
             }
-        }
-        if let Err(reason) = self.send_tcp(now, outgoing, pool) {
-            self.drop_sent(reason);
+            Err(reason) => self.drop_sent(reason),
         }
     }
 
-    /// Sends a segment.
+    /// Sends a segment, unless it must be split first.
     fn send_tcp<A, S>(
         &mut self,
         now: Instant,
         outgoing: &mut Outgoing<S>,
         pool: &mut A,
-    ) -> Result<(), DropReason>
+    ) -> Result<Sent, DropReason>
     where
         A: Allocator<Buffer = B>,
         B: Attach<S>,
@@ -177,6 +198,11 @@ impl<B: Buffer> Host<B> {
         let plan = self.plan(now, *remote.ip(), pool)?;
         self.check_length(&plan, outgoing)?;
         self.check_room(&plan, 0)?;
+        let is_long = outgoing.segment_size > 0;
+        if is_long && !plan.is_direct() {
+            return Ok(Sent::Split);
+        }
+        let offload = outgoing.offload(ethernet::HEADER + ipv4::HEADER);
         let packet = outgoing.take_packet(pool).ok_or(DropReason::PoolEmpty)?;
         let fields = Packet {
             source: *local.ip(),
@@ -187,7 +213,16 @@ impl<B: Buffer> Host<B> {
             sender: None,
         };
         self.output(&plan, &fields, packet);
-        Ok(())
+        // The packet is the last frame, since its path is direct.
+        if is_long
+            && let Some(frame) = self.transmit.last_mut()
+            && !frame.set_offload(offload)
+        {
+            // Memory that can not say how it is to be split.
+            self.transmit.pop();
+            return Err(DropReason::TooBig);
+        }
+        Ok(Sent::Whole)
     }
 
     /// Whether a segment fits the path as it is; if not, the engine is told.
@@ -197,7 +232,11 @@ impl<B: Buffer> Host<B> {
         outgoing: &Outgoing<S>,
     ) -> Result<(), DropReason> {
         let header = HEADER + outgoing.header.options.length();
-        if !plan.must_fragment(header + outgoing.payload_length()) {
+        let payload = match outgoing.segment_size {
+            0 => outgoing.payload_length(),
+            size => size.into(),
+        };
+        if !plan.must_fragment(header + payload) {
             return Ok(());
         }
         if self.tcp_errors.len() < MOST_WAITING {

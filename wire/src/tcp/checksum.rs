@@ -25,6 +25,12 @@ pub fn of<'a>(flow: &Flow, header: &[u8], payload: impl Iterator<Item = &'a [u8]
     sum.finish()
 }
 
+/// The sum of the pseudo-header alone, of a segment of `length` bytes from our end of `flow`: what
+/// the field holds when the rest is still to be added.
+pub fn partial(flow: &Flow, length: usize) -> u16 {
+    !pseudo_header(flow.local().ip(), flow.remote().ip(), length).finish()
+}
+
 /// The sum over the pseudo-header of a segment of `length` bytes. Addresses of different
 /// families never meet; the sum is then over both as they are.
 fn pseudo_header(source: IpAddr, destination: IpAddr, length: usize) -> Checksum {

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::checksum;
-use super::header::{TcpFlags, TcpHeader};
+use super::header::{HEADER, TcpFlags, TcpHeader};
 use super::payload::{Attach, SharedPayload};
 use super::sequence::SeqNumber;
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
+use crate::offload::{ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation};
 
 /// Both ends of a connection, as seen from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,13 +137,36 @@ impl<S: SharedPayload> Outgoing<S> {
         self.payload.iter().map(|part| part.as_ref().len()).sum()
     }
 
+    /// How a device is to split this and to complete its checksum, behind `headers` bytes of
+    /// Ethernet and IP; nothing if it is not to be split.
+    pub fn offload(&self, headers: usize) -> Offload {
+        if self.segment_size == 0 {
+            return Offload::NONE;
+        }
+        let transport = HEADER + self.header.options.length();
+        Offload {
+            checksum: ChecksumState::Partial(PartialChecksum {
+                start: headers as u16,
+                offset: 16,
+            }),
+            segmentation: Some(Segmentation {
+                kind: SegmentKind::Tcp {
+                    ecn: self.header.flags.contains(TcpFlags::CWR),
+                },
+                size: self.segment_size,
+                header_length: (headers + transport) as u16,
+            }),
+        }
+    }
+
     /// Splits what is longer than a segment in software, as a device would (TSO): moves the first
-    /// segment into `first`, and keeps the rest. False, and no change, if nothing is to be split.
+    /// segment into `first`, and keeps the rest. False if what is left is one segment.
     ///
     /// FIN and PSH go with the last segment, CWR with the first (RFC 3168, section 6.1.2).
     pub fn split_first(&mut self, first: &mut Outgoing<S>) -> bool {
         let size = usize::from(self.segment_size);
         if size == 0 || self.payload_length() <= size {
+            self.segment_size = 0;
             return false;
         }
         first.flow = self.flow;
@@ -171,7 +195,8 @@ impl<S: SharedPayload> Outgoing<S> {
     /// Makes the IP payload: the header with its checksum, in memory from `pool`, and the
     /// payload behind it. The payload leaves `self`. `None` if memory is short.
     ///
-    /// A segment that is to be split carries the checksum of the whole.
+    /// A segment that is to be split carries the sum of the pseudo-header, for whoever splits it
+    /// to complete.
     pub fn take_packet<A>(&mut self, pool: &mut A) -> Option<A::Buffer>
     where
         A: Allocator,
@@ -180,7 +205,10 @@ impl<S: SharedPayload> Outgoing<S> {
         let (bytes, length) = self.header.to_bytes();
         let mut header = bytes;
         let header = header.get_mut(..length)?;
-        let sum = checksum::of(&self.flow, header, self.payload.iter().map(S::as_ref));
+        let sum = match self.segment_size {
+            0 => checksum::of(&self.flow, header, self.payload.iter().map(S::as_ref)),
+            _ => checksum::partial(&self.flow, length + self.payload_length()),
+        };
         header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
         let mut packet = pool.allocate(length)?;
         let is_written = packet.extend_from_slice(header);

@@ -3,7 +3,10 @@
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
-use virtroupe_wire::{Buffer, DropReason, HeapBuffer, HostConfig, Payload, UdpSend};
+use virtroupe_wire::{
+    Buffer, DropReason, HeapBuffer, HostConfig, Payload, SendOutcome, UdpDatagram, UdpSend,
+    UdpSocketId,
+};
 
 use crate::support::*;
 
@@ -149,6 +152,90 @@ proptest! {
         prop_assert_eq!(header.dscp.value() << 2 | header.ecn.value(), dscp_ecn);
         prop_assert_eq!(header.source, OUR.octets());
     }
+}
+
+/// What replies to `requests` make of a host: what it sends, refuses and drops. Each request is
+/// the last byte of its source, its source port, the last byte of its destination, and its length.
+fn replies(
+    requests: &[(u8, u16, u8, usize)],
+    is_bound: bool,
+    room: usize,
+    reply: impl FnOnce(&mut Bed, UdpSocketId, Vec<UdpDatagram<HeapBuffer>>) -> (SendOutcome, Reasons),
+) -> (Vec<Vec<u8>>, SendOutcome, Reasons, u64) {
+    let mut bed = Bed::new(HostConfig {
+        owned: vec!["10.0.0.64/30".parse().unwrap()],
+        ..config()
+    });
+    let ip = if is_bound { OUR } else { Ipv4Addr::UNSPECIFIED };
+    let socket = bed.bind(&format!("{ip}:7"));
+    // What is remembered of the peer serves the replies.
+    let _ = bed.send(socket, (PEER, 9), &[b"first"]);
+    bed.sent();
+    for (source, port, destination, length) in requests {
+        let from = (Ipv4Addr::new(10, 0, 0, *source), *port);
+        let to = (Ipv4Addr::new(10, 0, 0, *destination), 7);
+        bed.receive(&udp(from, to, &pattern(*length)));
+    }
+    bed.sent();
+    let received = bed.received(socket);
+    bed.host.set_transmit_room(room);
+    let (outcome, reasons) = reply(&mut bed, socket, received);
+    bed.check();
+    let dropped = bed.host.drops().total();
+    (bed.sent(), outcome, reasons, dropped)
+}
+
+type Reasons = Vec<Option<DropReason>>;
+
+fn reasons(refused: &[UdpSend<HeapBuffer>]) -> Reasons {
+    refused.iter().map(|send| send.refused).collect()
+}
+
+proptest! {
+    #[test]
+    fn replies_are_what_sending_them_would_be(
+        requests in proptest::collection::vec(
+            // Mostly the peer, some whose address must be asked for; mostly to us, some to an
+            // owned prefix, to everybody, or to nobody; port 0 can not be answered.
+            (
+                prop_oneof![6 => Just(2_u8), 1 => 3_u8..6],
+                prop_oneof![8 => 1_u16.., 1 => Just(0)],
+                prop_oneof![6 => Just(1_u8), 2 => 64_u8..68, 1 => Just(255), 1 => any::<u8>()],
+                prop_oneof![4 => 0_usize..100, 1 => 0_usize..1472],
+            ),
+            0..20,
+        ),
+        is_bound in any::<bool>(),
+        room in prop_oneof![3 => Just(100_usize), 1 => 0_usize..20],
+    ) {
+        let sent = replies(&requests, is_bound, room, |bed, socket, received| {
+            let mut burst = received.into_iter().map(UdpSend::reply).collect();
+            let outcome = bed.host.send_udp(bed.now, socket, &mut burst, &mut bed.pool);
+            (outcome, reasons(&burst))
+        });
+        let replied = replies(&requests, is_bound, room, |bed, socket, mut received| {
+            let mut refused = Vec::new();
+            let host = &mut bed.host;
+            let outcome =
+                host.reply_udp(bed.now, socket, &mut received, &mut refused, &mut bed.pool);
+            assert!(received.is_empty());
+            (outcome, reasons(&refused))
+        });
+        prop_assert_eq!(sent, replied);
+    }
+}
+
+#[test]
+fn replies_from_a_closed_socket_are_refused() {
+    let (_, outcome, reasons, _) = replies(&[(2, 9, 1, 5)], false, 9, |bed, socket, received| {
+        bed.host.close_udp(socket);
+        let (mut burst, mut refused) = (received, Vec::new());
+        let host = &mut bed.host;
+        let outcome = host.reply_udp(bed.now, socket, &mut burst, &mut refused, &mut bed.pool);
+        (outcome, reasons(&refused))
+    });
+    assert_eq!((outcome.accepted, outcome.refused), (0, 1));
+    assert_eq!(reasons, [Some(DropReason::SocketClosed)]);
 }
 
 /// The UDP payload of a frame whose UDP checksum is right.

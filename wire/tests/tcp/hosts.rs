@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use virtroupe_wire::host::exchange;
+use virtroupe_wire::offload::segment;
 use virtroupe_wire::tcp::{
     ConnectionId, ListenOptions, Outgoing, TcpConfig, TcpError, TcpOptions, TcpState,
 };
@@ -16,6 +17,8 @@ struct Station {
     host: Host<HeapBuffer>,
     engine: Engine,
     outgoing: Outgoing<Bytes>,
+    /// Frames that were split on their way out.
+    split: usize,
 }
 
 impl Station {
@@ -32,6 +35,7 @@ impl Station {
             host,
             engine: Engine::new(TcpConfig::default(), number.into()),
             outgoing: Outgoing::new(),
+            split: 0,
         }
     }
 
@@ -54,7 +58,20 @@ impl Station {
             counters.rx_frames + counters.looped,
             counters.delivered + counters.consumed + counters.rx_dropped + counters.held
         );
-        self.host.transmit().drain(..).collect()
+        let mut frames = Vec::new();
+        for mut frame in self.host.transmit().drain(..) {
+            let offload = frame.offload();
+            match offload.segmentation {
+                // As a device does.
+                Some(_) => {
+                    self.split += 1;
+                    segment(&mut frame, &offload, &mut Heap, &mut frames).expect("it fits");
+                }
+                None => frames.push(frame),
+            }
+        }
+        assert!(frames.iter().all(|frame| frame.len() <= 1514));
+        frames
     }
 }
 
@@ -106,6 +123,7 @@ fn cross(most_payload: u32) {
     }
     assert!(read == content(0, 0, 500_000), "{} bytes", read.len());
     assert_eq!(client.engine.counters().retransmits, 0);
+    assert_eq!(client.split > 10, most_payload > 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use virtroupe_wire::host::HostConfig;
 use super::*;
 use crate::cpu::{CpuSetup, start_stack};
 use crate::device::{DeviceActor, DeviceChanged, Initialize, ResetDevice};
+use crate::plan::CpuPlan;
 use crate::registry::PortRegistry;
 
 /// Takes what a supervisor would.
@@ -42,6 +43,7 @@ async fn a_queue_that_never_received_stops_and_releases_its_memory() {
     let initialize = Initialize {
         transport: Box::new(transport),
         options,
+        cpus: CpuPlan::single(),
     };
     let ready = device.send(initialize).await.expect("alive");
     ready.expect("a device");
@@ -58,7 +60,10 @@ async fn a_queue_that_never_received_stops_and_releases_its_memory() {
         seed: 1,
         watcher: sink.recipient(),
     };
-    let queue = start_stack(setup).await.expect("a stack");
+    let actors = start_stack(setup).await.expect("a stack");
+    let [queue] = &actors[..] else {
+        panic!("one queue, one actor");
+    };
     let stop = queue.send(StopQueue {
         drain: Duration::ZERO,
         reason: CloseReason::Shutdown,

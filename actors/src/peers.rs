@@ -1,0 +1,104 @@
+//! The other cpus of a stack, for what crosses seldom: bindings, and answers of neighbours.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use virtroupe_wire::placement::Binding;
+
+use crate::messages::BindError;
+use crate::registry::Reservation;
+
+/// How long another cpu may take to acknowledge a binding.
+const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+
+/// A socket was bound or closed on a cpu: all others take note in their own copy of the
+/// exceptions.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct ChangeBinding {
+    /// The local end.
+    pub(crate) binding: Binding,
+    /// Where the socket is.
+    pub(crate) cpu: u16,
+    /// The reservation of a socket that was closed: held until every cpu has taken note, so that
+    /// nobody is bound there before. `None` if the socket was bound.
+    pub(crate) closed: Option<Arc<Reservation>>,
+}
+
+/// A neighbour told its address to one cpu; the others may need it, too. Has the frame.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct NeighborHeard(pub(crate) Arc<[u8]>);
+
+/// One other cpu.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its number.
+    pub cpu: u16,
+    /// Takes note of bindings.
+    pub bindings: Recipient<ChangeBinding>,
+    /// Hears neighbours.
+    pub neighbors: Recipient<NeighborHeard>,
+}
+
+/// All other cpus.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Peers(Vec<Peer>);
+
+impl Peers {
+    pub(crate) fn new(peers: Vec<Peer>) -> Self {
+        Peers(peers)
+    }
+
+    /// Tells all others of a socket that was bound; done when each has taken note. A cpu that has
+    /// ended needs none.
+    pub(crate) fn announce(
+        &self,
+        binding: Binding,
+        cpu: u16,
+    ) -> impl Future<Output = Result<(), BindError>> + use<> {
+        let change = ChangeBinding {
+            binding,
+            cpu,
+            closed: None,
+        };
+        let notes: Vec<_> = self
+            .0
+            .iter()
+            .map(|peer| (peer.cpu, peer.bindings.send(change.clone())))
+            .collect();
+        async move {
+            for (cpu, note) in notes {
+                if tokio::time::timeout(ACKNOWLEDGE, note).await.is_err() {
+                    return Err(BindError::NoAnswer { cpu });
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// Tells all others of a socket that was closed. Nobody waits for it; the address is free
+    /// when the last has taken note.
+    pub(crate) fn retract(&self, reservation: Reservation, cpu: u16) {
+        let binding = reservation.binding();
+        let closed = Some(Arc::new(reservation));
+        for peer in &self.0 {
+            // One for each close: bounded by the binds, so the mailbox's bound is not needed.
+            peer.bindings.do_send(ChangeBinding {
+                binding,
+                cpu,
+                closed: closed.clone(),
+            });
+        }
+    }
+
+    /// Lets all others hear what a neighbour said. Strangers may cause this, so the bound of the
+    /// mailbox holds: who is too busy misses it, and asks.
+    pub(crate) fn share(&self, frame: &Arc<[u8]>) {
+        for peer in &self.0 {
+            let _ = peer.neighbors.try_send(NeighborHeard(frame.clone()));
+        }
+    }
+}

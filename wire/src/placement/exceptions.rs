@@ -1,0 +1,270 @@
+//! Sockets that are not bound on every cpu: their flows do not go by the hash alone.
+//!
+//! [`Exceptions`] knows on which cpus each local address and port is bound. What is bound on all
+//! of them needs no exception, nor does what is bound on none (there is nobody to reach). Between
+//! lie a socket that lives on one cpu, which gets everything, and a socket of several cpus, of
+//! which one more or less is there at the moment: each flow goes to its owner by hash if that is
+//! one of them, and otherwise always to the same other one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::PlacementError;
+use super::flow::Transport;
+
+/// The most local addresses and ports that are known at once.
+pub const MOST_BINDINGS: usize = 1 << 17;
+
+/// Ports in one page of a table.
+const PAGE: usize = 256;
+
+/// The local end of sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Binding {
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// The local port.
+    pub port: u16,
+    /// The local address; unspecified (0.0.0.0 or ::) means every address of its version.
+    pub address: IpAddr,
+}
+
+/// On which cpus sockets are bound, in a form that is quick to ask. Each shard has a copy; all
+/// copies are told of every [`bind`](Exceptions::bind) and [`unbind`](Exceptions::unbind), in any
+/// order as long as those of one binding on one cpu keep theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceptions {
+    cpus: u16,
+    bindings: BTreeMap<Binding, CpuSet>,
+    /// By transport and version: what `bindings` says about each port, in short.
+    tables: [PortTable; 4],
+    /// Ports of all tables that are not `ByHash`.
+    active: usize,
+}
+
+/// The cpus of one binding, in ascending order. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CpuSet(Vec<u16>);
+
+/// What to do with a flow to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Rule {
+    /// Every binding there is is on all cpus.
+    #[default]
+    ByHash,
+    /// The only binding is to every address, on this cpu.
+    To(u16),
+    /// It depends on address or hash: `bindings` knows.
+    Ask,
+}
+
+/// A [`Rule`] for each port, in pages that are made when a rule in them first differs from
+/// `ByHash`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PortTable {
+    pages: Vec<Option<Box<[Rule; PAGE]>>>,
+}
+
+impl Exceptions {
+    /// No bindings, on `cpus` cpus.
+    pub fn new(cpus: u16) -> Self {
+        Exceptions {
+            cpus,
+            bindings: BTreeMap::new(),
+            tables: std::array::from_fn(|_| PortTable::new()),
+            active: 0,
+        }
+    }
+
+    /// Whether every flow goes by its hash.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.active == 0
+    }
+
+    /// The cpus on which `binding` is bound, in ascending order.
+    pub fn bound_on(&self, binding: Binding) -> &[u16] {
+        self.bindings
+            .get(&binding)
+            .map_or(&[], |set| set.0.as_slice())
+    }
+
+    /// A socket is bound to `binding` on `cpu`. No change if that was known.
+    ///
+    /// # Errors
+    /// `UnknownCpu` if there is no such cpu, `TooManyBindings` if [`MOST_BINDINGS`] are known.
+    pub fn bind(&mut self, binding: Binding, cpu: u16) -> Result<(), PlacementError> {
+        if cpu >= self.cpus {
+            let cpus = self.cpus;
+            return Err(PlacementError::UnknownCpu { cpu, cpus });
+        }
+        if self.bindings.len() >= MOST_BINDINGS && !self.bindings.contains_key(&binding) {
+            return Err(PlacementError::TooManyBindings);
+        }
+        let set = self.bindings.entry(binding).or_insert(CpuSet(Vec::new()));
+        set.insert(cpu);
+        self.refresh(binding);
+        Ok(())
+    }
+
+    /// The socket that is bound to `binding` on `cpu` was closed. No change if none is known.
+    pub fn unbind(&mut self, binding: Binding, cpu: u16) {
+        if let Some(set) = self.bindings.get_mut(&binding) {
+            set.0.retain(|other| *other != cpu);
+            if set.0.is_empty() {
+                self.bindings.remove(&binding);
+            }
+            self.refresh(binding);
+        }
+    }
+
+    /// The cpu that gets what arrives at `port` of `address`, for a flow of `hash` whose owner by
+    /// hash is `owner`.
+    #[inline]
+    pub(super) fn resolve(
+        &self,
+        transport: Transport,
+        port: u16,
+        address: impl FnOnce() -> IpAddr,
+        hash: u32,
+        owner: impl FnOnce() -> u16,
+    ) -> u16 {
+        if self.is_empty() {
+            return owner();
+        }
+        let address = address();
+        let table = self.tables.get(table(transport, address));
+        match table.map_or(Rule::ByHash, |table| table.get(port)) {
+            Rule::ByHash => owner(),
+            Rule::To(cpu) => cpu,
+            Rule::Ask => self.ask(transport, port, address, hash, owner()),
+        }
+    }
+
+    /// A socket bound to the address itself comes before one bound to every address, as it does
+    /// when the datagram is delivered.
+    #[inline(never)]
+    fn ask(&self, transport: Transport, port: u16, address: IpAddr, hash: u32, owner: u16) -> u16 {
+        let binding = Binding {
+            transport,
+            port,
+            address,
+        };
+        self.bindings
+            .get(&binding)
+            .or_else(|| self.bindings.get(&binding.of_every_address()))
+            .map_or(owner, |set| set.choose(hash, owner))
+    }
+
+    /// Brings the rule of the port of `binding` up to date.
+    fn refresh(&mut self, binding: Binding) {
+        let rule = self.rule(binding);
+        if let Some(table) = self
+            .tables
+            .get_mut(table(binding.transport, binding.address))
+        {
+            let old = table.set(binding.port, rule);
+            self.active += usize::from(rule != Rule::ByHash);
+            self.active -= usize::from(old != Rule::ByHash);
+        }
+    }
+
+    fn rule(&self, binding: Binding) -> Rule {
+        let every = binding.of_every_address();
+        // Addresses are in order within a version, the unspecified one first.
+        let last = Binding {
+            address: last_address(binding.address),
+            ..binding
+        };
+        let mut at_port = self.bindings.range(every..=last);
+        if at_port
+            .clone()
+            .all(|(_, set)| set.0.len() == usize::from(self.cpus))
+        {
+            return Rule::ByHash;
+        }
+        match (at_port.next(), at_port.next()) {
+            (Some((first, CpuSet(cpus))), None) if *first == every => match cpus.as_slice() {
+                [cpu] => Rule::To(*cpu),
+                _ => Rule::Ask,
+            },
+            _ => Rule::Ask,
+        }
+    }
+}
+
+impl Binding {
+    fn of_every_address(self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        };
+        Binding { address, ..self }
+    }
+}
+
+impl CpuSet {
+    fn insert(&mut self, cpu: u16) {
+        if let Err(at) = self.0.binary_search(&cpu) {
+            self.0.insert(at, cpu);
+        }
+    }
+
+    /// `owner` if it is a member, and otherwise a member that follows from `hash`.
+    fn choose(&self, hash: u32, owner: u16) -> u16 {
+        if self.0.binary_search(&owner).is_ok() {
+            return owner;
+        }
+        // The upper bits; the lower ones said that the owner is none of these.
+        let index = (u64::from(hash) * self.0.len() as u64) >> 32;
+        self.0.get(index as usize).copied().unwrap_or(owner)
+    }
+}
+
+impl PortTable {
+    fn new() -> Self {
+        PortTable {
+            pages: (0..=usize::from(u16::MAX) / PAGE).map(|_| None).collect(),
+        }
+    }
+
+    #[inline]
+    fn get(&self, port: u16) -> Rule {
+        let port = usize::from(port);
+        match self.pages.get(port / PAGE) {
+            Some(Some(page)) => page.get(port % PAGE).copied().unwrap_or_default(),
+            _ => Rule::ByHash,
+        }
+    }
+
+    /// Returns the rule before.
+    fn set(&mut self, port: u16, rule: Rule) -> Rule {
+        let port = usize::from(port);
+        let Some(page) = self.pages.get_mut(port / PAGE) else {
+            return Rule::ByHash;
+        };
+        if rule == Rule::ByHash && page.is_none() {
+            return Rule::ByHash;
+        }
+        let page = page.get_or_insert_with(|| Box::new([Rule::ByHash; PAGE]));
+        page.get_mut(port % PAGE)
+            .map_or(Rule::ByHash, |entry| std::mem::replace(entry, rule))
+    }
+}
+
+/// The index of a table.
+#[inline]
+fn table(transport: Transport, address: IpAddr) -> usize {
+    usize::from(transport == Transport::Tcp) * 2 + usize::from(address.is_ipv6())
+}
+
+/// The last address of the version of `address`.
+fn last_address(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::from([u8::MAX; 4]),
+        IpAddr::V6(_) => IpAddr::from([u8::MAX; 16]),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const CPUS: u16 = 4;
+
+fn udp(text: &str) -> Binding {
+    let local: std::net::SocketAddr = text.parse().unwrap();
+    Binding {
+        transport: Transport::Udp,
+        port: local.port(),
+        address: local.ip(),
+    }
+}
+
+/// Who gets what arrives at `to` if the hash says `owner`.
+fn resolve(exceptions: &Exceptions, to: Binding, hash: u32, owner: u16) -> u16 {
+    exceptions.resolve(to.transport, to.port, || to.address, hash, || owner)
+}
+
+#[test]
+fn a_socket_on_one_cpu_gets_everything_until_it_is_closed() {
+    let mut exceptions = Exceptions::new(CPUS);
+    let any = udp("0.0.0.0:53");
+    exceptions.bind(any, 2).unwrap();
+    for owner in 0..CPUS {
+        assert_eq!(resolve(&exceptions, udp("10.0.0.1:53"), 9, owner), 2);
+        assert_eq!(resolve(&exceptions, udp("10.0.0.1:54"), 9, owner), owner);
+        assert_eq!(resolve(&exceptions, udp("[fd00::1]:53"), 9, owner), owner);
+        let tcp = Binding {
+            transport: Transport::Tcp,
+            ..udp("10.0.0.1:53")
+        };
+        assert_eq!(resolve(&exceptions, tcp, 9, owner), owner);
+    }
+    exceptions.unbind(any, 1);
+    assert!(!exceptions.is_empty());
+    exceptions.unbind(any, 2);
+    assert!(exceptions.is_empty());
+    assert_eq!(resolve(&exceptions, any, 9, 0), 0);
+}
+
+#[test]
+fn a_socket_on_every_cpu_is_no_exception() {
+    let mut exceptions = Exceptions::new(CPUS);
+    for cpu in 0..CPUS {
+        exceptions.bind(udp("[::]:7"), cpu).unwrap();
+        assert_eq!(exceptions.is_empty(), cpu == CPUS - 1);
+    }
+    exceptions.unbind(udp("[::]:7"), 0);
+    assert_ne!(resolve(&exceptions, udp("[fd00::1]:7"), 9, 0), 0);
+    assert_eq!(resolve(&exceptions, udp("[fd00::1]:7"), 9, 3), 3);
+}
+
+#[test]
+fn an_address_of_its_own_comes_first() {
+    let mut exceptions = Exceptions::new(CPUS);
+    exceptions.bind(udp("0.0.0.0:53"), 2).unwrap();
+    for cpu in 0..CPUS {
+        exceptions.bind(udp("10.0.0.1:53"), cpu).unwrap();
+    }
+    exceptions.bind(udp("10.0.0.2:53"), 0).unwrap();
+    for owner in 0..CPUS {
+        assert_eq!(resolve(&exceptions, udp("10.0.0.1:53"), 9, owner), owner);
+        assert_eq!(resolve(&exceptions, udp("10.0.0.2:53"), 9, owner), 0);
+        assert_eq!(resolve(&exceptions, udp("10.0.0.3:53"), 9, owner), 2);
+    }
+}
+
+#[test]
+fn the_flows_of_absent_cpus_are_shared_by_those_present() {
+    let mut exceptions = Exceptions::new(CPUS);
+    exceptions.bind(udp("0.0.0.0:7"), 1).unwrap();
+    exceptions.bind(udp("0.0.0.0:7"), 3).unwrap();
+    let mut counts = [0; CPUS as usize];
+    for step in 0..1024 {
+        let cpu = resolve(&exceptions, udp("10.0.0.1:7"), step << 22, 0);
+        counts[usize::from(cpu)] += 1;
+    }
+    assert_eq!(counts, [0, 512, 0, 512]);
+}
+
+#[test]
+fn unknown_cpus_and_too_many_bindings_are_refused() {
+    let mut exceptions = Exceptions::new(CPUS);
+    let unknown = PlacementError::UnknownCpu { cpu: 4, cpus: 4 };
+    assert_eq!(exceptions.bind(udp("0.0.0.0:7"), 4), Err(unknown));
+    for index in 0..MOST_BINDINGS as u32 {
+        let mut binding = udp("10.0.0.0:1");
+        binding.port = (index >> 8) as u16;
+        binding.address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | index & 0xff).into();
+        exceptions.bind(binding, 0).unwrap();
+    }
+    let full = Err(PlacementError::TooManyBindings);
+    assert_eq!(exceptions.bind(udp("0.0.0.0:7"), 0), full);
+    assert_eq!(exceptions.bind(udp("10.0.0.0:7"), 1), Ok(()));
+}
+
+fn binding() -> impl Strategy<Value = Binding> {
+    let address = prop_oneof![
+        Just("0.0.0.0"),
+        Just("10.0.0.1"),
+        Just("255.255.255.255"),
+        Just("::"),
+        Just("fd00::1"),
+    ];
+    let transport = prop_oneof![Just(Transport::Udp), Just(Transport::Tcp)];
+    (transport, 255_u16..258, address).prop_map(|(transport, port, address)| Binding {
+        transport,
+        port,
+        address: address.parse().unwrap(),
+    })
+}
+
+proptest! {
+    /// The tables say what a plain list of the bound sockets says, after any changes in any order.
+    #[test]
+    fn tables_agree_with_the_sockets(
+        changes in prop::collection::vec((binding(), 0..CPUS, any::<bool>()), 0..40),
+        asked in binding(),
+        hash: u32,
+        owner in 0..CPUS,
+    ) {
+        let mut exceptions = Exceptions::new(CPUS);
+        let mut sockets = BTreeSet::new();
+        for (binding, cpu, opens) in changes {
+            if opens {
+                exceptions.bind(binding, cpu).unwrap();
+                sockets.insert((binding, cpu));
+            } else {
+                exceptions.unbind(binding, cpu);
+                sockets.remove(&(binding, cpu));
+            }
+        }
+        let on = |binding| -> Vec<u16> {
+            sockets.iter().filter(|(other, _)| *other == binding).map(|(_, cpu)| *cpu).collect()
+        };
+        let own = on(asked);
+        prop_assert_eq!(exceptions.bound_on(asked), own.as_slice());
+        let bound = if own.is_empty() { on(asked.of_every_address()) } else { own };
+        let cpu = resolve(&exceptions, asked, hash, owner);
+        if bound.is_empty() || bound.contains(&owner) {
+            prop_assert_eq!(cpu, owner);
+        } else {
+            prop_assert!(bound.contains(&cpu));
+        }
+        let mut reversed = Exceptions::new(CPUS);
+        for (binding, cpu) in sockets.iter().rev() {
+            reversed.bind(*binding, *cpu).unwrap();
+        }
+        prop_assert_eq!(resolve(&reversed, asked, hash, owner), cpu);
+        for (binding, cpu) in sockets {
+            exceptions.unbind(binding, cpu);
+        }
+        prop_assert!(exceptions.is_empty());
+    }
+}
