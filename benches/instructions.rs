@@ -8,7 +8,7 @@
 //! Times on a shared machine vary by a third; this does not vary at all. So it shows a regression
 //! that no time would show: the bench fails when a row is more than 3 % above
 //! `benches/instructions/table.txt`. The table names the compiler that it was made with; another
-//! one makes other code, and then the table should be saved anew.
+//! one makes other code, so then the rows are only shown, and the table should be saved anew.
 //!
 //! Rows, each for 64-byte frames in bursts of 64 and without the device's work: see
 //! [`workload::Row`]. Needs `valgrind`.

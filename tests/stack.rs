@@ -11,6 +11,7 @@ mod stack {
     mod cpus;
     mod lifecycle;
     mod load;
+    mod offloads;
     mod packets;
     mod start_up;
     mod udp;

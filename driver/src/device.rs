@@ -13,6 +13,7 @@ use virtroupe_wire::MacAddr;
 
 use crate::features::FeatureBits;
 use crate::memory::{DmaMemory, HugePages, MemoryError};
+use crate::offload::TransmitOffloads;
 use crate::pool::{SLOT_STRIDE, UnboundPool};
 use crate::queue_pair::UnboundQueuePair;
 use crate::receive::{LONGEST_FRAME, ReceiveQueue};
@@ -52,6 +53,9 @@ pub struct DeviceOptions {
     pub event_idx: bool,
     /// Whether to use `VIRTIO_F_IN_ORDER` where offered. On by default.
     pub in_order: bool,
+    /// Whether the device shall complete checksums and segment long packets that are sent, as far
+    /// as it offers that. On by default; what it does not do is done in software.
+    pub transmit_offloads: bool,
 }
 
 impl Default for DeviceOptions {
@@ -65,7 +69,15 @@ impl Default for DeviceOptions {
             mtu: None,
             event_idx: true,
             in_order: true,
+            transmit_offloads: true,
         }
+    }
+}
+
+impl Features {
+    /// The transmit offloads that the device carries out.
+    pub fn transmit_offloads(&self) -> TransmitOffloads {
+        TransmitOffloads::new(self.bits)
     }
 }
 
@@ -260,6 +272,10 @@ fn negotiate(
     if options.in_order {
         wanted |= FeatureBits::IN_ORDER;
     }
+    if options.transmit_offloads && offered.contains(FeatureBits::CSUM) {
+        // Segmentation depends on the checksum (section 5.1.3.1).
+        wanted |= TransmitOffloads::ALL;
+    }
     if options.queue_pairs > 1 {
         // Without a control queue, as with vhost-user, pairs are enabled by the transport.
         wanted |= FeatureBits::MQ | FeatureBits::CTRL_VQ;
@@ -399,13 +415,7 @@ fn set_up_pair(
         event_idx,
         in_order,
     );
-    let transmit = TransmitQueue::new(
-        memory.clone(),
-        &transmit_ring,
-        iova_offset,
-        event_idx,
-        in_order,
-    );
+    let transmit = TransmitQueue::new(memory.clone(), &transmit_ring, iova_offset, features.bits);
     let pool = UnboundPool::new(memory.clone(), slots, options.pool_frames);
     Ok(UnboundQueuePair {
         index,

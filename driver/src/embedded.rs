@@ -31,6 +31,7 @@ mod device;
 pub mod header;
 pub mod link;
 mod memory;
+mod offloads;
 mod pair;
 pub mod ring;
 mod runner;

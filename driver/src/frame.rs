@@ -19,8 +19,8 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
-use virtroupe_wire::Buffer;
 use virtroupe_wire::buffer::HEADROOM;
+use virtroupe_wire::{Buffer, Offload};
 
 use crate::chunk::Chunk;
 use crate::memory::{prefetch_read, prefetch_write};
@@ -49,8 +49,9 @@ pub struct Frame {
     place: Place,
 }
 
-/// From the lowest bit: the slot's number or the capacity of the heap block (31 bits), whether
-/// there is a tail (1), where the packet starts (16), and its length (16).
+/// From the lowest bit: the slot's number or the capacity of the heap block (30 bits), whether
+/// there is an offload (1), whether there is a tail (1), where the packet starts (16), and its
+/// length (16).
 ///
 /// One number, because a frame is changed in part and moved whole: a load that spans a narrower
 /// store just before it waits until that store has left the core.
@@ -58,6 +59,7 @@ pub struct Frame {
 struct Place(u64);
 
 impl Place {
+    const OFFLOAD: u64 = 1 << 30;
     const CHAINED: u64 = 1 << 31;
     const START: u32 = 32;
     const LENGTH: u32 = 48;
@@ -68,7 +70,7 @@ impl Place {
 
     #[inline(always)]
     fn slot(self) -> u32 {
-        self.0 as u32 & !(Self::CHAINED as u32)
+        self.0 as u32 & (Self::OFFLOAD as u32 - 1)
     }
 
     #[inline(always)]
@@ -117,12 +119,13 @@ unsafe impl Sync for Frame {}
 #[repr(C, align(64))]
 struct HeapHeader {
     tail: UnsafeCell<Option<Frame>>,
+    offload: UnsafeCell<Offload>,
     references: AtomicU32,
 }
 
 impl Frame {
     /// Slot numbers are below this.
-    pub(crate) const SLOT_LIMIT: u32 = Place::CHAINED as u32;
+    pub(crate) const SLOT_LIMIT: u32 = Place::OFFLOAD as u32;
 
     /// A frame of a slot that the caller took from the pool of `home`, whose address is `base`.
     pub(crate) fn in_slot(
@@ -159,6 +162,7 @@ impl Frame {
         };
         let header = HeapHeader {
             tail: UnsafeCell::new(None),
+            offload: UnsafeCell::new(Offload::NONE),
             references: AtomicU32::new(0),
         };
         // SAFETY: the block is fresh, large enough for the header and `capacity` bytes, and
@@ -251,10 +255,41 @@ impl Frame {
         unsafe { self.base.add(self.place.start()) }
     }
 
-    /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front.
+    /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front,
+    /// and asks for no offload.
     #[inline(always)]
     pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
-        self.home == Some(home) && !self.is_chain() && self.place.start() >= NET_HEADER
+        self.home == Some(home)
+            && self.place.0 & (Place::CHAINED | Place::OFFLOAD) == 0
+            && self.place.start() >= NET_HEADER
+    }
+
+    /// Whether something is to be done for the packet, or was done: [`Buffer::offload`] says
+    /// what.
+    #[inline]
+    pub fn has_offload(&self) -> bool {
+        self.place.0 & Place::OFFLOAD != 0
+    }
+
+    /// Writes the virtio-net header in front of the packet, if the headroom has room for it.
+    pub(crate) fn write_net_header(&mut self, header: [u8; NET_HEADER]) -> Option<NonNull<u8>> {
+        let at = self.place.start().checked_sub(NET_HEADER)?;
+        // SAFETY: `at + NET_HEADER` is `start`, inside the block, and the bytes are ours while
+        // we hold the frame.
+        unsafe {
+            let room = self.base.add(at);
+            room.copy_from_nonoverlapping(NonNull::from(&header).cast(), NET_HEADER);
+            Some(room)
+        }
+    }
+
+    fn offload_cell(&self) -> &UnsafeCell<Offload> {
+        match self.home {
+            // SAFETY: as in `tail_cell`.
+            Some(home) => unsafe { home.as_ref().offloads.get_unchecked(self.slot() as usize) },
+            // SAFETY: as in `tail_cell`.
+            None => unsafe { &heap_header(self.base).as_ref().offload },
+        }
     }
 
     /// The `NET_HEADER` bytes in front of the packet, made zero, if the headroom has them.
@@ -443,6 +478,26 @@ impl Buffer for Frame {
     #[inline]
     fn is_chain(&self) -> bool {
         self.place.0 & Place::CHAINED != 0
+    }
+
+    #[inline]
+    fn offload(&self) -> Offload {
+        if !self.has_offload() {
+            return Offload::NONE;
+        }
+        // SAFETY: the cell belongs to the holder of this frame; `&self` keeps writers away.
+        unsafe { *self.offload_cell().get() }
+    }
+
+    fn set_offload(&mut self, offload: Offload) -> bool {
+        if offload.is_none() {
+            self.place.0 &= !Place::OFFLOAD;
+        } else {
+            // SAFETY: as in `offload`, here uniquely.
+            unsafe { *self.offload_cell().get() = offload };
+            self.place.0 |= Place::OFFLOAD;
+        }
+        true
     }
 
     fn for_each_segment(&self, mut visit: impl FnMut(&[u8])) {

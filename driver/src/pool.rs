@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use virtroupe_wire::Allocator;
+use virtroupe_wire::{Allocator, Offload};
 
 use crate::frame::{Frame, SLOT_DATA};
 use crate::memory::DmaMemory;
@@ -51,6 +51,8 @@ pub(crate) struct Home {
     next: Box<[AtomicU32]>,
     /// The next segment of a chain, for each slot. Belongs to whoever holds the slot's frame.
     pub(crate) tails: Box<[UnsafeCell<Option<Frame>>]>,
+    /// The offload of a packet that has one, for each slot. Belongs to the same.
+    pub(crate) offloads: Box<[UnsafeCell<Offload>]>,
     /// References held by chunks, for each slot.
     pub(crate) references: Box<[AtomicU32]>,
     /// `OPEN` while the pool lives, then the number of frames that are still out.
@@ -58,8 +60,8 @@ pub(crate) struct Home {
 }
 
 // SAFETY: `local` is only touched by the owner thread (`is_owner`) or, while there is no owner,
-// by the one holder of the `UnboundPool`. `tails[i]` is only touched by the unique holder of
-// slot i. Everything else is atomic or immutable. `slots` points into `memory`.
+// by the one holder of the `UnboundPool`. `tails[i]` and `offloads[i]` are only touched by the
+// unique holder of slot i. Everything else is atomic or immutable. `slots` points into `memory`.
 unsafe impl Send for Home {}
 // SAFETY: as above.
 unsafe impl Sync for Home {}
@@ -267,6 +269,7 @@ impl UnboundPool {
             remote: AtomicU32::new(NONE),
             next: (0..count).map(|_| AtomicU32::new(NONE)).collect(),
             tails: (0..count).map(|_| UnsafeCell::new(None)).collect(),
+            offloads: (0..count).map(|_| UnsafeCell::new(Offload::NONE)).collect(),
             references: (0..count).map(|_| AtomicU32::new(0)).collect(),
             remaining: AtomicI64::new(OPEN),
         };

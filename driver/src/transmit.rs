@@ -3,10 +3,12 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use virtroupe_wire::{Buffer, DropReason, Drops};
+use virtroupe_wire::{Buffer, DropReason, Drops, Offload};
 
+use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER};
 use crate::memory::DmaMemory;
+use crate::offload::TransmitOffloads;
 use crate::pool::Pool;
 use crate::ring::Violation;
 use crate::ring::split::{DESC_F_NEXT, FreeDescriptors, SplitRing};
@@ -38,6 +40,7 @@ pub(crate) struct TransmitQueue {
     /// Chains outstanding.
     chains: u16,
     iova_offset: u64,
+    offloads: TransmitOffloads,
     memory: Arc<DmaMemory>,
     pub(crate) counters: TransmitCounters,
 }
@@ -99,12 +102,14 @@ impl TransmitQueue {
         memory: Arc<DmaMemory>,
         layout: &RingLayout,
         iova_offset: u64,
-        event_idx: bool,
-        in_order: bool,
+        features: FeatureBits,
     ) -> Option<Self> {
+        let event_idx = features.contains(FeatureBits::EVENT_IDX);
+        let in_order = features.contains(FeatureBits::IN_ORDER);
         let mut ring = SplitRing::new(memory.clone(), layout, event_idx, in_order)?;
         ring.suppress_interrupts();
         Some(TransmitQueue {
+            offloads: TransmitOffloads::new(features),
             free: FreeDescriptors::new(layout.size),
             slots: vec![VACANT; usize::from(layout.size)].into(),
             others: (0..layout.size).map(|_| Other::default()).collect(),
@@ -269,8 +274,10 @@ impl TransmitQueue {
     /// enough descriptors.
     #[cold]
     fn push_other(&mut self, frame: Frame, pool: &mut Pool) -> Result<(), DropReason> {
+        let offload = frame.offload();
         let mut frame = self.in_sight(frame, pool)?;
-        let (Some(header), Some(head)) = (frame.clear_net_header(), self.free.take()) else {
+        let header = self.write_header(&mut frame, &offload)?;
+        let Some(head) = self.free.take() else {
             return Err(DropReason::RingFull);
         };
         let mut id = head;
@@ -295,6 +302,23 @@ impl TransmitQueue {
         self.chains += 1;
         self.ring.push_avail(head);
         Ok(())
+    }
+
+    /// Writes the virtio-net header that asks for `offload`. What the device does not take was
+    /// done before, by [`TransmitOffloads::carry_out`].
+    fn write_header(
+        &self,
+        frame: &mut Frame,
+        offload: &Offload,
+    ) -> Result<NonNull<u8>, DropReason> {
+        let written = match offload.is_none() {
+            true => frame.clear_net_header(),
+            false => {
+                let header = self.offloads.header(offload, frame.head());
+                frame.write_net_header(header.ok_or(DropReason::Malformed)?)
+            }
+        };
+        written.ok_or(DropReason::RingFull)
     }
 
     fn write(&mut self, id: u16, part: NonNull<u8>, length: u32, next: Option<u16>) {

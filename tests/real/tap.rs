@@ -1,8 +1,9 @@
 //! Linux as the client of the stack, over TAP: ping and UDP echo of every length.
 
 use libtest_mimic::Trial;
+use virtroupe::{Payload, UdpSend};
 
-use super::host::{ECHO, Host};
+use super::host::{ECHO, Host, kernel_socket};
 use crate::support::clients::{LONGEST, flood_ping, udp_echo};
 use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::{Outcome, Suite};
@@ -30,6 +31,11 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             "tap::udp_echo_with_long_frames",
             &[Namespaces, Tun, IP],
             udp_echo_with_long_frames,
+        ),
+        suite.test(
+            "tap::a_train_reaches_a_kernel_socket_as_datagrams",
+            &[Namespaces, Tun, IP],
+            a_train_reaches_a_kernel_socket_as_datagrams,
         ),
     ]
 }
@@ -77,6 +83,32 @@ fn udp_echo_with_long_frames() -> Outcome<()> {
     ];
     for lengths in edges {
         udp_echo(&host.kernel, ECHO.parse()?, lengths)?;
+    }
+    Ok(())
+}
+
+/// The kernel cuts what it gets whole from the TAP interface, and verifies what we cut ourselves.
+fn a_train_reaches_a_kernel_socket_as_datagrams() -> Outcome<()> {
+    for offloads in [true, false] {
+        let host = Host::start_with(|config| config.options.transmit_offloads = offloads)?;
+        let sender = host.actor("0.0.0.0:5000", false)?;
+        let socket = kernel_socket(&host.kernel, "10.0.0.1:6000")?;
+        for (length, size) in [(3000usize, 1000u16), (20_000, 1472), (129, 128), (5, 2)] {
+            let payload: Vec<u8> = (0..length).map(|at| (at * 7 + length) as u8).collect();
+            let train = UdpSend {
+                segment_size: Some(size),
+                ..UdpSend::new(
+                    "10.0.0.1:6000".parse()?,
+                    Payload::Bytes(payload.clone().into()),
+                )
+            };
+            host.send_with(&sender, train)?;
+            let mut buffer = [0; 2000];
+            for expected in payload.chunks(size.into()) {
+                let got = socket.recv(&mut buffer)?;
+                assert!(buffer[..got] == *expected, "{length} by {size}, {offloads}");
+            }
+        }
     }
     Ok(())
 }

@@ -50,6 +50,15 @@ pub async fn start(config: Config, backend: impl Backend + 'static) -> (Stack, E
         queue_pairs: config.options.queue_pairs,
         ..EmbeddedConfig::default()
     };
+    start_device(config, device, backend).await
+}
+
+/// Starts a stack with `config` on the embedded device `device` with `backend`.
+pub async fn start_device(
+    config: Config,
+    device: EmbeddedConfig,
+    backend: impl Backend + 'static,
+) -> (Stack, EmbeddedHandle) {
     let (transport, handle) =
         EmbeddedTransport::threaded(device, backend, DeviceThread::default()).expect("a device");
     let stack = within(Supervisor::start_on(Box::new(transport), config)).await;

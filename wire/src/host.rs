@@ -37,6 +37,7 @@ mod send;
 mod sockets;
 mod tcp;
 mod template;
+mod train;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -107,6 +108,8 @@ pub struct Host<B: Buffer> {
     reassembled: VecDeque<B>,
     /// Why a packet is refused that finds no room.
     shortage: DropReason,
+    /// Whether a packet with an offload was sent since the caller asked.
+    has_offloads: bool,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,
@@ -175,6 +178,7 @@ impl<B: Buffer> Host<B> {
             is_receiving_handed_over: false,
             reassembled: VecDeque::new(),
             shortage: DropReason::RingFull,
+            has_offloads: false,
             pieces: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),
@@ -307,6 +311,12 @@ impl<B: Buffer> Host<B> {
     #[inline]
     pub fn transmit(&mut self) -> &mut Vec<B> {
         &mut self.transmit
+    }
+
+    /// Whether, since this was last asked, a packet was sent that asks for an offload (see
+    /// [`crate::offload`]): whoever drains the transmit queue must see to it.
+    pub fn take_has_offloads(&mut self) -> bool {
+        std::mem::take(&mut self.has_offloads)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest.

@@ -17,6 +17,7 @@
 
 mod segment;
 
+pub(crate) use segment::pseudo_header_sum;
 pub use segment::segment;
 
 use crate::buffer::Buffer;

@@ -64,6 +64,11 @@ pub struct UdpSend<B> {
     pub dscp_ecn: u8,
     /// What it carries: 0 to 65 507 bytes.
     pub payload: Payload<B>,
+    /// Makes it a *train*: the payload is sent in datagrams of so many bytes each, the last one
+    /// shorter, as with `UDP_SEGMENT` of Linux. At most 128 datagrams, none longer than the path's
+    /// MTU. The device cuts them if it can (`VIRTIO_NET_F_HOST_USO`), else we do. A train is
+    /// accepted or refused as a whole, and counts as one datagram.
+    pub segment_size: Option<u16>,
     /// Why it was refused; set by the engine on what it gives back.
     pub refused: Option<DropReason>,
 }
@@ -77,6 +82,7 @@ impl<B: Buffer> UdpSend<B> {
             ttl: None,
             dscp_ecn: 0,
             payload,
+            segment_size: None,
             refused: None,
         }
     }
@@ -91,6 +97,7 @@ impl<B: Buffer> UdpSend<B> {
             ttl: None,
             dscp_ecn: 0,
             payload: Payload::Buffer(datagram.payload),
+            segment_size: None,
             refused: None,
         }
     }

@@ -22,6 +22,9 @@ impl Shard {
     /// went. What is left then found no room.
     pub(crate) fn flush(&mut self, egress: &mut Egress) -> Result<usize, Violation> {
         let mut moved = 0;
+        if self.host.take_has_offloads() {
+            self.carry_out_offloads(egress);
+        }
         loop {
             moved += egress.transmit(self.host.transmit())?;
             let left = self.host.transmit().len();
@@ -36,6 +39,15 @@ impl Shard {
             self.wake_waiters(egress.room());
         }
         Ok(moved)
+    }
+
+    /// Does in software what the device does not take.
+    #[cold]
+    fn carry_out_offloads(&mut self, egress: &mut Egress) {
+        let offloads = self.features.transmit_offloads();
+        for reason in offloads.carry_out(self.host.transmit(), egress.pool()) {
+            self.drops.add(reason, 1);
+        }
     }
 
     /// Frames that wait for room.

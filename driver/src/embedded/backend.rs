@@ -62,6 +62,12 @@ pub trait Port: Send {
     /// others. Returns how much of it was refused by the operating system, and so dropped.
     fn transmit(&mut self, now: Instant, burst: &mut [Packet]) -> Count;
 
+    /// Whether [`transmit`](Self::transmit) does what the headers of packets ask for. If not, which
+    /// is the default, the device does it before: no packet then asks for anything.
+    fn takes_offloads(&self) -> bool {
+        false
+    }
+
     /// Offers at most `limit` frames to `deliver`, until it says [`Delivery::NoBuffer`]. Returns
     /// how much was done; zero means that it is of no use to call again at once.
     ///

@@ -5,6 +5,7 @@ use std::time::Duration;
 use virtroupe_wire::MacAddr;
 
 use crate::features::FeatureBits;
+use crate::offload::TransmitOffloads;
 
 /// Properties of an embedded device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,8 @@ impl EmbeddedConfig {
             | FeatureBits::MRG_RXBUF.0
             | FeatureBits::EVENT_IDX.0
             | FeatureBits::INDIRECT_DESC.0
-            | FeatureBits::IN_ORDER.0,
+            | FeatureBits::IN_ORDER.0
+            | TransmitOffloads::ALL.0,
     );
 }
 

@@ -10,6 +10,7 @@ use virtroupe_wire::Instant;
 use super::backend::{Deliver, Delivery, Packet, Port};
 use super::header::NetHeader;
 use super::memory::GuestMemory;
+use super::offloads;
 use super::ring::{Chain, Ring, RingFault, Segment};
 use super::stats::{Count, EmbeddedStats};
 use super::steering::Steering;
@@ -149,10 +150,16 @@ impl Pair {
                     break;
                 }
             }
-            match gather(queue.ring.memory(), chain, self.longest_frame, packet) {
+            let longest = offloads::longest_frame(self.features, self.longest_frame);
+            match gather(queue.ring.memory(), chain, longest, packet) {
                 Ok(gathered) => {
                     taken += 1;
-                    if judge(gathered, packet, link_up, &mut self.stats) {
+                    let rules = Rules {
+                        features: self.features,
+                        longest: self.longest_frame,
+                        link_up,
+                    };
+                    if rules.judge(gathered, packet, &mut self.stats) {
                         self.steering.sent(&packet.bytes, self.index);
                         filled += 1;
                     }
@@ -177,16 +184,26 @@ impl Pair {
         if burst.is_empty() {
             return;
         }
-        let mut total = Count::default();
-        for packet in burst.iter() {
-            total.add(packet.bytes.len());
+        let asks = |packet: &Packet| !packet.header.is_plain_transmit();
+        if self.port.takes_offloads() || !burst.iter().any(asks) {
+            send(&mut *self.port, now, burst, &mut self.stats);
+            return;
         }
-        let refused = self.port.transmit(now, burst);
-        self.stats.backend_refused += refused;
-        self.stats.to_backend += Count {
-            frames: total.frames.saturating_sub(refused.frames),
-            bytes: total.bytes.saturating_sub(refused.bytes),
-        };
+        let mut expanded = Vec::new();
+        for packet in burst.iter() {
+            let before = expanded.len();
+            if !offloads::carry_out(packet, &mut expanded) {
+                self.stats.violations.add(packet.bytes.len());
+                continue;
+            }
+            let pieces = expanded.get(before..).unwrap_or_default();
+            let bytes: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+            self.stats.segments_added += Count {
+                frames: pieces.len() as u64 - 1,
+                bytes: bytes.saturating_sub(packet.bytes.len()) as u64,
+            };
+        }
+        send(&mut *self.port, now, &mut expanded, &mut self.stats);
     }
 
     fn step_receive(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {
@@ -330,28 +347,55 @@ fn gather(
     Ok(Gathered::Frame)
 }
 
-/// Counts a transmitted frame and says whether it goes to the backend.
-fn judge(gathered: Gathered, packet: &Packet, link_up: bool, stats: &mut EmbeddedStats) -> bool {
-    let length = match gathered {
-        Gathered::Frame => packet.bytes.len(),
-        Gathered::TooLong(length) => {
-            stats.from_driver.add(length);
-            stats.oversized.add(length);
-            return false;
-        }
+/// Gives a burst to the backend, and counts it.
+fn send(port: &mut dyn Port, now: Instant, burst: &mut [Packet], stats: &mut EmbeddedStats) {
+    let mut total = Count::default();
+    for packet in burst.iter() {
+        total.add(packet.bytes.len());
+    }
+    let refused = port.transmit(now, burst);
+    stats.backend_refused += refused;
+    stats.to_backend += Count {
+        frames: total.frames.saturating_sub(refused.frames),
+        bytes: total.bytes.saturating_sub(refused.bytes),
     };
-    stats.from_driver.add(length);
-    let dropped = if !packet.header.is_plain_transmit() {
-        &mut stats.violations
-    } else if length < ETHERNET_HEADER {
-        &mut stats.runts
-    } else if !link_up {
-        &mut stats.link_down_from_driver
-    } else {
-        return true;
-    };
-    dropped.add(length);
-    false
+}
+
+/// What a driver may send now.
+struct Rules {
+    features: FeatureBits,
+    /// The longest frame that asks for no segmentation.
+    longest: usize,
+    link_up: bool,
+}
+
+impl Rules {
+    /// Counts a transmitted frame and says whether it goes to the backend.
+    fn judge(&self, gathered: Gathered, packet: &Packet, stats: &mut EmbeddedStats) -> bool {
+        let length = match gathered {
+            Gathered::Frame => packet.bytes.len(),
+            Gathered::TooLong(length) => {
+                stats.from_driver.add(length);
+                stats.oversized.add(length);
+                return false;
+            }
+        };
+        stats.from_driver.add(length);
+        let header = &packet.header;
+        let dropped = if !offloads::is_allowed(header, length, self.features) {
+            &mut stats.violations
+        } else if length < ETHERNET_HEADER {
+            &mut stats.runts
+        } else if header.gso_type == 0 && length > self.longest {
+            &mut stats.oversized
+        } else if !self.link_up {
+            &mut stats.link_down_from_driver
+        } else {
+            return true;
+        };
+        dropped.add(length);
+        false
+    }
 }
 
 /// What became of a frame for the driver.

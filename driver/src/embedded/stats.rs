@@ -30,12 +30,15 @@ impl AddAssign for Count {
 /// What one embedded device did since it was made; a reset does not clear it.
 ///
 /// Two equations hold exactly in every snapshot, in frames and in bytes:
-/// `from_driver = to_backend + dropped_from_driver()` and
+/// `from_driver + segments_added = to_backend + dropped_from_driver()` and
 /// `from_backend = to_driver + dropped_to_driver()`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EmbeddedStats {
     /// Taken from the transmit rings.
     pub from_driver: Count,
+    /// What was added when the device segmented frames for a backend that can not: all pieces of
+    /// a frame but one, and the bytes of their headers.
+    pub segments_added: Count,
     /// Passed to the backend.
     pub to_backend: Count,
     /// Dropped: the header asks for an offload that was not negotiated, or breaks another rule
@@ -90,6 +93,7 @@ impl AddAssign<&EmbeddedStats> for EmbeddedStats {
     fn add_assign(&mut self, more: &EmbeddedStats) {
         let EmbeddedStats {
             from_driver,
+            segments_added,
             to_backend,
             violations,
             runts,
@@ -106,6 +110,7 @@ impl AddAssign<&EmbeddedStats> for EmbeddedStats {
             sleeps,
         } = *more;
         self.from_driver += from_driver;
+        self.segments_added += segments_added;
         self.to_backend += to_backend;
         self.violations += violations;
         self.runts += runts;

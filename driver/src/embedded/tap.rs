@@ -127,6 +127,10 @@ impl TapPort {
 }
 
 impl Port for TapPort {
+    fn takes_offloads(&self) -> bool {
+        true
+    }
+
     fn transmit(&mut self, _now: Instant, burst: &mut [Packet]) -> Count {
         let mut refused = Count::default();
         for packet in burst.iter() {

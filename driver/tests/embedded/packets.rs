@@ -1,6 +1,7 @@
 //! Frames pass, in every shape that the standard allows.
 
 use proptest::prelude::*;
+use virtroupe_driver::TransmitOffloads;
 use virtroupe_driver::embedded::{EmbeddedConfig, Link, LinkConfig, PacketSource, SourceConfig};
 use virtroupe_driver::features::FeatureBits;
 use virtroupe_driver::transport::Transport;
@@ -117,7 +118,7 @@ fn a_frame_that_the_whole_ring_cannot_hold_does_not_block_the_next() {
 
 #[test]
 fn what_the_driver_must_not_send_is_dropped_and_counted() {
-    let (mut a, mut b, _) = linked(LinkConfig::default(), FeatureBits::NONE, 16);
+    let (mut a, mut b, _) = linked(LinkConfig::default(), TransmitOffloads::ALL, 16);
     b.driver.rx().post(16, BUFFER);
     let offload = |at: usize, value| {
         let mut packet = vec![0; 12 + 60];

@@ -32,8 +32,8 @@ pub(super) trait Outbound<B> {
 impl<B> Outbound<B> for UdpSend<B> {
     #[inline(always)]
     fn common(&mut self) -> Option<Common<'_, B>> {
-        let (SocketAddr::V4(peer), Payload::Buffer(payload)) =
-            (self.destination, &mut self.payload)
+        let (SocketAddr::V4(peer), Payload::Buffer(payload), None) =
+            (self.destination, &mut self.payload, self.segment_size)
         else {
             return None;
         };

@@ -49,9 +49,14 @@ pub(super) struct Outgoing {
 }
 
 impl Plan {
+    /// Whether it goes to ourselves.
+    pub(super) fn is_loopback(&self) -> bool {
+        matches!(self.target, Target::Loopback)
+    }
+
     /// Bytes of transport packet that one IP packet carries.
     #[inline]
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         self.mtu.mtu - ipv4::HEADER
     }
 
@@ -199,14 +204,21 @@ impl<B: Buffer> Host<B> {
     /// Whether there is room for a transport packet of `length` bytes, fragments and all.
     #[inline]
     pub(super) fn check_room(&self, plan: &Plan, length: usize) -> Result<(), DropReason> {
-        let frames = plan.frames(length);
+        self.check_frames(plan, plan.frames(length))
+    }
+
+    /// Whether there is room for so many frames.
+    #[inline]
+    pub(super) fn check_frames(&self, plan: &Plan, frames: usize) -> Result<(), DropReason> {
         match plan.target {
             Target::Station(_) | Target::Neighbor(..) if frames > self.most_frames => {
                 Err(DropReason::TooBig)
             }
             Target::Station(_) if frames > self.room => Err(self.shortage),
             Target::Neighbor(_, room) if frames > room => Err(DropReason::NeighborQueueFull),
-            Target::Loopback if self.looped.len() >= self.most_looped => Err(DropReason::RingFull),
+            Target::Loopback if self.looped.len() + frames > self.most_looped => {
+                Err(DropReason::RingFull)
+            }
             _ => Ok(()),
         }
     }
@@ -352,6 +364,7 @@ impl<B: Buffer> Host<B> {
             if let Some(destination) = frame.head_mut().first_chunk_mut::<6>() {
                 *destination = mac.0;
             }
+            self.has_offloads |= !frame.offload().is_none();
             if self.room > 0 {
                 self.push_frame(frame);
             } else {

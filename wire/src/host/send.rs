@@ -24,11 +24,11 @@ pub(super) struct Local {
 
 /// Everything that is decided about a datagram before any memory is touched.
 #[derive(Debug, Clone, Copy)]
-struct Ready {
-    plan: Plan,
-    outgoing: Outgoing,
+pub(super) struct Ready {
+    pub(super) plan: Plan,
+    pub(super) outgoing: Outgoing,
     /// The UDP header.
-    header: [u8; udp::HEADER],
+    pub(super) header: [u8; udp::HEADER],
 }
 
 impl<B: Buffer> Host<B> {
@@ -183,15 +183,21 @@ impl<B: Buffer> Host<B> {
 
     /// Sends any datagram.
     #[inline(never)]
-    fn send_slow<A: Allocator<Buffer = B>>(
+    pub(super) fn send_slow<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         local: &Local,
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
+        if let Some(size) = send.segment_size
+            && usize::from(size) < send.payload.len()
+        {
+            return self.send_train(now, local, send, size, pool);
+        }
         let ready = self.prepare(now, local, send, pool)?;
         let length = udp::HEADER + send.payload.len();
+        self.check_room(&ready.plan, length)?;
         let is_in_place = match &send.payload {
             Payload::Buffer(buffer) => buffer.headroom() >= HEADERS,
             Payload::Bytes(_) | Payload::Empty => false,
@@ -213,8 +219,9 @@ impl<B: Buffer> Host<B> {
         Ok(())
     }
 
-    /// Decides where and how a datagram goes, and computes its header.
-    fn prepare<A: Allocator<Buffer = B>>(
+    /// Decides where and how a datagram goes, and computes its header. Whether there is room is
+    /// still to be checked.
+    pub(super) fn prepare<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         local: &Local,
@@ -232,7 +239,6 @@ impl<B: Buffer> Host<B> {
         }
         let plan = self.plan(now, *peer.ip(), pool)?;
         let source = self.source(local, send.source, plan.source)?;
-        self.check_room(&plan, udp::HEADER + send.payload.len())?;
         let source_and_port = SocketAddrV4::new(source, local.port);
         Ok(Ready {
             plan,

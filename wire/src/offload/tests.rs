@@ -32,7 +32,7 @@ fn packet(protocol: u8, payload: &[u8], cuts: &[usize]) -> HeapBuffer {
     bytes.extend(transport);
     bytes.extend(payload);
     let length = transport.len() + payload.len();
-    let sum = segment::pseudo_header_sum(&[10, 0, 0, 1, 10, 0, 0, 2], protocol, length);
+    let sum = pseudo_header_sum(&[10, 0, 0, 1, 10, 0, 0, 2], protocol, length);
     let field = 34 + offset(protocol);
     bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     if protocol == ipv4::UDP {
@@ -119,7 +119,7 @@ proptest! {
             let sequence = u32::from_be_bytes(frame[38..42].try_into().expect("four bytes"));
             prop_assert_eq!(sequence, 0xffff_ff00u32.wrapping_add(at as u32));
             let (first, last) = (index == 0, index == out.len() - 1);
-            let flags = 0x10 | u8::from(first) << 7 | u8::from(last) * 9;
+            let flags = 0x10 | (u8::from(first) << 7) | (u8::from(last) * 9);
             prop_assert_eq!(frame[47], flags);
             prop_assert!(is_intact(&frame, ipv4::TCP));
             prop_assert_eq!(&frame[54..], &payload[at..at + frame.len() - 54]);

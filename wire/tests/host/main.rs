@@ -9,4 +9,5 @@ mod link;
 mod robustness;
 mod sockets;
 mod support;
+mod trains;
 mod udp;

@@ -1,0 +1,129 @@
+//! What a driver may ask of the device for a packet that it sends (virtio 1.3, section 5.1.6.2),
+//! and doing it for a backend that can not.
+
+use virtroupe_wire::offload::{
+    ChecksumState, PartialChecksum, SegmentKind, Segmentation, complete_checksum, segment,
+};
+use virtroupe_wire::{Buffer, Heap, HeapBuffer, Offload};
+
+use super::backend::Packet;
+use super::header::NetHeader;
+use crate::features::FeatureBits;
+
+const NEEDS_CSUM: u8 = 1;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_UDP: u8 = 3;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+const GSO_ECN: u8 = 0x80;
+
+/// The longest packet that is to be segmented: IP, and Ethernet with a VLAN tag.
+const LONGEST: usize = 65_535 + 18;
+
+/// Features with which a driver may send packets that are longer than the MTU.
+const SEGMENTATION: FeatureBits = FeatureBits(
+    FeatureBits::HOST_TSO4.0
+        | FeatureBits::HOST_TSO6.0
+        | FeatureBits::HOST_UFO.0
+        | FeatureBits::HOST_USO.0,
+);
+
+/// The longest frame that the driver may send, if the MTU allows `mtu_frame` bytes.
+pub(super) fn longest_frame(features: FeatureBits, mtu_frame: usize) -> usize {
+    match (features & SEGMENTATION).is_empty() {
+        true => mtu_frame,
+        false => LONGEST.max(mtu_frame),
+    }
+}
+
+/// Whether `header` asks for what was negotiated, and fits to a frame of `length` bytes.
+pub(super) fn is_allowed(header: &NetHeader, length: usize, features: FeatureBits) -> bool {
+    if header.num_buffers != 0 || header.flags & !NEEDS_CSUM != 0 {
+        return false;
+    }
+    let needs_checksum = header.flags & NEEDS_CSUM != 0;
+    if needs_checksum {
+        let field = usize::from(header.csum_start) + usize::from(header.csum_offset);
+        if !features.contains(FeatureBits::CSUM) || field + 2 > length {
+            return false;
+        }
+    }
+    let needed = match header.gso_type & !GSO_ECN {
+        GSO_NONE => return header.gso_type == GSO_NONE,
+        GSO_TCPV4 => FeatureBits::HOST_TSO4,
+        GSO_TCPV6 => FeatureBits::HOST_TSO6,
+        GSO_UDP if header.gso_type & GSO_ECN == 0 => FeatureBits::HOST_UFO,
+        GSO_UDP_L4 if header.gso_type & GSO_ECN == 0 => FeatureBits::HOST_USO,
+        _ => return false,
+    };
+    let is_ecn_taken = header.gso_type & GSO_ECN == 0 || features.contains(FeatureBits::HOST_ECN);
+    features.contains(needed)
+        && is_ecn_taken
+        && needs_checksum
+        && header.gso_size > 0
+        && usize::from(header.hdr_len) <= length
+}
+
+/// Does what the header of `packet` asks for: the packets behind `out` then ask for nothing.
+/// Returns false, and adds none, if the packet is not what its header says.
+pub(super) fn carry_out(packet: &Packet, out: &mut Vec<Packet>) -> bool {
+    let mut buffer = HeapBuffer::new(&packet.bytes);
+    let Some(offload) = describe(&packet.header, &packet.bytes) else {
+        return false;
+    };
+    let mut pieces = Vec::new();
+    if offload.segmentation.is_some() {
+        if segment(&mut buffer, &offload, &mut Heap, &mut pieces).is_err() {
+            return false;
+        }
+    } else {
+        if let ChecksumState::Partial(partial) = offload.checksum
+            && !complete_checksum(&mut buffer, partial)
+        {
+            return false;
+        }
+        pieces.push(buffer);
+    }
+    out.extend(pieces.iter().map(|piece| Packet {
+        header: NetHeader::default(),
+        bytes: piece.to_vec(),
+    }));
+    true
+}
+
+/// The header as the engines would say it. `hdr_len` is only a hint (section 5.1.6.2.1): the
+/// length of the headers is read from the packet.
+fn describe(header: &NetHeader, bytes: &[u8]) -> Option<Offload> {
+    let start = usize::from(header.csum_start);
+    let udp = start + 8;
+    let (kind, header_length) = match header.gso_type & !GSO_ECN {
+        GSO_NONE => (None, 0),
+        GSO_TCPV4 | GSO_TCPV6 => {
+            let ecn = header.gso_type & GSO_ECN != 0;
+            let length = usize::from(*bytes.get(start + 12)? >> 4) * 4;
+            (Some(SegmentKind::Tcp { ecn }), start + length)
+        }
+        GSO_UDP => (Some(SegmentKind::UdpFragments), udp),
+        GSO_UDP_L4 => (Some(SegmentKind::Udp), udp),
+        _ => return None,
+    };
+    let checksum = match header.flags & NEEDS_CSUM {
+        0 => ChecksumState::Plain,
+        _ => ChecksumState::Partial(PartialChecksum {
+            start: header.csum_start,
+            offset: header.csum_offset,
+        }),
+    };
+    Some(Offload {
+        checksum,
+        segmentation: kind.map(|kind| Segmentation {
+            kind,
+            size: header.gso_size,
+            header_length: header_length as u16,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Trains: many datagrams to one peer in one packet, which the device or the driver cuts (USO).
+
+use super::Host;
+use super::send::{Local, Ready};
+use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
+use crate::drops::DropReason;
+use crate::offload::{
+    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, pseudo_header_sum,
+};
+use crate::time::Instant;
+use crate::udp::{self, UdpSend};
+use crate::{ethernet, ipv4};
+
+/// The most datagrams in one train, as many as Linux takes (`UDP_MAX_SEGMENTS`).
+const LONGEST_TRAIN: usize = 128;
+
+/// Where the UDP header of a frame begins.
+const TRANSPORT: usize = ethernet::HEADER + ipv4::HEADER;
+
+/// Where the checksum is in a UDP header.
+const CHECKSUM: usize = 6;
+
+impl<B: Buffer> Host<B> {
+    /// Sends the payload of `send` in datagrams of `size` bytes each.
+    pub(super) fn send_train<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        local: &Local,
+        send: &mut UdpSend<B>,
+        size: u16,
+        pool: &mut A,
+    ) -> Result<(), DropReason> {
+        let datagrams = send.payload.len().div_ceil(usize::from(size).max(1));
+        if size == 0 || datagrams > LONGEST_TRAIN {
+            return Err(DropReason::TooBig);
+        }
+        let mut ready = self.prepare(now, local, send, pool)?;
+        if ready.plan.must_fragment(udp::HEADER + usize::from(size)) {
+            return Err(DropReason::TooBig);
+        }
+        self.check_frames(&ready.plan, datagrams)?;
+        if ready.plan.is_loopback() {
+            return self.send_train_to_ourselves(now, local, send, size, pool);
+        }
+        set_partial_checksum(&mut ready, send.payload.len());
+        let mut packet = train_packet(&ready.header, send, pool)?;
+        let is_kept = packet.set_offload(Offload {
+            checksum: ChecksumState::Partial(PartialChecksum {
+                start: TRANSPORT as u16,
+                offset: CHECKSUM as u16,
+            }),
+            segmentation: Some(Segmentation {
+                kind: SegmentKind::Udp,
+                size,
+                header_length: (TRANSPORT + udp::HEADER) as u16,
+            }),
+        });
+        if !is_kept {
+            return Err(DropReason::TooBig);
+        }
+        self.output(&ready.plan, &ready.outgoing, packet);
+        // It may become as many frames.
+        self.room = self.room.saturating_sub(datagrams - 1);
+        self.has_offloads = true;
+        Ok(())
+    }
+
+    /// Nobody cuts what stays here.
+    #[cold]
+    fn send_train_to_ourselves<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        local: &Local,
+        send: &mut UdpSend<B>,
+        size: u16,
+        pool: &mut A,
+    ) -> Result<(), DropReason> {
+        let mut bytes = Vec::with_capacity(send.payload.len());
+        send.payload
+            .for_each_segment(|segment| bytes.extend_from_slice(segment));
+        for datagram in bytes.chunks(usize::from(size)) {
+            let mut single = UdpSend {
+                payload: Payload::from(bytes::Bytes::copy_from_slice(datagram)),
+                segment_size: None,
+                refused: None,
+                ..*send
+            };
+            self.send_slow(now, local, &mut single, pool)?;
+        }
+        Ok(())
+    }
+}
+
+/// Replaces the checksum in the header by the sum of the pseudo-header.
+fn set_partial_checksum(ready: &mut Ready, payload: usize) {
+    let mut addresses = [0; 8];
+    let (source, destination) = addresses.split_at_mut(4);
+    source.copy_from_slice(&ready.outgoing.source.octets());
+    destination.copy_from_slice(&ready.outgoing.destination.octets());
+    let sum = pseudo_header_sum(&addresses, ipv4::UDP, udp::HEADER + payload);
+    if let Some(field) = ready.header.get_mut(CHECKSUM..) {
+        field.copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// The header and the payload: where the payload lies if there is room in front of it, else a
+/// copy.
+fn train_packet<A: Allocator>(
+    header: &[u8; udp::HEADER],
+    send: &mut UdpSend<A::Buffer>,
+    pool: &mut A,
+) -> Result<A::Buffer, DropReason> {
+    if let Payload::Buffer(buffer) = &mut send.payload
+        && buffer.headroom() >= TRANSPORT + udp::HEADER
+        && let Some(room) = buffer.prepend(udp::HEADER)
+    {
+        room.copy_from_slice(header);
+        let taken = std::mem::replace(&mut send.payload, Payload::Empty);
+        if let Payload::Buffer(buffer) = taken {
+            return Ok(buffer);
+        }
+    }
+    let allocated = allocate_up_to(pool, udp::HEADER + send.payload.len());
+    let (mut packet, _) = allocated.ok_or(DropReason::PoolEmpty)?;
+    let mut is_whole = packet.extend_from_slice(header);
+    send.payload.for_each_segment(|segment| {
+        is_whole = is_whole && extend(&mut packet, segment, pool);
+    });
+    match is_whole {
+        true => Ok(packet),
+        false => Err(DropReason::PoolEmpty),
+    }
+}
