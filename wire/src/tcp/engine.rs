@@ -37,7 +37,7 @@ pub struct ListenerId(pub(crate) Key);
 pub enum TcpEvent {
     /// Something happened to a connection.
     Connection(ConnectionId, Readiness),
-    /// Connections can be accepted.
+    /// Connections can be accepted, until [`accept`](TcpEngine::accept) returns none.
     Acceptable(ListenerId),
 }
 

@@ -302,6 +302,7 @@ fn data_for_nobody_resets() {
     let answer = bed.data(1, 2, b"too late");
     assert!(answer[0].has(RST));
     assert_eq!(bed.engine.drops()[DropReason::SocketClosed], 1);
+    assert_eq!(bed.engine.counters().resets_sent, 1);
     assert_eq!(bed.engine.usage().connections, 0);
 }
 

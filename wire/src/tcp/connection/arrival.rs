@@ -226,7 +226,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             if self.owner == Owner::Nobody {
                 // Nobody will read it, and the peer should know (RFC 9293, section 3.6.1).
                 self.abort();
-                cx.counters.resets_sent += 1;
                 return Err(DropReason::SocketClosed);
             }
             self.take_data(segment, start, cx)?;
