@@ -22,10 +22,13 @@ pub(crate) struct HalfOpen {
     sent: u32,
     /// The listener's index.
     pub(crate) listener: u32,
-    peer_mss: Option<u16>,
+    /// The segment size that the peer announced; 0: none.
+    peer_mss: u16,
     pub(crate) offer: Offer,
-    /// How often the SYN-ACK was sent again.
+    /// How often the SYN-ACK was sent again because it was not acknowledged in time.
     pub(crate) retries: u8,
+    /// Whether it was sent again at all, so that an acknowledgment tells no round-trip time.
+    pub(crate) is_repeated: bool,
 }
 
 /// What both sides agreed on, in a byte: 4 bits of scale (15: none), and one each for SACK, ECN
@@ -126,9 +129,10 @@ impl HalfOpen {
             recent: opened.recent,
             sent: microseconds(now),
             listener,
-            peer_mss: opened.peer_mss,
+            peer_mss: opened.peer_mss.unwrap_or(0),
             offer: Offer::new(&opened.negotiated),
             retries: 0,
+            is_repeated: false,
         }
     }
 
@@ -150,10 +154,10 @@ impl HalfOpen {
             ours: self.ours,
             theirs: self.theirs,
             negotiated: self.offer.negotiated(ours),
-            peer_mss: self.peer_mss,
+            peer_mss: Some(self.peer_mss).filter(|mss| *mss > 0),
             recent: self.recent,
             timestamp_offset,
-            sent: (self.retries == 0).then(|| now - Duration::from_micros(elapsed.into())),
+            sent: (!self.is_repeated).then(|| now - Duration::from_micros(elapsed.into())),
         }
     }
 }

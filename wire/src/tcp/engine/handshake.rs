@@ -175,6 +175,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 return Err(DropReason::BadFlags.into());
             }
             // Our answer was lost, or is late.
+            if let Some(record) = self.half_open.at_mut(index) {
+                record.is_repeated = true;
+            }
             return self.repeat_syn_ack(now, &record);
         }
         if !flags.contains(TcpFlags::ACK) {
@@ -278,6 +281,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return self.remove_half_open(index);
         }
         record.retries += 1;
+        record.is_repeated = true;
         let record = *record;
         self.half_open_timers
             .arm(index, Some(now + record.timeout()));
