@@ -2,11 +2,13 @@
 
 use proptest::prelude::*;
 use virtroupe_wire::Buffer;
-use virtroupe_wire::tcp::{ConnectionId, Keepalive, TcpEvent, TcpOptions, TcpState};
+use virtroupe_wire::tcp::{
+    ConnectionId, Keepalive, TcpConnectError, TcpEvent, TcpOptions, TcpState,
+};
 
 use crate::network::{Network, Path};
 use crate::streams::check_empty;
-use crate::support::{Family, Random, content, milliseconds, options, seconds};
+use crate::support::{Family, Random, address, content, milliseconds, options, seconds};
 
 /// What an application does with one connection, from then on.
 #[derive(Debug)]
@@ -146,9 +148,8 @@ proptest! {
     }
 }
 
-/// The long form: `cargo test --release -p virtroupe-wire --test tcp -- --ignored life_cycles`.
+/// Some 15 s. `SEEDS` sets another number.
 #[test]
-#[ignore = "takes minutes: 10 000 seeds"]
 fn ten_thousand_life_cycles() {
     let seeds: u64 =
         std::env::var("SEEDS").map_or(10_000, |seeds| seeds.parse().expect("a number"));
@@ -169,4 +170,37 @@ fn a_run_is_repeated_by_its_seed() {
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));
+}
+
+/// RFC 6191: with timestamps that have moved on, a port in TIME-WAIT serves again.
+#[test]
+fn a_port_in_time_wait_serves_again_after_a_second() {
+    let mut network = Network::new(Family::V4, Path::default(), 1);
+    let listener = network.listen(options());
+    let (local, remote) = (address(Family::V4, 0, 5000), address(Family::V4, 1, 80));
+    let connect = |network: &mut Network| {
+        let now = network.now;
+        network.engines[0].connect(now, local, remote, options(), |_| true)
+    };
+    let first = connect(&mut network).expect("the port is free");
+    network.pass(milliseconds(50));
+    let now = network.now;
+    network.engines[0].close(now, first);
+    network.pass(milliseconds(50));
+    let server = network.engines[1]
+        .accept(network.now, listener)
+        .expect("it is open");
+    network.engines[1].close(network.now, server);
+    network.pass(milliseconds(50));
+    assert_eq!(network.engines[0].usage().time_wait, 1);
+    assert_eq!(connect(&mut network), Err(TcpConnectError::InUse(local)));
+    network.pass(seconds(2));
+    let second = connect(&mut network).expect("the old connection can not interfere");
+    network.pass(milliseconds(50));
+    assert_eq!(
+        network.engines[0].state(second),
+        Some(TcpState::Established)
+    );
+    assert_eq!(network.engines[0].usage().time_wait, 0);
+    assert!(network.engines[1].accept(network.now, listener).is_some());
 }
