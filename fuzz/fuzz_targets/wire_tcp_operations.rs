@@ -210,6 +210,8 @@ fn transmit(sides: &mut [Side; 2], now: Instant) {
     let mut outgoing = Outgoing::new();
     for from in 0..2_usize {
         while sides[from].engine.poll_transmit(now, &mut outgoing) {
+            // What a device would split arrives as one, as if it had been merged again.
+            outgoing.segment_size = 0;
             let packet: Option<HeapBuffer> = outgoing.take_packet(&mut Heap);
             let mut bytes = vec![from as u8];
             bytes.extend(packet.expect("there is memory").to_vec());
