@@ -10,7 +10,7 @@ use virtroupe_actors::{CpuAddr, LocalStack};
 use virtroupe_driver::Features;
 
 use crate::stats::Stats;
-use crate::supervisor::{Lifecycle, Shutdown, Subscribe, Supervisor, WaitForEnd};
+use crate::supervisor::{Lifecycle, LostStats, Shutdown, Subscribe, Supervisor, WaitForEnd};
 
 /// A running stack. Clones name the same one; it runs until [`shutdown`](Self::shutdown).
 #[derive(Clone)]
@@ -113,7 +113,7 @@ impl Stack {
         Ok(results)
     }
 
-    /// A snapshot of every counter. A cpu that is lost has no entry any more.
+    /// A snapshot of every counter. Those of a cpu that is lost are as they were at its end.
     ///
     /// # Errors
     /// When the stack is not running.
@@ -122,10 +122,14 @@ impl Stack {
         for cpu in &self.cpus {
             cpus.extend(cpu.send(CollectStats).await.ok());
         }
-        match cpus.is_empty() {
-            true => Err(NotRunning),
-            false => Ok(Stats { cpus }),
+        if cpus.is_empty() {
+            return Err(NotRunning);
         }
+        if cpus.len() < self.cpus.len() {
+            cpus.extend(self.supervisor.send(LostStats).await.unwrap_or_default());
+            cpus.sort_by_key(|stats| stats.cpu);
+        }
+        Ok(Stats { cpus })
     }
 
     /// Subscribes an actor to what happens to the stack as a whole. It is told at once how the

@@ -8,6 +8,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 use virtroupe_actors::cpu_actor::QueueEnded;
 use virtroupe_actors::device::{DeviceActor, DeviceChanged};
+use virtroupe_actors::stats::CpuStats;
 use virtroupe_actors::{CloseReason, CpuAddr, CpuRole};
 use virtroupe_driver::{Features, Transport};
 
@@ -23,6 +24,8 @@ pub struct Supervisor {
     device: Addr<DeviceActor>,
     cpus: Cpus,
     limits: TimeLimits,
+    /// What the cpus had counted whose actors are gone.
+    lost: Vec<CpuStats>,
     subscribers: Vec<Recipient<Lifecycle>>,
     /// Callers of [`Stack::ended`].
     waiting: Vec<oneshot::Sender<Lifecycle>>,
@@ -50,8 +53,9 @@ pub enum Lifecycle {
     LinkUp,
     /// The device reports that its link went down.
     LinkDown,
-    /// A cpu without a queue of its own failed: its sockets were closed, and the packets of its
-    /// flows are dropped as `cpu_gone`. The others go on.
+    /// A cpu without a queue of its own failed, and its sockets were closed. The others go on: the
+    /// flows of sockets that were bound on several cpus go to those that are left, and other
+    /// packets of flows that the cpu owned are dropped as `cpu_gone`.
     CpuLost {
         /// Which.
         cpu: u16,
@@ -105,6 +109,7 @@ impl Supervisor {
                 device: actor,
                 cpus: Cpus::default(),
                 limits: config.limits.clone(),
+                lost: Vec::new(),
                 subscribers: Vec::new(),
                 waiting: Vec::new(),
                 state: None,
@@ -241,7 +246,13 @@ impl Handler<QueueEnded> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, ended: QueueEnded, ctx: &mut Self::Context) {
-        let QueueEnded { cpu, role, end } = ended;
+        let QueueEnded {
+            cpu,
+            role,
+            end,
+            last,
+        } = ended;
+        self.lost.extend(last.map(|last| *last));
         match role {
             CpuRole::Queue => self.device_lost(format!("cpu {cpu}: {end:?}"), ctx),
             CpuRole::Proxy if self.stopped.is_none() => {
@@ -251,6 +262,19 @@ impl Handler<QueueEnded> for Supervisor {
             }
             CpuRole::Proxy => {}
         }
+    }
+}
+
+/// Asks what the cpus had counted whose actors are gone.
+#[derive(Message)]
+#[rtype(result = "Vec<CpuStats>")]
+pub(crate) struct LostStats;
+
+impl Handler<LostStats> for Supervisor {
+    type Result = MessageResult<LostStats>;
+
+    fn handle(&mut self, _: LostStats, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.lost.clone())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Every test has its own device and link. None depends on timing: waiting ends with what is
 //! waited for, and a limit that is far away makes a hang a failure.
 //!
-//! Time budget of this suite: 20 s.
+//! Time budget of this suite: 40 s on two cores.
 
 mod stack {
     pub mod support;

@@ -26,6 +26,7 @@ use crate::peers::{ChangeBinding, NeighborHeard, Peer};
 use crate::poll::{Control, PollLoop, PollSettings, QueueEnd};
 use crate::ports::PortsCell;
 use crate::shard::ShardCell;
+use crate::stats::CpuStats;
 
 /// Messages that the mailbox of a cpu's actor holds. While the loop is busy, messages from
 /// other threads are seen only every 31 turns, so the default of 16 would refuse.
@@ -100,6 +101,8 @@ pub struct QueueEnded {
     pub role: CpuRole,
     /// And why.
     pub end: QueueEnd,
+    /// What the cpu had counted then, if its actor is gone and can not be asked any more.
+    pub last: Option<Box<CpuStats>>,
 }
 
 /// What an actor of a cpu is made of.
@@ -161,6 +164,9 @@ impl<R: Role> CpuActor<R> {
                 cpu,
                 role: R::ROLE,
                 end: end.clone(),
+                last: (end == QueueEnd::Killed)
+                    .then(|| self.last_stats())
+                    .flatten(),
             });
         }
         self.ended = Some(end);
@@ -174,16 +180,25 @@ impl<R: Role> CpuActor<R> {
         }
     }
 
+    /// What the cpu has counted; `None` if it ended in the middle of something.
+    fn last_stats(&self) -> Option<Box<CpuStats>> {
+        let mut ports = self.ports.try_borrow_mut().ok()?;
+        let mut stats = None;
+        self.shard.try_with(|shard| {
+            let poll = self.control.counters.get();
+            stats = Some(CpuStats::collect(R::ROLE, shard, &mut ports, poll));
+        });
+        stats.map(Box::new)
+    }
+
     /// Tells the sockets, and lets go of the lanes.
     fn close(&self, reason: &CloseReason) {
         let drop_reason = DropReason::from(reason);
         // After a panic nothing is sure: a second one must not keep the others from hearing of it.
         let closed = catch_unwind(AssertUnwindSafe(|| {
             self.shard.try_with(|shard| shard.close_all(reason));
-            if let Ok(mut ports) = self.ports.try_borrow_mut()
-                && let Some(crossings) = &mut ports.crossings
-            {
-                crossings.close(drop_reason);
+            if let Ok(mut ports) = self.ports.try_borrow_mut() {
+                ports.close(drop_reason);
             }
         }));
         if closed.is_err() {
@@ -298,9 +313,10 @@ impl<R: Role> Handler<ChangeBinding> for CpuActor<R> {
 
     fn handle(&mut self, change: ChangeBinding, _: &mut Self::Context) {
         let is_bound = change.closed.is_none();
-        self.shard
-            .borrow()
-            .change_binding(change.binding, change.cpu, is_bound);
+        let mut shard = self.shard.borrow();
+        if !shard.change_binding(change.binding, change.cpu, is_bound) {
+            tracing::warn!(binding = ?change.binding, "too many bindings: not known to a cpu");
+        }
     }
 }
 

@@ -48,18 +48,52 @@ pub(crate) struct Crossings {
     drops: Drops,
 }
 
+/// Frames in which neighbours speak that are passed on in one [`WINDOW`]: strangers send them too,
+/// and each costs a message to every other cpu. Who misses one asks again.
+const HEARD_IN_WINDOW: u32 = 128;
+/// The time in which so many are.
+const WINDOW: Duration = Duration::from_millis(100);
+
 /// Copies of frames in which neighbours spoke, of one burst.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Heard {
     /// What another cpu may have asked.
     pub(crate) answers: Vec<Arc<[u8]>>,
     /// Of the others' questions, those to us tell where they are.
     pub(crate) questions: Vec<Arc<[u8]>>,
+    /// When the window began, and how many were noted in it.
+    window: (Instant, u32),
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Heard {
+            answers: Vec::new(),
+            questions: Vec::new(),
+            window: (Instant::ZERO, 0),
+        }
+    }
 }
 
 impl Heard {
     pub(crate) fn is_empty(&self) -> bool {
         self.answers.is_empty() && self.questions.is_empty()
+    }
+
+    fn note(&mut self, now: Instant, frame: &Frame, is_answer: bool) {
+        let (begin, noted) = &mut self.window;
+        if now.since(*begin) >= WINDOW {
+            (*begin, *noted) = (now, 0);
+        }
+        if *noted == HEARD_IN_WINDOW {
+            return;
+        }
+        *noted += 1;
+        let list = match is_answer {
+            true => &mut self.answers,
+            false => &mut self.questions,
+        };
+        list.push(frame.head().into());
     }
 }
 
@@ -127,11 +161,11 @@ impl Crossings {
                 // Whoever gets these first handles them.
                 Place::Unclassified => self.cpu,
                 Place::NeighborSolicitation => {
-                    heard.questions.push(frame.head().into());
+                    heard.note(now, &frame, false);
                     self.cpu
                 }
                 Place::NeighborAdvertisement => {
-                    heard.answers.push(frame.head().into());
+                    heard.note(now, &frame, true);
                     self.cpu
                 }
             };
@@ -216,6 +250,11 @@ impl Crossings {
             waiting: waiting.map(|outbound| outbound.waiting.len() as u64).sum(),
             drops: self.drops,
         }
+    }
+
+    /// Counts frames that were lost on their way to or from other cpus.
+    pub(crate) fn count_drop(&mut self, reason: DropReason, frames: u64) {
+        self.drops.add(reason, frames);
     }
 
     /// Lets go of all lanes. The other cpus see it, and count what they had put into the lanes

@@ -26,7 +26,7 @@ impl Egress {
     #[inline]
     pub(crate) fn room(&self) -> usize {
         match self {
-            Egress::Queue(queue) => queue.pair.transmit_room(),
+            Egress::Queue(queue) => queue.room(),
             Egress::Virtual(queue) => queue.room(),
         }
     }
@@ -83,10 +83,11 @@ impl Egress {
         }
     }
 
-    /// Whether there is room enough, for frames and in the pool, to tell senders that wait.
-    pub(crate) fn is_roomy(&mut self) -> bool {
+    /// Whether there is room enough, for frames behind those that are `waiting` and in the pool, to
+    /// tell senders that wait.
+    pub(crate) fn is_roomy(&mut self, waiting: usize) -> bool {
         let capacity = self.capacity();
-        let room = self.room();
+        let room = self.room().saturating_sub(waiting);
         let pool = self.pool();
         pool.collect();
         room >= capacity / 2 && pool.available() >= LEAST_FREE
@@ -98,7 +99,9 @@ impl Egress {
             Egress::Queue(queue) => {
                 // A violation is found again by the poll loop.
                 let _ = queue.reclaim();
-                queue.pair.transmit_outstanding() == 0 && queue.served.iter().all(Served::is_empty)
+                queue.pair.transmit_outstanding() == 0
+                    && queue.held.is_none()
+                    && queue.served.iter().all(Served::is_empty)
             }
             Egress::Virtual(queue) => queue.is_drained(),
         }
@@ -125,6 +128,18 @@ impl Egress {
         }
     }
 
+    /// Drops what other cpus put in and nobody will send any more. Returns how many frames.
+    pub(crate) fn drop_waiting(&mut self) -> u64 {
+        let Egress::Queue(queue) = self else {
+            return 0;
+        };
+        let mut waiting = queue.held.take().map_or(Vec::new(), |(_, held)| held);
+        for served in &mut queue.served {
+            while served.take(&mut waiting, QUANTUM) > 0 {}
+        }
+        waiting.len() as u64
+    }
+
     /// The cpu's own queue pair.
     pub(crate) fn pair(&mut self) -> Option<&mut QueuePair> {
         match self {
@@ -140,6 +155,8 @@ pub(crate) struct QueueEgress {
     size: usize,
     served: Vec<Served>,
     ledger: Ledger,
+    /// Packets of the own cpu in the ring; counted only where others share it.
+    own: usize,
     /// Whose turn is next: a place in `served`, or one behind for the cpu itself.
     turn: usize,
     /// Memory for one turn, empty in between.
@@ -155,9 +172,20 @@ impl QueueEgress {
             pair,
             served,
             ledger: Ledger::default(),
+            own: 0,
             turn: 0,
             scratch: Vec::new(),
             held: None,
+        }
+    }
+
+    /// Frames that the own cpu may put in. Where others share the ring it has as many credits as
+    /// there are descriptors, and waits for its turn as they do: by the room that they leave it, it
+    /// would get none.
+    fn room(&self) -> usize {
+        match self.served.is_empty() {
+            true => self.pair.transmit_room(),
+            false => self.size.saturating_sub(self.own),
         }
     }
 
@@ -197,6 +225,9 @@ impl QueueEgress {
         let is_own = self.turn == self.served.len();
         let queue = (!is_own).then_some(self.turn as u16);
         self.ledger.add(queue, sent as u32);
+        if is_own {
+            self.own += sent;
+        }
         if burst.is_empty() {
             self.scratch = burst;
         } else if is_own {
@@ -212,7 +243,8 @@ impl QueueEgress {
         self.pair.reclaim()?;
         if !self.served.is_empty() {
             let outstanding = self.pair.transmit_outstanding();
-            self.ledger.settle(outstanding, &mut self.served);
+            let own = self.ledger.settle(outstanding, &mut self.served);
+            self.own = self.own.saturating_sub(own);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use virtroupe_driver::{Features, Frame};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host;
+use virtroupe_wire::placement::Placement;
 use virtroupe_wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
 
 use crate::burst::Burst;
@@ -17,7 +18,7 @@ use crate::messages::{
 };
 use crate::outlet::IntoRecipient;
 use crate::registry::Sharing;
-use crate::shard::{Capture, ShardCell, ShardCounters, Waiter};
+use crate::shard::{Capture, ShardCell, ShardCounters, Waiter, bind_udp};
 
 /// The stack of the current cpu.
 #[derive(Clone)]
@@ -38,6 +39,15 @@ impl LocalStack {
     /// What was negotiated with the device.
     pub fn features(&self) -> Features {
         self.shard.borrow().features().clone()
+    }
+
+    /// Who owns which flow, and who sends through which queue, as this cpu knows it now: a copy of
+    /// the tables and of the bindings. `None` if there is only one cpu, which owns everything.
+    ///
+    /// For applications that keep state by flow and want it where the flow's packets come. Copies
+    /// every binding, so it is nothing for each packet.
+    pub fn placement(&self) -> Option<Placement> {
+        self.shard.borrow().placement()
     }
 
     /// Everything that this cpu counted.
@@ -74,14 +84,11 @@ impl LocalStack {
     }
 
     async fn bind(&self, local: SocketAddr, sharing: Sharing) -> Result<UdpSocket, BindError> {
-        let (id, known) = self.shard.borrow().bind_udp(local, sharing)?;
-        let socket = UdpSocket {
+        let id = bind_udp(&self.shard, local, sharing).await?;
+        Ok(UdpSocket {
             shard: self.shard.clone(),
             id,
-        };
-        // If that fails, dropping the socket closes it.
-        known.await?;
-        Ok(socket)
+        })
     }
 
     /// Makes a UDP socket that talks to `peer` alone, from an ephemeral port that is chosen so
@@ -116,7 +123,9 @@ impl LocalStack {
     }
 }
 
-/// A UDP socket on its own cpu. Dropping it closes it.
+/// A UDP socket on its own cpu. Dropping it closes it at once: from then on nothing is put into the
+/// mailbox of its receiver, which still handles what lies there already. The other cpus hear of it
+/// by message; what they receive for the socket until then is dropped as `no_socket`.
 pub struct UdpSocket {
     shard: ShardCell,
     id: UdpSocketId,

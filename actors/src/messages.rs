@@ -90,6 +90,9 @@ pub enum BindError {
         /// Which.
         cpu: u16,
     },
+    /// The cpus know of as many bound addresses as they can.
+    #[error("131072 addresses and ports are bound; close some sockets")]
+    TooManyBindings,
     /// The stack was shut down or has lost its device.
     #[error("the stack is stopped; start it again")]
     Stopped,

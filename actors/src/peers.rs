@@ -8,10 +8,10 @@ use actix::prelude::*;
 use virtroupe_wire::placement::Binding;
 
 use crate::messages::BindError;
-use crate::registry::Reservation;
+use crate::registry::{Reservation, Sharing};
 
 /// How long another cpu may take to acknowledge a binding.
-const ACKNOWLEDGE: Duration = Duration::from_secs(5);
+pub(crate) const ACKNOWLEDGE: Duration = Duration::from_secs(5);
 
 /// A socket was bound or closed on a cpu: all others take note in their own copy of the
 /// exceptions.
@@ -81,8 +81,13 @@ impl Peers {
 
     /// Tells all others of a socket that was closed. Nobody waits for it; the address is free
     /// when the last has taken note.
-    pub(crate) fn retract(&self, reservation: Reservation, cpu: u16) {
+    pub(crate) fn retract(&self, mut reservation: Reservation, cpu: u16) {
         let binding = reservation.binding();
+        if reservation.sharing() == Sharing::Connected {
+            // Nobody was told of it.
+            return;
+        }
+        reservation.start_closing();
         let closed = Some(Arc::new(reservation));
         for peer in &self.0 {
             // One for each close: bounded by the binds, so the mailbox's bound is not needed.

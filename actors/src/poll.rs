@@ -52,7 +52,8 @@ pub struct PollSettings {
     pub tx_ready: TxReadyPolicy,
     /// Packets that a cpu without a queue may have under way to the device, 32 to 65536; 512 by
     /// default. What its senders offer beyond that is refused. More bears longer bursts and costs
-    /// packet memory; see `pool_frames`.
+    /// packet memory; see `pool_frames`. Up to half of them may come back late while the cpu that
+    /// owns the queue sleeps, so a burst of half is always taken when nothing is under way.
     pub credits: u32,
     /// Frames that wait for a cpu in the lane from each other one, 32 to 65536; 1024 by default.
     pub lane_frames: u32,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::Context;
 
 use virtroupe_driver::QueuePair;
+use virtroupe_wire::DropReason;
 
 use crate::crossings::Crossings;
 use crate::egress::Egress;
@@ -46,6 +47,7 @@ impl Ports {
         // Only now: what came before is seen here, what comes later rings.
         self.egress.arm(shard.needs_room())
             && !shard.owes_notices(&mut self.egress)
+            && !shard.misses_room(&self.egress)
             && !shard.has_handed_over()
             && !self.crossings.as_ref().is_some_and(Crossings::has_work)
     }
@@ -56,5 +58,15 @@ impl Ports {
             crossings.bell().cancel();
         }
         self.egress.disarm();
+    }
+
+    /// Lets go of everything that ties the cpu to the others. What waited is counted under
+    /// `reason`.
+    pub(crate) fn close(&mut self, reason: DropReason) {
+        let waiting = self.egress.drop_waiting();
+        if let Some(crossings) = &mut self.crossings {
+            crossings.count_drop(reason, waiting);
+            crossings.close(reason);
+        }
     }
 }

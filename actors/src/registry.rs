@@ -4,14 +4,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use tokio::sync::watch;
 use virtroupe_wire::placement::{Binding, Transport};
 
 /// The bound addresses of one stack; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct PortRegistry {
     ports: Arc<DashMap<(Transport, u16), Vec<Entry>>>,
+    /// The number of the next entry.
+    next: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -19,6 +23,19 @@ struct Entry {
     address: IpAddr,
     cpu: u16,
     sharing: Sharing,
+    /// Tells this entry from others of the same address and cpu, that were closed before.
+    id: u64,
+    /// Ends when the entry does; there from when its socket was closed.
+    closing: Option<watch::Receiver<()>>,
+}
+
+/// Why an address can not be reserved.
+#[derive(Debug)]
+pub struct Taken {
+    /// Who has it.
+    pub cpu: u16,
+    /// If its socket was closed, and not every cpu knows that yet: ends when the address is free.
+    pub closing: Option<watch::Receiver<()>>,
 }
 
 /// With whom a socket shares its local address and port.
@@ -38,22 +55,25 @@ pub enum Sharing {
 pub struct Reservation {
     registry: PortRegistry,
     binding: Binding,
-    cpu: u16,
+    sharing: Sharing,
+    id: u64,
+    closing: Option<watch::Sender<()>>,
 }
 
 impl PortRegistry {
-    /// Reserves `binding` for `cpu`; gives the cpu that is in the way.
+    /// Reserves `binding` for `cpu`.
     ///
     /// # Errors
     /// When the address is bound and not both share it per cpu, or when it is connected. A socket
     /// bound to one address and one bound to every address may share a port, unless one of them
-    /// is connected: it would lose its flow to the other.
+    /// is connected: it would lose its flow to the other. A socket that is
+    /// [closing](Reservation::start_closing) is in the way of other cpus only.
     pub fn reserve(
         &self,
         binding: Binding,
         cpu: u16,
         sharing: Sharing,
-    ) -> Result<Reservation, u16> {
+    ) -> Result<Reservation, Taken> {
         let mut entries = self
             .ports
             .entry((binding.transport, binding.port))
@@ -62,17 +82,25 @@ impl PortRegistry {
             .iter()
             .find(|other| other.excludes(binding.address, cpu, sharing))
         {
-            return Err(other.cpu);
+            return Err(Taken {
+                cpu: other.cpu,
+                closing: other.closing.clone(),
+            });
         }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
         entries.push(Entry {
             address: binding.address,
             cpu,
             sharing,
+            id,
+            closing: None,
         });
         Ok(Reservation {
             registry: self.clone(),
             binding,
-            cpu,
+            sharing,
+            id,
+            closing: None,
         })
     }
 
@@ -94,6 +122,10 @@ impl PortRegistry {
 
 impl Entry {
     fn excludes(&self, address: IpAddr, cpu: u16, sharing: Sharing) -> bool {
+        if self.cpu == cpu && self.closing.is_some() {
+            // All others hear of the close before they hear of what comes after it.
+            return false;
+        }
         if self.address == address {
             let both_share = self.sharing == Sharing::PerCpu && sharing == Sharing::PerCpu;
             return !both_share || self.cpu == cpu;
@@ -110,13 +142,32 @@ impl Reservation {
     pub fn binding(&self) -> Binding {
         self.binding
     }
+
+    /// With whom.
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// The socket was closed; the address stays reserved until this is dropped, when every cpu
+    /// knows. From now on whoever wants it can wait for that, and its own cpu may have it again.
+    pub fn start_closing(&mut self) {
+        let (ends, closing) = watch::channel(());
+        self.closing = Some(ends);
+        let key = (self.binding.transport, self.binding.port);
+        if let Some(mut entries) = self.registry.ports.get_mut(&key)
+            && let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id)
+        {
+            entry.closing = Some(closing);
+        }
+    }
 }
 
+/// The last field to go is `closing`: who waits for it finds the entry gone.
 impl Drop for Reservation {
     fn drop(&mut self) {
         let key = (self.binding.transport, self.binding.port);
         if let Some(mut entries) = self.registry.ports.get_mut(&key) {
-            entries.retain(|entry| entry.address != self.binding.address || entry.cpu != self.cpu);
+            entries.retain(|entry| entry.id != self.id);
         }
         self.registry
             .ports
@@ -142,7 +193,7 @@ mod tests {
         let local = binding("10.0.0.1");
         let first = registry.reserve(local, 3, Sharing::Alone).expect("free");
         let second = registry.clone().reserve(local, 4, Sharing::Alone);
-        assert_eq!(second.err(), Some(3));
+        assert_eq!(second.err().map(|taken| taken.cpu), Some(3));
         drop(first);
         assert!(registry.is_empty());
         assert!(registry.reserve(local, 4, Sharing::Alone).is_ok());
@@ -175,5 +226,33 @@ mod tests {
         assert!(registry.reserve(local, 1, Sharing::Connected).is_err());
         let other = registry.reserve(binding("10.0.0.2"), 1, Sharing::Alone);
         assert!(other.is_ok());
+    }
+
+    #[actix::test]
+    async fn who_wants_an_address_that_is_being_closed_can_wait_for_it() {
+        let registry = PortRegistry::default();
+        let local = binding("10.0.0.1");
+        let mut first = registry.reserve(local, 3, Sharing::Alone).expect("free");
+        let taken = registry.reserve(local, 4, Sharing::Alone).err();
+        assert!(taken.expect("taken").closing.is_none());
+        first.start_closing();
+        let taken = registry.reserve(local, 4, Sharing::Alone).err();
+        let mut closing = taken.and_then(|taken| taken.closing).expect("closing");
+        drop(first);
+        assert!(closing.changed().await.is_err(), "it has ended");
+        assert!(registry.reserve(local, 4, Sharing::Alone).is_ok());
+    }
+
+    #[test]
+    fn the_cpu_that_closes_an_address_has_it_at_once_and_keeps_it() {
+        let registry = PortRegistry::default();
+        let local = binding("10.0.0.1");
+        let mut first = registry.reserve(local, 3, Sharing::Alone).expect("free");
+        first.start_closing();
+        let second = registry.reserve(local, 3, Sharing::Alone).expect("free");
+        drop(first);
+        assert!(registry.reserve(local, 4, Sharing::Alone).is_err());
+        drop(second);
+        assert!(registry.is_empty());
     }
 }

@@ -14,7 +14,7 @@ use crate::messages::{
     BindError, PacketsReceived, SendOutcome, SocketEvent, SubscriptionId, UdpReceived,
 };
 use crate::registry::Sharing;
-use crate::shard::Capture;
+use crate::shard::{Capture, bind_udp};
 use crate::stats::CpuStats;
 
 /// Asks a cpu for its counters.
@@ -68,13 +68,8 @@ impl<R: Role> Handler<BindUdp> for CpuActor<R> {
 
     fn handle(&mut self, bind: BindUdp, _: &mut Self::Context) -> Self::Result {
         let shard = self.shard.clone();
-        let bound = shard.borrow().bind_udp(bind.local, Sharing::Alone);
         Box::pin(async move {
-            let (id, known) = bound?;
-            if let Err(error) = known.await {
-                shard.borrow().close_udp(id);
-                return Err(error);
-            }
+            let id = bind_udp(&shard, bind.local, Sharing::Alone).await?;
             let mut shard = shard.borrow();
             shard.close_with_receiver(id);
             shard.deliver_udp(id, bind.received);
@@ -123,7 +118,8 @@ impl<R: Role> Handler<NotifyWhenReady> for CpuActor<R> {
     }
 }
 
-/// Closes a socket that [`BindUdp`] opened.
+/// Closes a socket that [`BindUdp`] opened. When it is answered, nothing is put into the mailbox of
+/// the receiver any more; what lies there already is still handled.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CloseUdp(pub UdpSocketId);

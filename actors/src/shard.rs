@@ -7,6 +7,8 @@
 mod sockets;
 mod transmit;
 
+pub(crate) use sockets::bind_udp;
+
 use std::cell::{RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::mem::take;
@@ -20,6 +22,7 @@ use virtroupe_driver::{Features, Frame, Pool};
 use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters, LOOPED, REASSEMBLED};
+use virtroupe_wire::placement::Placement;
 use virtroupe_wire::udp::UdpSocketId;
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
@@ -73,6 +76,7 @@ pub struct Shard {
     sleeper: Option<Waker>,
     closed: Option<CloseReason>,
     drops: Drops,
+    taken: u64,
     delivered: u64,
     undelivered: u64,
 }
@@ -123,6 +127,8 @@ pub struct ShardCounters {
     pub host: HostCounters,
     /// Drops of the engines and of the shard.
     pub drops: Drops,
+    /// Frames that subscriptions took, so that the engines did not see them.
+    pub taken: u64,
     /// Packets put into mailboxes of applications.
     pub delivered: u64,
     /// Packets that had a receiver but did not reach its mailbox: it was full, or gone.
@@ -187,6 +193,7 @@ impl Shard {
             sleeper: None,
             closed: None,
             drops: Drops::default(),
+            taken: 0,
             delivered: 0,
             undelivered: 0,
         }
@@ -200,12 +207,20 @@ impl Shard {
         &self.features
     }
 
+    /// The tables of placement as this cpu knows them; `None` if it is the only one.
+    pub(crate) fn placement(&self) -> Option<Placement> {
+        let ports = self.ports.borrow();
+        let crossings = ports.crossings.as_ref();
+        crossings.map(|crossings| crossings.placement.clone())
+    }
+
     pub(crate) fn counters(&self) -> ShardCounters {
         let mut drops = self.drops;
         drops += self.host.drops();
         ShardCounters {
             host: *self.host.counters(),
             drops,
+            taken: self.taken,
             delivered: self.delivered,
             undelivered: self.undelivered,
             sockets: self.sockets.len(),
@@ -263,6 +278,7 @@ impl Shard {
             && only.filter == Filter::All
             && !from_cpu
         {
+            self.taken += burst.len() as u64;
             only.pending.append(burst);
             return;
         }
@@ -280,6 +296,7 @@ impl Shard {
                     Capture::Copy => subscription.pending.push(Frame::on_heap(&frame.to_vec())),
                     Capture::Take => {
                         subscription.pending.push(frame);
+                        self.taken += 1;
                         continue 'frames;
                     }
                 }
@@ -484,6 +501,10 @@ impl Shard {
             self.host.close_udp(id);
             if let Some(events) = socket.events {
                 events.do_send(SocketEvent::Closed(reason.clone()));
+            }
+            if matches!(reason, CloseReason::CpuLost(_)) {
+                // The others go on, and whoever shares the address gets the flows.
+                self.peers.retract(socket.reservation, self.cpu);
             }
         }
         for mut subscription in take(&mut self.subscriptions) {

@@ -129,9 +129,10 @@ impl Served {
         self.lane.is_empty()
     }
 
-    /// Whether the sender waits for credits that only the device can free.
+    /// Whether credits that only the device can free are worth a wake-up: the sender waits for
+    /// them, or they are more than half, and it would be refused although nothing is under way.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.out > 0 && self.credits.is_wanted()
+        self.out > self.credits.limit() / 2 || self.out > 0 && self.credits.is_wanted()
     }
 
     fn give_back(&mut self, count: u32) {
@@ -175,10 +176,12 @@ impl Ledger {
     }
 
     /// Only `outstanding` packets are still in the ring: gives the credits of the others back.
-    pub(crate) fn settle(&mut self, outstanding: usize, served: &mut [Served]) {
+    /// Returns how many of these were the ring's own cpu's.
+    pub(crate) fn settle(&mut self, outstanding: usize, served: &mut [Served]) -> usize {
+        let mut own = 0;
         while self.open > outstanding {
             let Some(run) = self.runs.front_mut() else {
-                return;
+                break;
             };
             let done = run.packets.min((self.open - outstanding) as u32);
             let queue = run.queue;
@@ -187,17 +190,62 @@ impl Ledger {
                 self.runs.pop_front();
             }
             self.open -= done as usize;
-            if let Some(served) = queue.and_then(|queue| served.get_mut(usize::from(queue))) {
-                served.give_back(done);
+            match queue {
+                None => own += done as usize,
+                Some(queue) => {
+                    if let Some(served) = served.get_mut(usize::from(queue)) {
+                        served.give_back(done);
+                    }
+                }
             }
         }
+        own
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use virtroupe_driver::embedded::{EmbeddedConfig, EmbeddedTransport, Link, LinkConfig};
+    use virtroupe_driver::memory::HugePages;
+    use virtroupe_driver::{Device, DeviceOptions};
+
     use super::*;
     use crate::lane::lane;
+
+    /// A pool that the device sees.
+    fn pool() -> Pool {
+        let (end, _other) = Link::pair(LinkConfig::default());
+        let device = EmbeddedTransport::inline(EmbeddedConfig::default(), end);
+        let (transport, ..) = device.expect("a device");
+        let options = DeviceOptions {
+            huge_pages: HugePages::Never,
+            ..DeviceOptions::default()
+        };
+        let parts = Device::initialize_for(Box::new(transport), &options, 1);
+        let mut pools = parts.expect("a device").pools;
+        pools.pop().expect("a pool").bind()
+    }
+
+    #[test]
+    fn what_a_sender_had_under_way_when_it_died_is_sent_and_its_credits_come_home() {
+        let (sender, receiver) = lane(8, Arc::default());
+        let credits = Arc::new(Credits::new(8));
+        let mut queues = [Served::new(receiver, credits.clone(), Arc::default())];
+        let mut queue = VirtualQueue::new(sender, credits.clone(), pool());
+        let mut burst: Vec<Frame> = (0..9).filter_map(|_| queue.pool().frame()).collect();
+        queue.transmit(&mut burst);
+        assert_eq!((burst.len(), queue.room()), (1, 0), "one found no credit");
+        let (mut ring, mut ledger) = (Vec::new(), Ledger::default());
+        assert_eq!(queues[0].take(&mut ring, 5), 5);
+        ledger.add(Some(0), 5);
+        drop(queue);
+        assert_eq!(queues[0].take(&mut ring, 5), 3, "what was in the lane");
+        ledger.add(Some(0), 3);
+        ledger.settle(2, &mut queues);
+        assert_eq!(credits.left(8), 6);
+        ledger.settle(0, &mut queues);
+        assert_eq!((credits.left(8), queues[0].out), (8, 0));
+    }
 
     fn served(limit: u32) -> Served {
         let (_, receiver) = lane(limit as usize, Arc::default());
@@ -217,11 +265,11 @@ mod tests {
         ledger.add(Some(1), 2);
         assert_eq!(ledger.runs.len(), 3, "runs of one queue are one entry");
         let left = |queues: &[Served; 2]| queues.each_ref().map(|queue| queue.credits.left(10));
-        ledger.settle(13, &mut queues);
+        assert_eq!(ledger.settle(13, &mut queues), 0);
         assert_eq!(left(&queues), [1, 0]);
-        ledger.settle(6, &mut queues);
+        assert_eq!(ledger.settle(6, &mut queues), 5);
         assert_eq!(left(&queues), [3, 0]);
-        ledger.settle(0, &mut queues);
+        assert_eq!(ledger.settle(0, &mut queues), 0);
         assert_eq!(left(&queues), [3, 6]);
         assert!(ledger.runs.is_empty() && ledger.open == 0);
     }

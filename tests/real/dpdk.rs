@@ -27,11 +27,28 @@ const FLOWS: usize = 1024;
 /// The tests of this module.
 pub fn tests(suite: &Suite) -> Vec<Trial> {
     let dpdk = Requirement::Dpdk { huge_pages: 512 };
-    vec![suite.test(
-        "dpdk::every_flow_is_echoed_until_the_backend_dies",
-        &[dpdk],
-        every_flow_is_echoed_until_the_backend_dies,
-    )]
+    vec![
+        suite.test(
+            "dpdk::every_flow_is_echoed_until_the_backend_dies",
+            &[dpdk],
+            every_flow_is_echoed_until_the_backend_dies,
+        ),
+        suite.test(
+            "dpdk::two_queues_echo_every_flow_on_two_cpus",
+            &[dpdk],
+            || every_flow_is_echoed_by_its_cpu(2, 2),
+        ),
+        suite.test(
+            "dpdk::two_queues_echo_every_flow_on_three_cpus",
+            &[dpdk],
+            || every_flow_is_echoed_by_its_cpu(2, 3),
+        ),
+        suite.test(
+            "dpdk::one_queue_echoes_every_flow_on_two_cpus",
+            &[dpdk],
+            || every_flow_is_echoed_by_its_cpu(1, 2),
+        ),
+    ]
 }
 
 /// Echoes, counts, and remembers which addresses were asked for.
@@ -167,6 +184,71 @@ fn every_flow_is_echoed_until_the_backend_dies() -> Outcome<()> {
         }
         within(stack.shutdown()).await;
         Ok(())
+    })
+}
+
+/// Every flow is echoed, by one cpu only, and every queue receives and sends.
+fn every_flow_is_echoed_by_its_cpu(queues: u16, cpus: u16) -> Outcome<()> {
+    let _turn = take_turn();
+    let socket = TemporaryPath::new("cpus");
+    let mut backend = Testpmd::start(&Options {
+        role: "cpus",
+        core: 0,
+        vdev: format!("net_vhost0,iface={},queues={queues}", socket.display()),
+        forward: vec![
+            "--forward-mode=flowgen".into(),
+            format!("--flowgen-flows={FLOWS}"),
+            format!("--rxq={queues}"),
+            format!("--txq={queues}"),
+        ],
+        namespace: None,
+    })?;
+    let config = config(socket.to_path_buf())?.queues(queues).cpus(cpus);
+    System::new().block_on(async move {
+        let stack = Supervisor::start(config).await?;
+        let echoes = stack.run_on_each(|local| async move {
+            let socket = local.bind_udp_per_cpu(([0, 0, 0, 0], 1001).into()).await?;
+            let (asked, tally) = (HashSet::new(), Tally::default());
+            Ok::<_, BindError>(
+                Echo {
+                    socket,
+                    asked,
+                    tally,
+                }
+                .start(),
+            )
+        });
+        let echoes = echoes.await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        backend.forward()?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let tallies = loop {
+            let returned = backend.port_stats()?.received;
+            let mut tallies = Vec::new();
+            for echo in &echoes {
+                tallies.push(within(echo.send(Report)).await?);
+            }
+            let flows: usize = tallies.iter().map(|tally| tally.flows).sum();
+            if returned > 100 * FLOWS as u64 && flows >= FLOWS {
+                break tallies;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{returned} packets came back, {tallies:?}"
+            );
+            thread::sleep(Duration::from_millis(50));
+        };
+        let flows: usize = tallies.iter().map(|tally| tally.flows).sum();
+        assert_eq!(flows, FLOWS, "each flow has one cpu: {tallies:?}");
+        for tally in &tallies {
+            assert!(tally.flows > 0, "{tallies:?}");
+            assert_eq!(tally.received, tally.accepted + tally.refused, "{tally:?}");
+        }
+        let stats = stack.stats().await?;
+        for cpu in stats.cpus.iter().filter(|cpu| !cpu.queues.is_empty()) {
+            assert!(cpu.received_frames > 0 && cpu.sent_frames > 0, "{stats}");
+        }
+        within(stack.shutdown()).await;
+        backend.quit()
     })
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use virtroupe::driver::embedded::TapConfig;
 use virtroupe::driver::memory::HugePages;
 use virtroupe::transport::tap_transport;
-use virtroupe::{Config, Payload, Stack, Supervisor, UdpSend};
+use virtroupe::{Config, Payload, Stack, Stats, Supervisor, UdpSend};
 
 use crate::probe::{Probe, Seen, Send, within};
 use crate::support::Outcome;
@@ -87,6 +87,16 @@ impl Host {
     /// Starts an actor that echoes at [`ECHO`].
     pub fn echo(&self) -> Outcome<Actor> {
         self.actor("0.0.0.0:7", true)
+    }
+
+    /// Starts actors that echo at [`ECHO`], one on each cpu.
+    pub fn echo_on_each(&self) -> Outcome<Vec<Addr<Probe>>> {
+        Ok(self.wait(Probe::echo_on_each(&self.stack, "0.0.0.0:7"))?)
+    }
+
+    /// Every counter of the stack.
+    pub fn stats(&self) -> Outcome<Stats> {
+        Ok(self.wait(self.stack.stats())?)
     }
 
     /// Starts an actor with a socket.

@@ -37,7 +37,48 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             &[Namespaces, Tun, IP],
             a_train_reaches_a_kernel_socket_as_datagrams,
         ),
+        suite.test(
+            "tap::two_queues_and_two_cpus_answer_the_kernel",
+            &[Namespaces, Tun, IP, PING],
+            || several_cpus_answer_the_kernel(2, 2),
+        ),
+        suite.test(
+            "tap::one_queue_and_three_cpus_answer_the_kernel",
+            &[Namespaces, Tun, IP, PING],
+            || several_cpus_answer_the_kernel(1, 3),
+        ),
     ]
+}
+
+/// Pings and datagrams of all size classes, from so many sockets of the kernel that each cpu owns
+/// the flows of some.
+fn several_cpus_answer_the_kernel(queues: u16, cpus: u16) -> Outcome<()> {
+    let host = Host::start_with(|config| {
+        config.options.queue_pairs = queues;
+        config.cpus.count = cpus;
+    })?;
+    let _echoes = host.echo_on_each()?;
+    for size in [0, 56, 1472, 1473, 8972, LONGEST] {
+        let pings = flood_ping(&host.kernel, "10.0.0.2".parse()?, 20, size)?;
+        assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
+    }
+    let server = ECHO.parse()?;
+    // Each call has a socket of its own, and so a flow of its own.
+    for _ in 0..20 {
+        udp_echo(&host.kernel, server, 0..=9)?;
+        udp_echo(&host.kernel, server, 1470..=1475)?;
+        udp_echo(&host.kernel, server, 9000..=9002)?;
+    }
+    udp_echo(&host.kernel, server, LONGEST - 2..=LONGEST)?;
+    let stats = host.stats()?;
+    for cpu in &stats.cpus {
+        assert!(
+            cpu.shard.delivered > 0,
+            "cpu {} owns no flow: {stats}",
+            cpu.cpu
+        );
+    }
+    Ok(())
 }
 
 fn ten_thousand_flood_pings_without_loss() -> Outcome<()> {

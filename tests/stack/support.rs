@@ -117,6 +117,23 @@ impl Probe {
         });
         Ok((within(probe).await.expect("the stack runs")?, receiver))
     }
+
+    #[allow(dead_code, reason = "for the tests against the real world")]
+    /// Starts a probe that echoes on each cpu of `stack`; they share `local`.
+    pub async fn echo_on_each(stack: &Stack, local: &str) -> Result<Vec<Addr<Probe>>, BindError> {
+        let (seen, _) = unbounded_channel();
+        let address = address(local);
+        let probes = stack.run_on_each(move |local: LocalStack| {
+            let seen = seen.clone();
+            async move {
+                let socket = local.bind_udp_per_cpu(address).await?;
+                let echo = true;
+                Ok(Probe { socket, seen, echo }.start())
+            }
+        });
+        let probes = within(probes).await.expect("the stack runs");
+        probes.into_iter().collect()
+    }
 }
 
 impl Actor for Probe {

@@ -5,27 +5,82 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use actix::Recipient;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use virtroupe_driver::Frame;
 use virtroupe_wire::DropReason;
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::Host;
+use virtroupe_wire::host::{self, Host};
 use virtroupe_wire::placement::{Binding, SourcePortSearch, Transport};
 use virtroupe_wire::udp::UdpSocketId;
 
-use super::{Capture, Shard, Socket, Subscription, Waiter};
+use super::{Capture, Shard, ShardCell, Socket, Subscription, Waiter};
 use crate::burst::Burst;
 use crate::messages::{
     BindError, ConnectError, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived,
 };
 use crate::outlet::Outlet;
-use crate::peers::{Peer, Peers};
-use crate::registry::{Reservation, Sharing};
+use crate::peers::{ACKNOWLEDGE, Peer, Peers};
+use crate::registry::{Reservation, Sharing, Taken};
 
 /// Ephemeral ports (RFC 6335, section 6).
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 49_152..=65_535;
 
-/// How often another ephemeral port is tried when the one found was taken by another cpu.
-const EPHEMERAL_ATTEMPTS: usize = 64;
+/// How often connecting tries another port when the one found was taken by another cpu meanwhile.
+const CONNECT_ATTEMPTS: usize = 64;
+
+/// Why a socket was not bound.
+#[derive(Debug)]
+pub(crate) struct Unbound {
+    error: BindError,
+    /// If a closed socket is in the way of which not every cpu knows yet: ends when it is not.
+    closing: Option<watch::Receiver<()>>,
+}
+
+impl From<BindError> for Unbound {
+    fn from(error: BindError) -> Self {
+        Unbound {
+            error,
+            closing: None,
+        }
+    }
+}
+
+/// Binds a socket on the cpu of `shard`; done when all other cpus know of it. Waits for an address
+/// whose socket on another cpu was just closed.
+pub(crate) async fn bind_udp(
+    shard: &ShardCell,
+    local: SocketAddr,
+    sharing: Sharing,
+) -> Result<UdpSocketId, BindError> {
+    loop {
+        let bound = shard.borrow().bind_udp(local, sharing);
+        let unbound = match bound {
+            Ok((id, known)) => {
+                // Closed again if the others do not take note, or nobody waits any more.
+                let guard = CloseUnlessKnown(shard, id);
+                known.await?;
+                std::mem::forget(guard);
+                return Ok(id);
+            }
+            Err(unbound) => unbound,
+        };
+        let Some(mut closing) = unbound.closing else {
+            return Err(unbound.error);
+        };
+        if timeout(ACKNOWLEDGE, closing.changed()).await.is_err() {
+            return Err(unbound.error);
+        }
+    }
+}
+
+struct CloseUnlessKnown<'a>(&'a ShardCell, UdpSocketId);
+
+impl Drop for CloseUnlessKnown<'_> {
+    fn drop(&mut self) {
+        self.0.try_with(|shard| shard.close_udp(self.1));
+    }
+}
 
 impl Shard {
     /// Binds a socket on this cpu. The second result is done when all other cpus know of it.
@@ -38,20 +93,20 @@ impl Shard {
             UdpSocketId,
             impl Future<Output = Result<(), BindError>> + use<>,
         ),
-        BindError,
+        Unbound,
     > {
-        let (id, reservation) = self.reserve_udp(local, sharing)?;
+        let (id, reservation) = match local.port() {
+            0 => self.reserve_ephemeral(local, sharing)?,
+            _ => self.reserve_udp(local, sharing)?,
+        };
         let binding = reservation.binding();
         self.add_socket(id, reservation);
-        // A socket that only hears its peer needs no exception: its flow comes here by its hash.
-        let peers = match sharing {
-            Sharing::Alone | Sharing::PerCpu => {
-                self.change_binding(binding, self.cpu, true);
-                self.peers.clone()
-            }
-            Sharing::Connected => Peers::default(),
-        };
-        Ok((id, peers.announce(binding, self.cpu)))
+        if !self.change_binding(binding, self.cpu, true) {
+            // Nor would it be to the others, who know of as many.
+            self.close_udp(id);
+            return Err(BindError::TooManyBindings.into());
+        }
+        Ok((id, self.peers.announce(binding, self.cpu)))
     }
 
     /// Binds in the engine and reserves the address for this cpu.
@@ -59,31 +114,50 @@ impl Shard {
         &mut self,
         local: SocketAddr,
         sharing: Sharing,
-    ) -> Result<(UdpSocketId, Reservation), BindError> {
+    ) -> Result<(UdpSocketId, Reservation), Unbound> {
         if self.closed.is_some() {
-            return Err(BindError::Stopped);
+            return Err(BindError::Stopped.into());
         }
-        let mut attempts = EPHEMERAL_ATTEMPTS;
-        loop {
-            let id = self.host.bind_udp(local)?;
-            let bound = self.host.udp_local(id).unwrap_or(local);
-            let binding = Binding {
-                transport: Transport::Udp,
-                port: bound.port(),
-                address: bound.ip(),
-            };
-            match self.registry.reserve(binding, self.cpu, sharing) {
-                Ok(reservation) => return Ok((id, reservation)),
-                Err(cpu) => {
-                    self.host.close_udp(id);
-                    attempts -= 1;
-                    // The engine chose a port that another cpu has: let it choose again.
-                    if local.port() != 0 || attempts == 0 {
-                        return Err(BindError::InUseOnOtherCpu { local: bound, cpu });
-                    }
-                }
+        let id = self.host.bind_udp(local).map_err(BindError::from)?;
+        let bound = self.host.udp_local(id).unwrap_or(local);
+        let binding = Binding {
+            transport: Transport::Udp,
+            port: bound.port(),
+            address: bound.ip(),
+        };
+        match self.registry.reserve(binding, self.cpu, sharing) {
+            Ok(reservation) => Ok((id, reservation)),
+            Err(Taken { cpu, closing }) => {
+                self.host.close_udp(id);
+                let error = BindError::InUseOnOtherCpu { local: bound, cpu };
+                Err(Unbound { error, closing })
             }
         }
+    }
+
+    /// As `reserve_udp`, at the first free ephemeral port from a random one on (RFC 6056, section
+    /// 3.3.1): the engine knows only the ports of this cpu.
+    fn reserve_ephemeral(
+        &mut self,
+        local: SocketAddr,
+        sharing: Sharing,
+    ) -> Result<(UdpSocketId, Reservation), Unbound> {
+        let (first, last) = EPHEMERAL_PORTS.into_inner();
+        let start = first + self.host.random_port_offset() % (last - first + 1);
+        for port in (start..=last).chain(first..start) {
+            if self.registry.is_used(Transport::Udp, port) {
+                continue;
+            }
+            match self.reserve_udp(SocketAddr::new(local.ip(), port), sharing) {
+                // Taken by another cpu since we looked.
+                Err(Unbound {
+                    error: BindError::InUseOnOtherCpu { .. },
+                    ..
+                }) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(BindError::from(host::BindError::NoPorts).into())
     }
 
     fn add_socket(&mut self, id: UdpSocketId, reservation: Reservation) {
@@ -100,14 +174,17 @@ impl Shard {
     pub(crate) fn connect_udp(&mut self, peer: SocketAddr) -> Result<UdpSocketId, ConnectError> {
         let source = self.host.source_for(peer.ip());
         let source = source.ok_or(ConnectError::NoRoute(peer))?;
-        let mut attempts = EPHEMERAL_ATTEMPTS;
+        let mut attempts = CONNECT_ATTEMPTS;
         loop {
             let port = self.source_port(source, peer)?;
             attempts -= 1;
             match self.reserve_udp(SocketAddr::new(source, port), Sharing::Connected) {
                 // Taken by another cpu since we looked.
-                Err(BindError::InUseOnOtherCpu { .. }) if attempts > 0 => {}
-                Err(error) => return Err(error.into()),
+                Err(Unbound {
+                    error: BindError::InUseOnOtherCpu { .. },
+                    ..
+                }) if attempts > 0 => {}
+                Err(unbound) => return Err(unbound.error.into()),
                 Ok((id, reservation)) => {
                     if let Err(error) = self.host.connect_udp(id, peer) {
                         self.host.close_udp(id);
@@ -140,18 +217,19 @@ impl Shard {
         Ok(placement.choose_source_port(self.cpu, &search, is_used)?)
     }
 
-    /// Takes note of a socket that was bound or closed on a cpu.
-    pub(crate) fn change_binding(&mut self, binding: Binding, cpu: u16, is_bound: bool) {
+    /// Takes note of a socket that was bound or closed on a cpu. Returns false if there is no room
+    /// for more.
+    pub(crate) fn change_binding(&mut self, binding: Binding, cpu: u16, is_bound: bool) -> bool {
         let mut ports = self.ports.borrow_mut();
         let Some(crossings) = &mut ports.crossings else {
-            return;
+            return true;
         };
         let exceptions = crossings.placement.exceptions_mut();
-        if !is_bound {
-            exceptions.unbind(binding, cpu);
-        } else if let Err(error) = exceptions.bind(binding, cpu) {
-            tracing::warn!(%error, ?binding, cpu, "a binding is not known to cpu {}", self.cpu);
+        if is_bound {
+            return exceptions.bind(binding, cpu).is_ok();
         }
+        exceptions.unbind(binding, cpu);
+        true
     }
 
     /// Sets the other cpus, to be told of bindings and neighbours.

@@ -35,8 +35,9 @@ impl Shard {
                 break;
             }
         }
-        if !self.waiters.is_empty() && egress.is_roomy() {
-            self.wake_waiters(egress.room());
+        let left = self.host.transmit().len();
+        if !self.waiters.is_empty() && egress.is_roomy(left) {
+            self.wake_waiters(egress.room().saturating_sub(left));
         }
         Ok(moved)
     }
@@ -62,8 +63,14 @@ impl Shard {
     }
 
     /// Whether senders wait although there is room: no interrupt would wake them.
-    pub(crate) fn owes_notices(&self, egress: &mut Egress) -> bool {
-        !self.waiters.is_empty() && egress.is_roomy()
+    pub(crate) fn owes_notices(&mut self, egress: &mut Egress) -> bool {
+        !self.waiters.is_empty() && egress.is_roomy(self.host.transmit().len())
+    }
+
+    /// Whether there is room of which the engine does not know: credits that came back since the
+    /// last flush ring no bell. Frames inside the engine may wait for it.
+    pub(crate) fn misses_room(&mut self, egress: &Egress) -> bool {
+        self.host.transmit_room() == 0 && egress.room() > self.host.transmit().len()
     }
 
     pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {

@@ -10,7 +10,8 @@
 /// ```
 ///
 /// Each received frame (and each packet from the host to itself) is counted once: a datagram
-/// that arrives in n fragments is n - 1 frames consumed and one delivered.
+/// that arrives in n fragments is n - 1 frames consumed and one delivered. Where several hosts share
+/// their addresses it is n consumed, and one handed over, which its owner receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct HostCounters {
@@ -58,6 +59,9 @@ pub struct HostCounters {
     pub neighbors_learned: u64,
     /// Neighbours that did not answer.
     pub neighbors_failed: u64,
+    /// Frames that were handed over by a host that is one of several: reassembled datagrams and
+    /// packets to ourselves. Each is received again, by its owner, and counted there.
+    pub handed_over: u64,
     /// Datagrams that became whole out of fragments.
     pub reassembled: u64,
     /// Datagrams that were sent in fragments.

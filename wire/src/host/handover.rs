@@ -40,10 +40,12 @@ impl<B: Buffer> Host<B> {
             return None;
         }
         if let Some(frame) = self.reassembled.pop_front() {
+            self.counters.handed_over += 1;
             return Some(frame);
         }
         while let Some(mut packet) = self.looped.pop_front() {
             if self.push_link_header(&mut packet, self.mac, LOOPED) {
+                self.counters.handed_over += 1;
                 return Some(packet);
             }
         }
