@@ -32,7 +32,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// A frame is shorter than its headers, or a length field contradicts another.
     Malformed => "malformed",
-    /// An IPv4, ICMP or UDP checksum is wrong.
+    /// An IPv4, ICMP, UDP or TCP checksum is wrong.
     Checksum => "checksum",
     /// The Ethernet destination is neither ours, nor broadcast, nor a group that we are in.
     NotForOurMac => "not_for_our_mac",
@@ -46,7 +46,7 @@ drop_reasons! {
     UnknownEtherType => "unknown_ethertype",
     /// No engine handles this IP protocol.
     UnknownProtocol => "unknown_protocol",
-    /// No socket is bound to the destination port.
+    /// No socket is bound to the destination port, and no connection or listener has it.
     NoSocket => "no_socket",
     /// An ICMP message of a type or code that is not acted upon.
     IcmpIgnored => "icmp_ignored",
@@ -71,6 +71,18 @@ drop_reasons! {
     TooBig => "too_big",
     /// An answer that the engine wanted to send (ICMP, ARP) exceeded its rate limit.
     RateLimited => "rate_limited",
+    /// A TCP segment outside of the receive window, or with nothing in it that is new.
+    OutOfWindow => "out_of_window",
+    /// A TCP segment that acknowledges what was never sent, or acknowledged long ago.
+    BadAck => "bad_ack",
+    /// A TCP segment with control bits that do not fit the state of its connection.
+    BadFlags => "bad_flags",
+    /// A TCP segment whose timestamp is older than one seen before, or missing (RFC 7323).
+    OldTimestamp => "old_timestamp",
+    /// Received data of a TCP connection, or of all, hold as much memory as they may.
+    ReceiveBufferFull => "receive_buffer_full",
+    /// Too many connections, half-open ones, or ones that wait to be accepted.
+    BacklogFull => "backlog_full",
     /// No packet memory was left.
     PoolEmpty => "pool_empty",
     /// The transmit ring, or the queue in front of it, is full.

@@ -7,6 +7,10 @@
 //!                                                                 `-> looped (to ourselves)
 //! ```
 //!
+//! TCP has an engine of its own, [`TcpEngine`](crate::tcp::TcpEngine): after
+//! [`Host::enable_tcp`] the host keeps segments and errors for it, and [`exchange`] moves them
+//! and sends what the engine has.
+//!
 //! The caller owns time, memory and the link: it passes `now` and an allocator in, says with
 //! [`Host::set_transmit_room`] how many frames it will take, drains [`Host::transmit`] and the
 //! sockets that [`Host::take_ready_udp`] names, and calls [`Host::handle_timeout`] when
@@ -31,6 +35,7 @@ mod routes;
 mod runs;
 mod send;
 mod sockets;
+mod tcp;
 mod template;
 mod train;
 
@@ -42,12 +47,14 @@ pub use counters::HostCounters;
 pub use handover::{LOOPED, REASSEMBLED};
 pub use neighbors::{NeighborEntry, NeighborState};
 pub use sockets::{BindError, ConnectError};
+pub use tcp::exchange;
 
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::{DropReason, Drops};
 use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
+use crate::tcp::Segment;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
 use addresses::{Addresses, Kind};
@@ -89,6 +96,11 @@ pub struct Host<B: Buffer> {
     /// Packets to ourselves.
     looped: VecDeque<B>,
     most_looped: usize,
+    /// Whether TCP segments are kept for an engine, and not refused as unknown.
+    has_tcp: bool,
+    /// Segments, and errors about ours, for the TCP engine.
+    tcp_segments: Vec<Segment<B>>,
+    tcp_errors: Vec<tcp::Reported>,
     /// Whether this host is one of several; see the module `handover`.
     is_sharded: bool,
     is_receiving_handed_over: bool,
@@ -159,6 +171,9 @@ impl<B: Buffer> Host<B> {
             backlog: VecDeque::new(),
             looped: VecDeque::new(),
             most_looped: limits.loopback,
+            has_tcp: false,
+            tcp_segments: Vec::new(),
+            tcp_errors: Vec::new(),
             is_sharded: false,
             is_receiving_handed_over: false,
             reassembled: VecDeque::new(),

@@ -11,6 +11,7 @@
 //! | [`checksum`] | the Internet checksum |
 //! | [`offload`] | what a device may do for a packet, and the same in software |
 //! | [`filter`] | which raw frames someone wants to see |
+//! | [`tcp`] | the engine of TCP connections |
 //! | [`placement`] | which cpu owns a flow: the Toeplitz hash and the tables behind it |
 //! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, ICMP and UDP over Ethernet |
 //!
@@ -82,6 +83,7 @@ pub mod mac;
 pub mod offload;
 pub mod placement;
 mod reserved;
+pub mod tcp;
 pub mod time;
 pub mod udp;
 

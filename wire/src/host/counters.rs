@@ -21,7 +21,7 @@ pub struct HostCounters {
     pub rx_bytes: u64,
     /// Packets from the host to itself that were handled, without a frame.
     pub looped: u64,
-    /// Datagrams that were put into a socket's queue.
+    /// Datagrams that were put into a socket's queue, and segments that were kept for TCP.
     pub delivered: u64,
     /// Frames that the engine used up itself: ARP that was answered or learned from, echo
     /// requests, ICMP errors passed on, fragments merged with others or exact duplicates.
@@ -49,7 +49,7 @@ pub struct HostCounters {
     pub echo_replies: u64,
     /// ICMP errors that were sent.
     pub icmp_errors_sent: u64,
-    /// ICMP errors that were received and concerned a socket.
+    /// ICMP errors that were received and concerned a socket, or that a connection believed.
     pub icmp_errors_received: u64,
     /// ARP requests that were sent.
     pub arp_requests_sent: u64,

@@ -7,6 +7,7 @@ use etherparse::Ipv4HeaderSlice;
 
 use super::Host;
 use super::output::Outgoing;
+use super::paths;
 use super::receive::{Arrival, Link, add_range};
 use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::{self, Checksum};
@@ -21,11 +22,14 @@ const QUOTE: usize = 576 - ipv4::HEADER - icmp::HEADER;
 
 /// The packet of ours that an ICMP error cites.
 #[derive(Debug, Clone, Copy)]
-struct Cited {
-    local: SocketAddrV4,
-    peer: SocketAddrV4,
+pub(super) struct Cited {
+    pub(super) local: SocketAddrV4,
+    pub(super) peer: SocketAddrV4,
     total_length: usize,
     dont_fragment: bool,
+    protocol: u8,
+    /// The four bytes behind the ports: of TCP, the sequence number.
+    pub(super) behind_ports: u32,
 }
 
 impl<B: Buffer> Host<B> {
@@ -180,12 +184,17 @@ impl<B: Buffer> Host<B> {
         if !self.addresses.is_own(*cited.local.ip()) {
             return Err(DropReason::NoSocket);
         }
+        if cited.protocol == ipv4::TCP {
+            return self.receive_tcp_error(&cited, (kind, code), mtu);
+        }
         let found = self.sockets.find(cited.peer, cited.local, false);
         let socket = found.ok_or(DropReason::NoSocket)?;
         let kind = match (kind, code) {
-            (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => self
-                .lower_path_mtu(now, &cited, mtu)
-                .ok_or(DropReason::IcmpIgnored)?,
+            (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
+                let mtu = self.lower_path_mtu(now, &cited, mtu);
+                let mtu = mtu.ok_or(DropReason::IcmpIgnored)?;
+                UdpErrorKind::FragmentationNeeded { mtu }
+            }
             (icmp::UNREACHABLE, code) => unreachable_kind(code),
             (_, 0) => UdpErrorKind::TtlExceeded,
             (_, icmp::REASSEMBLY_TIME_EXCEEDED) => UdpErrorKind::ReassemblyTimeExceeded,
@@ -204,7 +213,8 @@ impl<B: Buffer> Host<B> {
         Ok(())
     }
 
-    fn lower_path_mtu(&mut self, now: Instant, cited: &Cited, mtu: u16) -> Option<UdpErrorKind> {
+    /// The new path MTU, if the report lowers it.
+    pub(super) fn lower_path_mtu(&mut self, now: Instant, cited: &Cited, mtu: u16) -> Option<u16> {
         if !cited.dont_fragment {
             return None;
         }
@@ -214,17 +224,29 @@ impl<B: Buffer> Host<B> {
             .path_mtus
             .report(now, destination, length, usize::from(mtu))?;
         self.paths.remove(destination);
-        Some(UdpErrorKind::FragmentationNeeded { mtu: mtu as u16 })
+        Some(mtu as u16)
     }
 }
 
 impl Cited {
+    /// The MTU of the link that the cited packet was too long for: `reported`, or if that is 0 a
+    /// common one.
+    pub(super) fn reported_mtu(&self, reported: u16) -> Option<u16> {
+        match reported {
+            0 => Some(paths::plateau_below(self.total_length)? as u16),
+            reported => Some(reported),
+        }
+    }
+
     /// The start of a packet of ours: an IPv4 header and the first 8 bytes behind it.
     fn parse(body: &[u8]) -> Result<Self, DropReason> {
         let header = Ipv4HeaderSlice::from_slice(body).map_err(|_| DropReason::Malformed)?;
         let segment = body.get(header.slice().len()..).unwrap_or_default();
-        let [s0, s1, d0, d1, ..] = *segment.first_chunk::<8>().ok_or(DropReason::Malformed)?;
-        if header.protocol().0 != ipv4::UDP || header.fragments_offset().value() != 0 {
+        let [s0, s1, d0, d1, b0, b1, b2, b3] =
+            *segment.first_chunk::<8>().ok_or(DropReason::Malformed)?;
+        let protocol = header.protocol().0;
+        let is_known = matches!(protocol, ipv4::UDP | ipv4::TCP);
+        if !is_known || header.fragments_offset().value() != 0 {
             return Err(DropReason::IcmpIgnored);
         }
         let local_port = u16::from_be_bytes([s0, s1]);
@@ -234,6 +256,8 @@ impl Cited {
             peer: SocketAddrV4::new(header.destination_addr(), peer_port),
             total_length: usize::from(header.total_len()),
             dont_fragment: header.dont_fragment(),
+            protocol,
+            behind_ports: u32::from_be_bytes([b0, b1, b2, b3]),
         })
     }
 }

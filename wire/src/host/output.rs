@@ -71,6 +71,11 @@ impl Plan {
         self.room() / 8 * 8
     }
 
+    /// Whether packets go into the transmit queue at once.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.target, Target::Station(_))
+    }
+
     fn frames(&self, length: usize) -> usize {
         match self.must_fragment(length) {
             true => length.div_ceil(self.per_fragment()),

@@ -21,6 +21,11 @@ const LEAST_PATH_MTU: usize = 552;
 /// MTUs of common links, for reports that name none (RFC 1191, section 7.1).
 const PLATEAUS: [usize; 9] = [32_000, 17_914, 8166, 4352, 2002, 1492, 1006, 576, 552];
 
+/// The MTU of the most common link that does not take a packet of `length` bytes.
+pub(super) fn plateau_below(length: usize) -> Option<usize> {
+    PLATEAUS.iter().copied().find(|plateau| *plateau < length)
+}
+
 /// How long a packet to some destination may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PathMtu {
@@ -76,7 +81,7 @@ impl PathMtus {
     ) -> Option<usize> {
         let (current, _) = self.get(now, destination);
         let reported = match reported {
-            0 => *PLATEAUS.iter().find(|plateau| **plateau < length)?,
+            0 => plateau_below(length)?,
             reported => reported,
         };
         let is_plausible = reported >= crate::ipv4::MIN_MTU

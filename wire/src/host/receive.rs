@@ -160,6 +160,7 @@ impl<B: Buffer> Host<B> {
         match arrival.header.protocol {
             ipv4::UDP => self.receive_udp(now, packet, arrival, pool),
             ipv4::ICMP => self.receive_icmp(now, packet, arrival, pool),
+            ipv4::TCP if self.has_tcp => self.receive_tcp(packet, arrival),
             _ => {
                 self.drop_received(DropReason::UnknownProtocol);
                 let code = icmp::PROTOCOL_UNREACHABLE;

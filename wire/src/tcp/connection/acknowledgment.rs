@@ -1,0 +1,412 @@
+//! An acknowledgment has arrived: what it tells about what was sent, and what follows for
+//! retransmission and congestion (RFC 9293, section 3.10.7.4, fifth check; RFC 5681; RFC 6675;
+//! RFC 8985).
+
+use super::{Connection, Context, IDLE, Refusal};
+use crate::buffer::Buffer;
+use crate::drops::DropReason;
+use crate::tcp::congestion::AckSample;
+use crate::tcp::header::{TcpFlags, TcpHeader};
+use crate::tcp::payload::SharedPayload;
+use crate::tcp::reassembly::Range;
+use crate::tcp::recovery::Mode;
+use crate::tcp::scoreboard::Delivery;
+use crate::tcp::segment::Segment;
+use crate::tcp::sequence::Origin;
+use crate::tcp::state::TcpState;
+use crate::tcp::timers::Timer;
+use crate::time::Instant;
+
+/// Segments that arrive behind one that did not, until it counts as lost without having waited
+/// (RFC 5681, section 3.2; RFC 8985, section 6.2, step 4).
+const DUPLICATES: u64 = 3;
+
+/// The connection before an acknowledgment was handled.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    una: u64,
+    in_flight: u64,
+    window: u64,
+}
+
+impl<B: Buffer, S: SharedPayload> Connection<B, S> {
+    /// Handles the acknowledgment in a segment that begins at `start` and is acceptable.
+    pub(super) fn on_acknowledgment(
+        &mut self,
+        segment: &Segment<B>,
+        start: u64,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Refusal> {
+        let header = &segment.header;
+        let ack = self
+            .send
+            .origin
+            .position(header.acknowledgment, self.send.una);
+        if self.state == TcpState::SynReceived {
+            if ack <= Origin::SYN || ack > self.send.nxt {
+                return Err(Refusal::reset(DropReason::BadAck));
+            }
+            self.finish_simultaneous_open(header, start, ack, cx);
+        }
+        // RFC 5961, section 5.2: neither more than was sent, nor older than any window.
+        if ack > self.send.nxt || ack + self.send.most_window.max(1) < self.send.una {
+            self.challenge(cx);
+            return Err(DropReason::BadAck.into());
+        }
+        let before = Before {
+            una: self.send.una,
+            in_flight: self.send.board.in_flight(),
+            window: self.send.window,
+        };
+        let delivery = self.take_delivery(header, ack, cx);
+        if ack >= self.send.una {
+            self.update_window(header, start, ack);
+        }
+        let is_duplicate = ack == before.una
+            && !self.send.is_quiet()
+            && segment.payload.is_empty()
+            && self.send.window == before.window
+            && !header.flags.contains(TcpFlags::FIN);
+        self.recover(&before, &delivery, is_duplicate, cx);
+        if header.flags.contains(TcpFlags::ECE) {
+            self.on_congestion_mark(cx);
+        }
+        if self.send.una > before.una {
+            self.on_progress(cx.now);
+        } else if self.send.window == 0 {
+            // A peer that answers probes is alive (RFC 9293, section 3.8.6.1).
+            self.restart_user_timer(cx.now);
+        }
+        if self.send.is_fin_acknowledged() {
+            self.on_finish_acknowledged();
+        }
+        Ok(())
+    }
+
+    /// Our SYN was acknowledged: `ack` is behind it.
+    pub(super) fn acknowledge_syn(&mut self, ack: u64, now: Instant) {
+        let mut delivery = Delivery::default();
+        self.send
+            .board
+            .acknowledge(ack, now, self.rtt.least(), &mut delivery);
+        self.send.una = ack;
+        if let Some(rtt) = delivery.rtt {
+            self.rtt.sample(rtt);
+        }
+        self.rtt.clear_backoff();
+        self.timeouts_in_row = 0;
+        self.timers.clear(Timer::Retransmit);
+    }
+
+    fn finish_simultaneous_open(
+        &mut self,
+        header: &TcpHeader,
+        start: u64,
+        ack: u64,
+        cx: &mut Context<'_>,
+    ) {
+        let was_repeated = self.timeouts > 0;
+        self.acknowledge_syn(ack.min(Origin::SYN + 1), cx.now);
+        self.set_window(header, start, ack);
+        self.open(was_repeated, cx.now);
+        cx.counters.opened += 1;
+        self.readiness.connected = true;
+    }
+
+    /// Takes in what `header` says has arrived, in order and out of order.
+    fn take_delivery(&mut self, header: &TcpHeader, ack: u64, cx: &mut Context<'_>) -> Delivery {
+        let mut delivery = Delivery::default();
+        let (now, least_rtt) = (cx.now, self.rtt.least());
+        let una = self.send.una;
+        if ack > una {
+            self.send
+                .board
+                .acknowledge(ack, now, least_rtt, &mut delivery);
+            self.send.queue.acknowledge(ack);
+            self.send.una = ack;
+        }
+        if !self.negotiated.sack {
+            return delivery;
+        }
+        let mut blocks = [Range::default(); 4];
+        for (range, block) in blocks.iter_mut().zip(header.options.sack.as_slice()) {
+            range.start = self.send.origin.position(block.start, ack);
+            range.end = self.send.origin.position(block.end, ack);
+        }
+        let [first, second, ..] = blocks;
+        // RFC 2883, section 4: the first block may report a duplicate.
+        let is_within = second.start <= first.start && first.end <= second.end;
+        if first.end <= ack || is_within {
+            self.on_duplicate_report(first, cx);
+        }
+        // In order, so that what was reported late does not look reordered.
+        blocks.sort_unstable_by_key(|block| block.start);
+        let segment_size = self.segment_size();
+        for block in blocks {
+            if block.start < block.end && block.start >= ack && block.end <= self.send.nxt {
+                let board = &mut self.send.board;
+                board.sack(block, segment_size, now, least_rtt, &mut delivery);
+            }
+        }
+        delivery
+    }
+
+    /// The peer reports that `range` arrived twice.
+    fn on_duplicate_report(&mut self, range: Range, cx: &mut Context<'_>) {
+        // Only what was sent in the last windows says something about the path now.
+        if range.start >= range.end || range.end > self.send.nxt || range.start < Origin::SYN {
+            return;
+        }
+        cx.counters.duplicates_reported += 1;
+        match self.recovery.tail_probe {
+            // RFC 8985, section 7.4.2: the probe arrived, and what it repeated too.
+            Some(probe) if probe.is_retransmission && range.end == probe.end => {
+                self.recovery.tail_probe = None;
+            }
+            _ => self.recovery.on_duplicate(self.send.una, self.send.nxt),
+        }
+    }
+
+    /// Takes the window from a segment, unless a later one told another (RFC 9293, section
+    /// 3.10.7.4).
+    fn update_window(&mut self, header: &TcpHeader, start: u64, ack: u64) {
+        if (start, ack) >= (self.send.window_sequence, self.send.window_ack) {
+            self.set_window(header, start, ack);
+        }
+    }
+
+    pub(super) fn set_window(&mut self, header: &TcpHeader, start: u64, ack: u64) {
+        let window = match header.flags.contains(TcpFlags::SYN) {
+            true => header.window.into(),
+            false => self.negotiated.peer_scale.window(header.window),
+        };
+        if self.send.window == 0 && window > 0 {
+            // Probing is over. A byte that probed was not taken, or it would be acknowledged.
+            self.rtt.clear_backoff();
+            self.timers.clear(Timer::Retransmit);
+            if self.send.nxt - self.send.una == 1 {
+                self.send.board.lose_all(false);
+            }
+        }
+        self.send.window = window;
+        self.send.most_window = self.send.most_window.max(window);
+        self.send.window_sequence = start;
+        self.send.window_ack = ack;
+    }
+
+    /// Learns from a delivery what is lost, and moves the congestion window.
+    fn recover(
+        &mut self,
+        before: &Before,
+        delivery: &Delivery,
+        is_duplicate: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let is_progress = self.send.una > before.una;
+        if let Some(rtt) = delivery.rtt {
+            self.rtt.sample(rtt);
+        }
+        self.recovery.update(delivery, cx.now);
+        self.count_duplicates(before, is_progress, is_duplicate);
+        self.finish_tail_probe(is_progress || delivery.bytes > 0, cx);
+        if self.recovery.mode != Mode::Open && self.send.una >= self.recovery.high {
+            self.recovery.end();
+            // What was sent during the recovery and lost begins another.
+            if self.send.board.lost() > 0 {
+                self.begin_recovery(before.una, cx);
+            }
+        }
+        let lost = self.send.board.lost();
+        self.detect_loss(before.una, cx);
+        let is_more_lost = self.send.board.lost() > lost;
+        if self.recovery.mode == Mode::Recovery {
+            let delivered = match self.negotiated.sack {
+                true => delivery.bytes,
+                false if is_duplicate => self.segment_size(),
+                false => delivery.bytes,
+            };
+            let threshold = self.congestion.get().window();
+            let (pipe, segment_size) = (self.in_flight(), self.segment_size());
+            let is_safe = is_progress && !is_more_lost;
+            self.recovery
+                .pace(delivered, pipe, threshold, segment_size, is_safe);
+        } else if is_progress && delivery.bytes > 0 {
+            self.grow(before, delivery, cx.now);
+        }
+    }
+
+    /// Lets the congestion window grow.
+    fn grow(&mut self, before: &Before, delivery: &Delivery, now: Instant) {
+        let control = self.congestion.get_mut();
+        let (window, threshold) = (control.window(), control.slow_start_threshold());
+        // In slow start a window of which half is used may double (RFC 7661, section 4.3).
+        let is_used = window < threshold && before.in_flight.saturating_mul(2) > window;
+        control.on_ack(&AckSample {
+            now,
+            acknowledged: delivery.bytes,
+            rtt: self.rtt.smoothed(),
+            is_limited: self.is_window_limited || is_used,
+        });
+    }
+
+    /// Counts duplicate acknowledgments where there is no SACK (RFC 6582).
+    fn count_duplicates(&mut self, before: &Before, is_progress: bool, is_duplicate: bool) {
+        if self.negotiated.sack {
+            return;
+        }
+        if is_duplicate {
+            self.recovery.duplicates = self.recovery.duplicates.saturating_add(1);
+        } else if is_progress {
+            let segments = (self.send.una - before.una) / self.segment_size();
+            self.recovery.duplicates = match self.recovery.mode {
+                Mode::Open => 0,
+                _ => self
+                    .recovery
+                    .duplicates
+                    .saturating_sub(segments.min(u32::MAX.into()) as u32),
+            };
+        }
+    }
+
+    /// Marks what is lost, and begins a recovery if there is something. `una` is what was
+    /// acknowledged before.
+    pub(super) fn detect_loss(&mut self, una: u64, cx: &mut Context<'_>) {
+        // What was marked before, because the path or the window did not take it, is no sign of
+        // congestion.
+        let lost = self.send.board.lost();
+        if self.negotiated.sack {
+            self.detect_by_time(cx.now);
+        } else {
+            let is_progress = self.send.una > una;
+            let is_hole = self.recovery.mode == Mode::Recovery && is_progress;
+            let is_enough = u64::from(self.recovery.duplicates) >= DUPLICATES;
+            // A partial acknowledgment tells of one more loss (RFC 6582, section 3.2).
+            if is_hole || (self.recovery.mode == Mode::Open && is_enough) {
+                self.send.board.lose_first(self.segment_size());
+            }
+        }
+        if self.send.board.lost() > lost && self.recovery.mode == Mode::Open {
+            self.begin_recovery(una, cx);
+        }
+    }
+
+    /// RACK (RFC 8985, section 6.2, step 5).
+    fn detect_by_time(&mut self, now: Instant) {
+        let Some(newest) = self.recovery.newest else {
+            return;
+        };
+        let is_certain = self.send.board.sacked_segments() >= DUPLICATES;
+        let wait = self
+            .recovery
+            .wait(self.rtt.least(), self.rtt.smoothed(), is_certain);
+        match self.send.board.detect(newest, wait, now) {
+            Some(left) => self.timers.set(Timer::Reorder, now + left),
+            None => self.timers.clear(Timer::Reorder),
+        }
+    }
+
+    /// Something was lost: what is under way shrinks to what the algorithm says (RFC 6675,
+    /// section 5; RFC 6937).
+    fn begin_recovery(&mut self, una: u64, cx: &mut Context<'_>) {
+        cx.counters.recoveries += 1;
+        // One acknowledgment may tell of everything that was under way. What that was before is
+        // the measure of the path (FlightSize).
+        let flight = self.send.nxt - una;
+        self.congestion.get_mut().on_congestion(cx.now, flight);
+        self.tell_reduced = self.negotiated.ecn;
+        self.ecn_high = self.send.nxt;
+        let window = self.in_flight() + self.segment_size();
+        self.recovery.begin(self.send.nxt, flight, window);
+        self.timers.clear(Timer::TailProbe);
+    }
+
+    /// An acknowledgment behind a tail loss probe (RFC 8985, section 7.4.2).
+    fn finish_tail_probe(&mut self, is_news: bool, cx: &mut Context<'_>) {
+        let Some(probe) = self.recovery.tail_probe else {
+            return;
+        };
+        if self.send.una < probe.end {
+            return;
+        }
+        let is_beyond = self.send.una > probe.end;
+        // The original may have arrived: whether the probe did too, the next ones tell.
+        if probe.is_retransmission && is_news && !is_beyond {
+            return;
+        }
+        self.recovery.tail_probe = None;
+        // Had the original arrived, the probe would have been reported as a duplicate: the probe
+        // repaired a loss, which counts as congestion.
+        if probe.is_retransmission && is_beyond && self.recovery.mode == Mode::Open {
+            self.reduce(cx.now);
+        }
+    }
+
+    /// There is congestion, but nothing to recover.
+    fn reduce(&mut self, now: Instant) {
+        let flight = self.send.nxt - self.send.una;
+        let least = self.segment_size();
+        self.congestion
+            .get_mut()
+            .on_congestion(now, flight.max(least));
+        self.tell_reduced = self.negotiated.ecn;
+        self.ecn_high = self.send.nxt;
+    }
+
+    /// The sender's side of ECN (RFC 3168, section 6.1.2): once in a round trip, as if something
+    /// was lost.
+    fn on_congestion_mark(&mut self, cx: &mut Context<'_>) {
+        if !self.negotiated.ecn || self.send.una < self.ecn_high || self.recovery.mode != Mode::Open
+        {
+            return;
+        }
+        cx.counters.ecn_reductions += 1;
+        self.reduce(cx.now);
+    }
+
+    /// Something new was acknowledged.
+    fn on_progress(&mut self, now: Instant) {
+        self.rtt.clear_backoff();
+        self.timeouts_in_row = 0;
+        self.widen(now);
+        if self.send.board.is_empty() {
+            self.timers.clear(Timer::Retransmit);
+            self.timers.clear(Timer::TailProbe);
+            self.timers.clear(Timer::Reorder);
+            self.timers.clear(Timer::User);
+            self.timers.set(Timer::Idle, now + IDLE);
+        } else {
+            self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
+            self.timers.set(Timer::User, now + self.user_timeout);
+            self.arm_tail_probe(now);
+        }
+        if self.timers.is_set(Timer::Close) {
+            self.timers
+                .set(Timer::Close, now + self.options.close_timeout);
+        }
+        if self.wants_room && self.room() >= self.options.send_buffer / 3 {
+            self.wants_room = false;
+            self.readiness.writable = true;
+        }
+    }
+
+    fn restart_user_timer(&mut self, now: Instant) {
+        if self.timers.is_set(Timer::User) {
+            self.timers.set(Timer::User, now + self.user_timeout);
+        }
+    }
+
+    /// The peer knows that we have finished.
+    fn on_finish_acknowledged(&mut self) {
+        let next = match self.state {
+            TcpState::FinWait1 => TcpState::FinWait2,
+            TcpState::Closing => TcpState::TimeWait,
+            TcpState::LastAck => {
+                self.readiness.finished = true;
+                return self.end(None);
+            }
+            _ => return,
+        };
+        self.state = next;
+        self.readiness.finished = true;
+    }
+}

@@ -1,0 +1,313 @@
+//! A segment has arrived: the checks of RFC 9293, section 3.10.7.4, in their order, as RFC 5961
+//! and RFC 7323 changed them.
+
+use std::time::Duration;
+
+use super::{Connection, Context, Owner, Refusal};
+use crate::buffer::Buffer;
+use crate::drops::DropReason;
+use crate::tcp::header::TcpFlags;
+use crate::tcp::payload::SharedPayload;
+use crate::tcp::reassembly::Range;
+use crate::tcp::segment::Segment;
+use crate::tcp::sequence::{Origin, SeqNumber};
+use crate::tcp::state::{TcpError, TcpState};
+use crate::tcp::timers::Timer;
+use crate::time::Instant;
+
+/// A timestamp older than this says nothing (RFC 7323, section 5.5).
+const RECENT_LIFETIME: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// What an ECN field says: congestion was experienced (RFC 3168, section 5).
+const CONGESTION_EXPERIENCED: u8 = 3;
+
+impl<B: Buffer, S: SharedPayload> Connection<B, S> {
+    /// Handles a segment.
+    ///
+    /// # Errors
+    /// Why it is not acted upon. It may be answered all the same.
+    pub(crate) fn on_segment(
+        &mut self,
+        mut segment: Segment<B>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Refusal> {
+        match self.state {
+            TcpState::SynSent => return self.on_answer(segment, cx),
+            TcpState::Closed => return Err(Refusal::reset(DropReason::SocketClosed)),
+            _ => {}
+        }
+        self.take_syn_of_simultaneous_open(&mut segment);
+        self.check_timestamp(&segment, cx)?;
+        let number = segment.header.sequence;
+        let start = self.check_sequence(&mut segment, cx)?;
+        let flags = segment.header.flags;
+        if flags.contains(TcpFlags::RST) {
+            return self.on_reset(number, cx);
+        }
+        if flags.contains(TcpFlags::SYN) {
+            // RFC 5961, section 4.2: whatever its number.
+            self.challenge(cx);
+            return Err(DropReason::BadFlags.into());
+        }
+        if !flags.contains(TcpFlags::ACK) {
+            return Err(DropReason::BadFlags.into());
+        }
+        self.remember_timestamp(&segment, start, cx.now);
+        self.on_acknowledgment(&segment, start, cx)?;
+        self.last_received = cx.now;
+        self.keepalives = 0;
+        if self.negotiated.ecn {
+            self.on_ecn(flags, segment.ecn, segment.payload.is_empty());
+        }
+        // An urgent pointer is ignored: urgent data is data (RFC 6093, section 4).
+        self.on_text(segment, cx).map_err(Refusal::from)
+    }
+
+    /// A SYN-ACK may answer our SYN although the peer's SYN came first: then it is only an
+    /// acknowledgment (RFC 9293, section 3.5, figure 7).
+    fn take_syn_of_simultaneous_open(&self, segment: &mut Segment<B>) {
+        let header = &mut segment.header;
+        if self.state == TcpState::SynReceived
+            && header.flags.contains(TcpFlags::SYN.with(TcpFlags::ACK))
+            && header.sequence == self.receive.origin.0
+        {
+            header.flags = TcpFlags(header.flags.0 & !TcpFlags::SYN.0);
+            header.sequence = header.sequence + 1;
+        }
+    }
+
+    /// Protection against old segments (RFC 7323, section 5.3, R1).
+    fn check_timestamp(
+        &mut self,
+        segment: &Segment<B>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.negotiated.timestamps || segment.header.flags.contains(TcpFlags::RST) {
+            return Ok(());
+        }
+        let Some(timestamps) = segment.header.options.timestamps else {
+            // Section 3.2: a segment without one is dropped silently.
+            return Err(DropReason::OldTimestamp.into());
+        };
+        let is_old = SeqNumber(timestamps.value).is_before(SeqNumber(self.recent));
+        if is_old && cx.now.since(self.recent_at) < RECENT_LIFETIME {
+            match segment.payload.is_empty() {
+                true => self.challenge(cx),
+                false => self.wanted.ack = true,
+            }
+            return Err(DropReason::OldTimestamp.into());
+        }
+        Ok(())
+    }
+
+    /// Whether a segment is acceptable (RFC 9293, section 3.10.7.4, first check). Returns where
+    /// it begins, after cutting off what lies outside of the window.
+    fn check_sequence(
+        &mut self,
+        segment: &mut Segment<B>,
+        cx: &mut Context<'_>,
+    ) -> Result<u64, Refusal> {
+        let flags = segment.header.flags;
+        let is_fin = flags.contains(TcpFlags::FIN);
+        let length = segment.payload.len() as u64;
+        let (next, edge) = (self.receive.next, self.receive.edge);
+        let start = self.receive.origin.position(segment.header.sequence, next);
+        let end = start + length + u64::from(is_fin) + u64::from(flags.contains(TcpFlags::SYN));
+        let is_acceptable = match end - start {
+            // A peer that has filled our window acknowledges from its edge.
+            0 => (next..=edge).contains(&start),
+            _ => end > next && (start < edge || start == next),
+        };
+        if !is_acceptable {
+            if !flags.contains(TcpFlags::RST) {
+                self.refuse(
+                    Range {
+                        start,
+                        end: start + length,
+                    },
+                    cx,
+                );
+            }
+            return Err(DropReason::OutOfWindow.into());
+        }
+        if start < next && length > 0 {
+            self.receive.duplicate = Some(Range {
+                start,
+                end: next.min(start + length),
+            });
+            segment.payload.trim_front((next - start) as usize);
+            segment.header.sequence = segment.header.sequence + (next - start) as u32;
+        }
+        let start = start.max(next);
+        if end > edge && length > 0 {
+            // Data into a closed window is a probe: it is acknowledged, not taken.
+            self.wanted.ack = true;
+            segment
+                .payload
+                .truncate(edge.saturating_sub(start) as usize);
+            segment.header.flags = TcpFlags(flags.0 & !TcpFlags::FIN.0);
+        }
+        Ok(start)
+    }
+
+    /// Answers a segment outside of the window with what we expect. Data is always answered,
+    /// since its sender waits for that; other segments within a limit, so that two sides that
+    /// disagree do not acknowledge each other for ever.
+    fn refuse(&mut self, data: Range, cx: &mut Context<'_>) {
+        if data.start == data.end {
+            return self.challenge(cx);
+        }
+        self.wanted.ack = true;
+        if data.end <= self.receive.next && data.start >= Origin::SYN {
+            self.receive.duplicate = Some(data);
+        }
+    }
+
+    /// A reset (RFC 5961, section 3.2): believed if it is exactly what we expect.
+    fn on_reset(&mut self, number: SeqNumber, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        if number != self.receive.origin.number(self.receive.next) {
+            self.challenge(cx);
+            return Err(DropReason::OutOfWindow.into());
+        }
+        cx.counters.resets_received += 1;
+        let error = match self.state {
+            TcpState::SynReceived => TcpError::Refused,
+            _ => TcpError::Reset,
+        };
+        self.end(Some(error));
+        Ok(())
+    }
+
+    /// Remembers the timestamp to echo (RFC 7323, section 4.3).
+    fn remember_timestamp(&mut self, segment: &Segment<B>, start: u64, now: Instant) {
+        if let Some(timestamps) = segment.header.options.timestamps
+            && self.negotiated.timestamps
+            && start <= self.ack_sent
+        {
+            self.recent = timestamps.value;
+            self.recent_at = now;
+        }
+    }
+
+    /// The receiver's side of ECN (RFC 3168, section 6.1.3).
+    fn on_ecn(&mut self, flags: TcpFlags, ecn: u8, is_empty: bool) {
+        if flags.contains(TcpFlags::CWR) {
+            self.echo_congestion = false;
+        }
+        if ecn == CONGESTION_EXPERIENCED && !is_empty {
+            // A sender slows down in a round trip only if it learns of this at once.
+            self.wanted.ack |= !self.echo_congestion;
+            self.echo_congestion = true;
+        }
+    }
+
+    /// The text of a segment and its FIN (RFC 9293, section 3.10.7.4, seventh and eighth).
+    ///
+    /// # Errors
+    /// Why the text is not taken.
+    pub(super) fn on_text(
+        &mut self,
+        segment: Segment<B>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let is_fin = segment.header.flags.contains(TcpFlags::FIN);
+        let length = segment.payload.len() as u64;
+        if (length == 0 && !is_fin) || self.state == TcpState::Closed {
+            return Ok(());
+        }
+        if !self.state.can_receive() {
+            // The peer has finished already: a FIN again is acknowledged again.
+            self.wanted.ack = true;
+            return Ok(());
+        }
+        let near = self.receive.next;
+        let start = self.receive.origin.position(segment.header.sequence, near);
+        if length > 0 {
+            if self.owner == Owner::Nobody {
+                // Nobody will read it, and the peer should know (RFC 9293, section 3.6.1).
+                self.abort();
+                return Err(DropReason::SocketClosed);
+            }
+            self.take_data(segment, start, cx)?;
+        }
+        if is_fin {
+            self.receive.finish_at(start + length)?;
+            self.wanted.ack = true;
+        }
+        if self.receive.take_fin() {
+            self.on_fin();
+        }
+        Ok(())
+    }
+
+    /// Puts data where it belongs, and decides when to acknowledge it (RFC 9293, section
+    /// 3.8.6.3; RFC 5681, section 4.2).
+    fn take_data(
+        &mut self,
+        segment: Segment<B>,
+        start: u64,
+        cx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let Segment {
+            payload, merged, ..
+        } = segment;
+        let length = payload.len() as u64;
+        let before = self.receive.next;
+        let had_gap = self.receive.has_gap();
+        let taken = self.receive.insert(start, payload, cx.is_memory_full);
+        if taken.is_err() || had_gap || self.receive.has_gap() {
+            self.wanted.ack = true;
+        }
+        taken?;
+        let in_order = self.receive.next - before;
+        if in_order > 0 {
+            self.readiness.readable = true;
+            cx.counters.rx_bytes += in_order;
+        }
+        let of_sender = length.div_ceil(u64::from(merged.max(1)));
+        let longest = of_sender.min(self.path_mss.into()) as u16;
+        self.longest_received = self.longest_received.max(longest);
+        // A merged segment counts as all that it was made of.
+        let full = length / u64::from(self.longest_received.max(1));
+        self.unacknowledged_segments = self.unacknowledged_segments.saturating_add(full as u16);
+        if self.unacknowledged_segments >= 2 || self.options.ack_delay.is_zero() {
+            self.wanted.ack = true;
+        } else if !self.timers.is_set(Timer::DelayedAck) {
+            self.timers
+                .set(Timer::DelayedAck, cx.now + self.options.ack_delay);
+        }
+        Ok(())
+    }
+
+    /// The peer has finished, and all that it sent has arrived.
+    fn on_fin(&mut self) {
+        self.wanted.ack = true;
+        self.readiness.readable = true;
+        self.state = match self.state {
+            TcpState::SynReceived | TcpState::Established => TcpState::CloseWait,
+            TcpState::FinWait1 => TcpState::Closing,
+            TcpState::FinWait2 => TcpState::TimeWait,
+            state => state,
+        };
+    }
+}
+
+/// The time that a user timeout option means (RFC 5482, section 3): a bit for minutes, and 15
+/// bits; at least 100 s (RFC 9293, section 3.8.3), so that a peer can not make us give up early.
+pub(super) fn user_timeout(option: u16) -> Duration {
+    let count = u64::from(option & 0x7fff);
+    let seconds = match option >> 15 {
+        1 => count * 60,
+        _ => count,
+    };
+    Duration::from_secs(seconds.max(100))
+}
+
+/// The option that means `timeout`: seconds if they fit, else minutes.
+pub(super) fn user_timeout_option(timeout: Duration) -> u16 {
+    let seconds = timeout.as_secs();
+    match u16::try_from(seconds) {
+        Ok(seconds) if seconds < 0x8000 => seconds,
+        _ => 0x8000 | (seconds / 60).min(0x7fff) as u16,
+    }
+}

@@ -1,0 +1,485 @@
+//! What a connection sends next (RFC 9293, sections 3.7.4, 3.8.6 and 3.10.2).
+
+use std::time::Duration;
+
+use super::arrival::user_timeout_option;
+use super::{Connection, Context};
+use crate::buffer::Buffer;
+use crate::tcp::header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags, TcpHeader};
+use crate::tcp::payload::SharedPayload;
+use crate::tcp::reassembly::Range;
+use crate::tcp::recovery::{Mode, TailProbe};
+use crate::tcp::segment::Outgoing;
+use crate::tcp::sequence::{Origin, WindowScale};
+use crate::tcp::state::TcpState;
+use crate::tcp::timers::Timer;
+use crate::time::Instant;
+
+/// The ECN field of a packet whose sender understands marks (RFC 3168, section 5).
+const ECN_CAPABLE: u8 = 2;
+
+/// Whether something is sent for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    Again,
+}
+
+impl<B: Buffer, S: SharedPayload> Connection<B, S> {
+    /// Fills `out` with the next segment to send; false if there is none now.
+    pub(crate) fn emit(&mut self, cx: &mut Context<'_>, out: &mut Outgoing<S>) -> bool {
+        out.payload.clear();
+        out.segment_size = 0;
+        out.flow = self.flow;
+        out.dscp_ecn = self.options.dscp << 2;
+        if std::mem::take(&mut self.wanted.reset) {
+            self.write_reset(cx, out);
+            return true;
+        }
+        if self.state == TcpState::Closed {
+            return false;
+        }
+        let options = self.header_options(cx.now);
+        if let Some((range, kind)) = self.next_range(&options, cx) {
+            self.write_range(range, kind, options, cx, out);
+            return true;
+        }
+        let sequence = if std::mem::take(&mut self.wanted.keepalive) {
+            cx.counters.keepalive_probes += 1;
+            // RFC 9293, section 3.8.4: outside of the window, so that it must be answered.
+            self.send.una - 1
+        } else if self.wanted.ack && self.state != TcpState::SynSent {
+            self.send.nxt
+        } else {
+            return false;
+        };
+        cx.counters.acks_sent += 1;
+        self.write_header(sequence, TcpFlags::ACK, options, cx, out);
+        true
+    }
+
+    /// What to send that takes sequence numbers: lost bytes first, then a probe, then new ones.
+    fn next_range(
+        &mut self,
+        options: &HeaderOptions,
+        cx: &mut Context<'_>,
+    ) -> Option<(Range, Kind)> {
+        // Nothing but a SYN before the connection is open.
+        if self.send.nxt == Origin::SYN {
+            return Some((SYN, Kind::New));
+        }
+        let capacity = self.capacity(options);
+        if let Some(range) = self.next_lost(capacity, cx) {
+            return Some((range, Kind::Again));
+        }
+        if !self.state.is_synchronized() {
+            return None;
+        }
+        if std::mem::take(&mut self.wanted.window_probe) && self.send.board.is_empty() {
+            return self.window_probe(capacity, cx);
+        }
+        if std::mem::take(&mut self.wanted.tail_probe) {
+            return self.tail_probe(capacity, cx);
+        }
+        let range = self.next_new(capacity, cx)?;
+        Some((range, Kind::New))
+    }
+
+    /// Payload bytes that a segment with these options may have.
+    fn capacity(&self, options: &HeaderOptions) -> u64 {
+        let mss = u64::from(self.peer_mss.min(self.path_mss));
+        mss.saturating_sub(options.length() as u64).max(1)
+    }
+
+    /// Bytes that congestion allows to send now. At least one segment may always be under way.
+    fn congestion_room(&self, capacity: u64) -> u64 {
+        match self.in_flight() {
+            0 => self.congestion_window().max(capacity),
+            in_flight => self.congestion_window().saturating_sub(in_flight),
+        }
+    }
+
+    /// The longest piece that is sent at once: one segment, or many that are split later.
+    fn longest(capacity: u64, cx: &Context<'_>) -> u64 {
+        (u64::from(cx.most_payload) / capacity * capacity).max(capacity)
+    }
+
+    /// The next bytes to send again.
+    fn next_lost(&mut self, capacity: u64, cx: &Context<'_>) -> Option<Range> {
+        let lost = self.send.board.first_lost()?;
+        if lost.start == Origin::SYN {
+            return Some(SYN);
+        }
+        let room = self.congestion_room(capacity);
+        if room < capacity.min(lost.end - lost.start) {
+            self.is_window_limited = true;
+            return None;
+        }
+        let whole = (room / capacity).max(1) * capacity;
+        let length = Self::longest(capacity, cx).min(whole);
+        let mut end = lost.end.min(lost.start + length);
+        // A window that shrank is respected, except for its probe, the first segment.
+        if lost.start > self.send.una {
+            end = end.min(self.send.una + self.send.window);
+        }
+        // A short segment, as that which probed a closed window, takes with it what was written
+        // since (RFC 9293, section 3.7.4: to fill segments).
+        if end == self.send.nxt && self.state.is_synchronized() {
+            let fitting = lost.start + capacity.min(room);
+            let window = self.send.una + self.send.window;
+            end = end.max(fitting.min(window).min(self.send.end()));
+        }
+        (end > lost.start).then_some(Range {
+            start: lost.start,
+            end,
+        })
+    }
+
+    /// The next new bytes, as far as the peer's window, congestion, silly window avoidance (RFC
+    /// 9293, section 3.8.6.2.1) and Nagle's algorithm (section 3.7.4) allow.
+    fn next_new(&mut self, capacity: u64, cx: &Context<'_>) -> Option<Range> {
+        let want = self.send.end() - self.send.nxt;
+        if want == 0 {
+            self.is_window_limited = false;
+            return None;
+        }
+        self.restart_after_idle(cx.now);
+        let usable = self.send.usable_window().min(want);
+        let room = self.congestion_room(capacity);
+        if room < usable.min(capacity) {
+            self.is_window_limited = true;
+            return None;
+        }
+        self.is_window_limited = room < usable;
+        let mut length = usable.min(room).min(Self::longest(capacity, cx));
+        let is_all = length == want;
+        if length >= capacity && !is_all {
+            length = length / capacity * capacity;
+        }
+        let is_worth_it = length >= capacity
+            || (is_all && (self.options.nodelay || self.send.is_quiet() || self.send.is_finished))
+            || (!is_all && length > 0 && length >= self.send.most_window / 2);
+        if !is_worth_it {
+            self.wait_for_window(cx.now);
+            return None;
+        }
+        Some(Range {
+            start: self.send.nxt,
+            end: self.send.nxt + length,
+        })
+    }
+
+    /// Nothing may be sent into the window as it is. If nothing is under way either, nothing
+    /// would tell that it has opened: ask in time (RFC 9293, section 3.8.6.1).
+    fn wait_for_window(&mut self, now: Instant) {
+        if self.send.board.is_empty() && !self.timers.is_set(Timer::Retransmit) {
+            self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
+        }
+        if self.send.board.is_empty() && !self.timers.is_set(Timer::User) {
+            self.timers.set(Timer::User, now + self.user_timeout);
+        }
+    }
+
+    /// After a while without sending, the window is no measure of the path (RFC 5681, section
+    /// 4.1).
+    fn restart_after_idle(&mut self, now: Instant) {
+        if self.send.board.is_empty() && now.since(self.last_sent) > self.rtt.timeout() {
+            self.congestion.get_mut().on_idle();
+            self.last_sent = now;
+        }
+    }
+
+    /// At least a byte, whatever the window.
+    fn window_probe(&mut self, capacity: u64, cx: &mut Context<'_>) -> Option<(Range, Kind)> {
+        let want = self.send.end() - self.send.nxt;
+        let length = self.send.usable_window().clamp(1, capacity).min(want);
+        if length == 0 {
+            return None;
+        }
+        cx.counters.window_probes += 1;
+        let range = Range {
+            start: self.send.nxt,
+            end: self.send.nxt + length,
+        };
+        Some((range, Kind::New))
+    }
+
+    /// A tail loss probe: new data if there is some, else the last segment again (RFC 8985,
+    /// section 7.3).
+    fn tail_probe(&mut self, capacity: u64, cx: &mut Context<'_>) -> Option<(Range, Kind)> {
+        let want = self.send.end() - self.send.nxt;
+        let length = want.min(self.send.usable_window()).min(capacity);
+        let (range, kind) = match length {
+            0 => (self.send.board.last(capacity)?, Kind::Again),
+            length => {
+                let range = Range {
+                    start: self.send.nxt,
+                    end: self.send.nxt + length,
+                };
+                (range, Kind::New)
+            }
+        };
+        cx.counters.tail_probes += 1;
+        self.recovery.tail_probe = Some(TailProbe {
+            end: self.send.nxt.max(range.end),
+            is_retransmission: kind == Kind::Again,
+        });
+        Some((range, kind))
+    }
+
+    /// Sends `range`, and keeps account of it.
+    fn write_range(
+        &mut self,
+        range: Range,
+        kind: Kind,
+        options: HeaderOptions,
+        cx: &mut Context<'_>,
+        out: &mut Outgoing<S>,
+    ) {
+        let capacity = self.capacity(&options);
+        let data_end = range.end.min(self.send.queue.end());
+        let data_start = range.start.max(Origin::SYN + 1);
+        if data_start < data_end {
+            self.send.queue.read(data_start, data_end, &mut out.payload);
+        }
+        let length = data_end.saturating_sub(data_start);
+        if length > capacity {
+            out.segment_size = capacity as u16;
+        }
+        let flags = self.flags_of(range, data_end, kind, length);
+        if kind == Kind::New && length > 0 && self.negotiated.ecn {
+            out.dscp_ecn |= ECN_CAPABLE;
+        }
+        match kind {
+            Kind::New => {
+                self.send.board.sent(range, cx.now);
+                self.send.nxt = range.end;
+            }
+            Kind::Again => {
+                let sent_before = Range {
+                    start: range.start,
+                    end: range.end.min(self.send.nxt),
+                };
+                self.send.board.resent(sent_before, cx.now);
+                if range.end > self.send.nxt {
+                    let new = Range {
+                        start: self.send.nxt,
+                        end: range.end,
+                    };
+                    self.send.board.sent(new, cx.now);
+                    self.send.nxt = range.end;
+                }
+                self.retransmits = self.retransmits.saturating_add(1);
+                cx.counters.retransmits += 1;
+                cx.counters.retransmitted_bytes += length;
+            }
+        }
+        if self.recovery.mode == Mode::Recovery {
+            self.recovery.on_sent(range.end - range.start);
+        }
+        self.last_sent = cx.now;
+        cx.counters.tx_bytes += length;
+        self.arm_after_sending(range, kind, cx.now);
+        self.write_header(range.start, flags, options, cx, out);
+    }
+
+    fn flags_of(&mut self, range: Range, data_end: u64, kind: Kind, length: u64) -> TcpFlags {
+        if range.start == Origin::SYN {
+            return self.syn_flags();
+        }
+        let mut flags = TcpFlags::ACK;
+        if length > 0 && data_end == self.send.queue.end() {
+            flags = flags.with(TcpFlags::PSH);
+        }
+        if range.end > self.send.queue.end() {
+            flags = flags.with(TcpFlags::FIN);
+        }
+        if kind == Kind::New && length > 0 && std::mem::take(&mut self.tell_reduced) {
+            flags = flags.with(TcpFlags::CWR);
+        }
+        flags
+    }
+
+    /// RFC 3168, section 6.1.1: both bits offer ECN, the first alone accepts it; and an offer
+    /// that was not answered is not repeated (section 6.1.1.1).
+    fn syn_flags(&self) -> TcpFlags {
+        let ecn = TcpFlags::ECE;
+        match self.state {
+            TcpState::SynSent if self.options.ecn && self.timeouts == 0 => {
+                TcpFlags::SYN.with(ecn).with(TcpFlags::CWR)
+            }
+            TcpState::SynSent => TcpFlags::SYN,
+            _ if self.negotiated.ecn => TcpFlags::SYN.with(TcpFlags::ACK).with(ecn),
+            _ => TcpFlags::SYN.with(TcpFlags::ACK),
+        }
+    }
+
+    fn arm_after_sending(&mut self, range: Range, kind: Kind, now: Instant) {
+        if !self.timers.is_set(Timer::Retransmit) || range.start == self.send.una {
+            self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
+        }
+        if !self.timers.is_set(Timer::User) {
+            self.timers.set(Timer::User, now + self.user_timeout);
+        }
+        if kind == Kind::New {
+            self.arm_tail_probe(now);
+        }
+    }
+
+    /// Sets the time of a tail loss probe (RFC 8985, section 7.2).
+    pub(super) fn arm_tail_probe(&mut self, now: Instant) {
+        let is_wanted = self.negotiated.sack
+            && self.recovery.mode == Mode::Open
+            && self.recovery.tail_probe.is_none()
+            && self.send.board.sacked() == 0
+            && self.send.window > 0
+            && self.rtt.is_measured();
+        if !is_wanted {
+            return self.timers.clear(Timer::TailProbe);
+        }
+        let mut timeout = self.rtt.smoothed() * 2 + LEAST_PROBE_DELAY;
+        if self.send.nxt - self.send.una <= self.segment_size() {
+            // The peer may wait for a second segment before it acknowledges.
+            timeout += MOST_ACK_DELAY;
+        }
+        let at = (now + timeout).min(self.timers.get(Timer::Retransmit));
+        self.timers.set(Timer::TailProbe, at);
+    }
+
+    /// The options of a segment; a SYN has others.
+    fn header_options(&self, now: Instant) -> HeaderOptions {
+        let mut options = HeaderOptions::default();
+        if self.negotiated.timestamps {
+            options.timestamps = Some(self.timestamps(now));
+        }
+        if self.negotiated.sack {
+            options.sack = self.sack_blocks();
+        }
+        options
+    }
+
+    fn sack_blocks(&self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        let most = if self.negotiated.timestamps { 3 } else { 4 };
+        for range in self.receive.blocks().take(most) {
+            blocks.push(SackBlock {
+                start: self.receive.origin.number(range.start),
+                end: self.receive.origin.number(range.end),
+            });
+        }
+        blocks
+    }
+
+    /// The options of a SYN: what is offered, or of that what was agreed on.
+    fn syn_options(&self, mtu: u16, now: Instant) -> HeaderOptions {
+        let ours = &self.options;
+        let is_first = self.state == TcpState::SynSent;
+        let agreed = &self.negotiated;
+        let mut timestamps = self.timestamps(now);
+        if is_first {
+            timestamps.echo = 0;
+        }
+        HeaderOptions {
+            mss: Some(ours.announced_mss(mtu, self.flow.ip_header())),
+            window_scale: match is_first {
+                true => ours.scale(),
+                false => agreed.scaling.then_some(agreed.our_scale),
+            },
+            sack_permitted: if is_first { ours.sack } else { agreed.sack },
+            timestamps: (if is_first {
+                ours.timestamps
+            } else {
+                agreed.timestamps
+            })
+            .then_some(timestamps),
+            sack: SackBlocks::default(),
+            user_timeout: ours
+                .announce_user_timeout
+                .then(|| user_timeout_option(ours.user_timeout)),
+        }
+    }
+
+    /// Fills in the header. Whatever it is, it acknowledges what has arrived.
+    fn write_header(
+        &mut self,
+        sequence: u64,
+        flags: TcpFlags,
+        options: HeaderOptions,
+        cx: &mut Context<'_>,
+        out: &mut Outgoing<S>,
+    ) {
+        let is_syn = flags.contains(TcpFlags::SYN);
+        let is_ack = flags.contains(TcpFlags::ACK);
+        let scale = match is_syn {
+            true => WindowScale::default(),
+            false => self.negotiated.our_scale,
+        };
+        let mut flags = flags;
+        if is_ack {
+            // Memory that is short is not promised to more data.
+            if !cx.is_memory_full {
+                self.move_edge(scale);
+            }
+            if self.echo_congestion && !is_syn {
+                flags = flags.with(TcpFlags::ECE);
+            }
+            self.ack_sent = self.receive.next;
+            self.unacknowledged_segments = 0;
+            self.receive.duplicate = None;
+            self.wanted.ack = false;
+            self.timers.clear(Timer::DelayedAck);
+        }
+        let window = match is_ack {
+            true => self.receive.window(),
+            false => self.options.first_buffer() as u64,
+        };
+        cx.counters.tx_segments += 1;
+        out.header = TcpHeader {
+            source_port: self.flow.local().port(),
+            destination_port: self.flow.remote().port(),
+            sequence: self.send.origin.number(sequence),
+            acknowledgment: match is_ack {
+                true => self.receive.origin.number(self.receive.next),
+                false => Default::default(),
+            },
+            flags,
+            window: scale.field(window),
+            urgent: 0,
+            options: match is_syn {
+                true => self.syn_options(cx.mtu, cx.now),
+                false => options,
+            },
+        };
+    }
+
+    /// Opens the window as far as memory and the header allow.
+    fn move_edge(&mut self, scale: WindowScale) {
+        let most = self.receive.next + scale.window(u16::MAX);
+        let edge = self.receive.movable_edge(self.receive_segment_size());
+        self.receive.edge = self.receive.edge.max(edge.min(most));
+    }
+
+    /// A reset that the peer believes: exactly what it expects.
+    fn write_reset(&mut self, cx: &mut Context<'_>, out: &mut Outgoing<S>) {
+        cx.counters.resets_sent += 1;
+        let flags = TcpFlags::RST.with(TcpFlags::ACK);
+        let options = HeaderOptions {
+            sack: SackBlocks::default(),
+            ..self.header_options(cx.now)
+        };
+        self.write_header(self.send.nxt, flags, options, cx, out);
+    }
+}
+
+/// The SYN.
+const SYN: Range = Range {
+    start: Origin::SYN,
+    end: Origin::SYN + 1,
+};
+
+/// What is added to two round trips before a tail loss probe, so that on a short path a peer that
+/// was not scheduled for a moment is not probed.
+const LEAST_PROBE_DELAY: Duration = Duration::from_millis(2);
+
+/// How long a peer may delay an acknowledgment (RFC 8985, section 7.2: WCDelAckT).
+const MOST_ACK_DELAY: Duration = Duration::from_millis(200);

@@ -1,0 +1,261 @@
+//! What applications do with connections and listeners.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ConnectionId, Entry, ListenerId, TcpEngine};
+use crate::buffer::Buffer;
+use crate::tcp::config::{Keepalive, ListenOptions, TcpOptions};
+use crate::tcp::connection::{Connection, Owner};
+use crate::tcp::counters::ConnectionStats;
+use crate::tcp::payload::SharedPayload;
+use crate::tcp::segment::Flow;
+use crate::tcp::state::{ListenError, TcpConnectError, TcpError, TcpState, WriteError};
+use crate::time::Instant;
+
+impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
+    /// Waits for connections at `local`. The unspecified address means any address of its
+    /// family; a listener on one address takes precedence over it.
+    ///
+    /// # Errors
+    /// Why that can not be.
+    pub fn listen(
+        &mut self,
+        local: SocketAddr,
+        options: ListenOptions,
+    ) -> Result<ListenerId, ListenError> {
+        if self.listeners.len() >= self.config.listeners {
+            return Err(ListenError::TooMany);
+        }
+        self.listeners.insert(local, options).map(ListenerId)
+    }
+
+    /// Waits no more. Connections that were not accepted are reset.
+    pub fn close_listener(&mut self, now: Instant, id: ListenerId) {
+        let Some(listener) = self.listeners.remove(id.0) else {
+            return;
+        };
+        for key in listener.ready {
+            self.with(now, key, |connection| {
+                connection.owner = Owner::Nobody;
+                connection.abort();
+            });
+        }
+    }
+
+    /// The next connection that a listener has for its application.
+    pub fn accept(&mut self, now: Instant, id: ListenerId) -> Option<ConnectionId> {
+        let key = self.listeners.get_mut(id.0)?.ready.pop_front()?;
+        self.with(now, key, |connection| connection.owner = Owner::Application)?;
+        Some(ConnectionId(key))
+    }
+
+    /// Asks `remote` for a connection from `local`, an address of ours.
+    ///
+    /// With port 0 in `local` an ephemeral port is chosen at random among those that
+    /// `is_acceptable` (RFC 6056, section 3.3.1): there a caller can demand that replies come
+    /// home to its own cpu. Every port in the range is tried once at most.
+    ///
+    /// # Errors
+    /// Why no attempt was made.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        options: TcpOptions,
+        is_acceptable: impl FnMut(u16) -> bool,
+    ) -> Result<ConnectionId, TcpConnectError> {
+        if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
+            return Err(TcpConnectError::BadPeer(remote));
+        }
+        if self.connections.len() >= self.config.connections {
+            return Err(TcpConnectError::TooMany);
+        }
+        let flow = match local.port() {
+            0 => self.choose_port(now, local, remote, is_acceptable)?,
+            _ => {
+                let flow = Flow::new(local, remote);
+                if !self.is_free(now, &flow) {
+                    return Err(TcpConnectError::InUse(local));
+                }
+                flow
+            }
+        };
+        let mut initial = self.secrets.initial_sequence(now, &flow);
+        if let Some(Entry::TimeWait(index)) = self.find(&flow) {
+            // RFC 6191: behind all numbers of the old connection.
+            if let Some(record) = self.time_wait.at(index)
+                && initial.is_before(record.ours + 65_536)
+            {
+                initial = record.ours + 65_536;
+            }
+            self.remove_time_wait(index);
+        }
+        let initial = options.initial_sequence.unwrap_or(initial);
+        let offset = self.secrets.timestamp_offset(&flow);
+        let options = Arc::new(options);
+        let mut connection =
+            Connection::connect(flow, options, initial, offset, self.config.mtu, now);
+        connection.is_attached = true;
+        let key = self.connections.insert(connection);
+        self.attach(&flow, Entry::Connection(key.index));
+        self.counters.connects += 1;
+        self.settle(now, key.index, true);
+        Ok(ConnectionId(key))
+    }
+
+    fn choose_port(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        mut is_acceptable: impl FnMut(u16) -> bool,
+    ) -> Result<Flow, TcpConnectError> {
+        let (first, last) = self.config.ephemeral_ports;
+        let first = first.max(1);
+        let count = u32::from(last.saturating_sub(first)) + 1;
+        let start = self.secrets.below(count);
+        let ports = (0..count).map(|step| first.saturating_add(((start + step) % count) as u16));
+        for port in ports {
+            let flow = Flow::new(SocketAddr::new(local.ip(), port), remote);
+            if is_acceptable(port) && self.is_free(now, &flow) {
+                return Ok(flow);
+            }
+        }
+        Err(TcpConnectError::NoPort)
+    }
+
+    /// Whether a connection may begin between these ends.
+    fn is_free(&self, now: Instant, flow: &Flow) -> bool {
+        match self.find(flow) {
+            None => true,
+            Some(Entry::TimeWait(index)) => {
+                let record = self.time_wait.at(index);
+                record.is_some_and(|record| record.admits_ours(now))
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Writes `chunk` behind what was written before. One chunk is accepted as long as the send
+    /// buffer has any room.
+    ///
+    /// # Errors
+    /// Why not, with the chunk. After `Full` the connection will be told to be writable.
+    pub fn write(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        chunk: S,
+    ) -> Result<(), (WriteError, S)> {
+        let mut chunk = Some(chunk);
+        let result = self.with(now, id.0, |connection| match chunk.take() {
+            Some(chunk) => connection.write(chunk),
+            None => Ok(()),
+        });
+        match (result, chunk) {
+            (Some(result), _) => result,
+            (None, Some(chunk)) => Err((WriteError::Gone, chunk)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// Bytes that may be written before the send buffer is full.
+    pub fn room(&self, id: ConnectionId) -> usize {
+        self.connections.get(id.0).map_or(0, Connection::room)
+    }
+
+    /// Takes the next payload that arrived in order; `None` if there is none now. What is taken
+    /// makes room in the window.
+    pub fn read(&mut self, now: Instant, id: ConnectionId) -> Option<B> {
+        self.with(now, id.0, |connection| connection.read(now))?
+    }
+
+    /// Whether the peer has finished and everything that it sent was read.
+    pub fn is_at_end(&self, id: ConnectionId) -> bool {
+        self.connections.get(id.0).is_some_and(|connection| {
+            connection.receive.is_finished() && connection.receive.queue.is_empty()
+        })
+    }
+
+    /// Finishes this side: what was written is sent, and the end behind it. The peer may go on
+    /// sending.
+    pub fn finish(&mut self, now: Instant, id: ConnectionId) {
+        self.with(now, id.0, Connection::finish);
+    }
+
+    /// Lets go of a connection: what was written is sent, and the end behind it, while nobody
+    /// waits. If something was not read, or still arrives, the connection is reset instead, so
+    /// that the peer does not believe that it was read. `id` names nothing afterwards.
+    ///
+    /// To linger, [`finish`](Self::finish) first and close when the connection has finished.
+    pub fn close(&mut self, now: Instant, id: ConnectionId) {
+        self.with(now, id.0, |connection| connection.close(now));
+    }
+
+    /// Resets a connection and lets go of it. `id` names nothing afterwards.
+    pub fn abort(&mut self, now: Instant, id: ConnectionId) {
+        self.with(now, id.0, |connection| {
+            connection.owner = Owner::Nobody;
+            connection.abort();
+        });
+    }
+
+    /// The state of a connection; `None` if `id` names none.
+    pub fn state(&self, id: ConnectionId) -> Option<TcpState> {
+        self.owned(id).map(|connection| connection.state)
+    }
+
+    /// Both ends of a connection.
+    pub fn flow(&self, id: ConnectionId) -> Option<Flow> {
+        self.owned(id).map(|connection| connection.flow)
+    }
+
+    /// Why a connection ended, if not by both sides finishing.
+    pub fn error(&self, id: ConnectionId) -> Option<TcpError> {
+        self.owned(id)?.error
+    }
+
+    /// What is known about a connection.
+    pub fn stats(&self, id: ConnectionId) -> Option<ConnectionStats> {
+        self.owned(id).map(Connection::stats)
+    }
+
+    /// Turns Nagle's algorithm off (`true`) or on.
+    pub fn set_nodelay(&mut self, now: Instant, id: ConnectionId, nodelay: bool) {
+        self.with(now, id.0, |connection| {
+            Arc::make_mut(&mut connection.options).nodelay = nodelay;
+        });
+    }
+
+    /// Sets the differentiated services code point of what is sent, 0 to 63.
+    pub fn set_dscp(&mut self, now: Instant, id: ConnectionId, dscp: u8) {
+        self.with(now, id.0, |connection| {
+            Arc::make_mut(&mut connection.options).dscp = dscp & 63;
+        });
+    }
+
+    /// Turns keepalive on or off, or changes it.
+    pub fn set_keepalive(&mut self, now: Instant, id: ConnectionId, keepalive: Option<Keepalive>) {
+        self.with(now, id.0, |connection| {
+            let options = Arc::make_mut(&mut connection.options);
+            options.keepalive = keepalive;
+            connection.start_keepalive(now);
+        });
+    }
+
+    /// Sets the user timeout.
+    pub fn set_user_timeout(&mut self, now: Instant, id: ConnectionId, timeout: Duration) {
+        self.with(now, id.0, |connection| {
+            connection.set_user_timeout(timeout, now)
+        });
+    }
+
+    /// The connection that `id` names, if the application has it.
+    fn owned(&self, id: ConnectionId) -> Option<&Connection<B, S>> {
+        let connection = self.connections.get(id.0)?;
+        (connection.owner != Owner::Nobody).then_some(connection)
+    }
+}

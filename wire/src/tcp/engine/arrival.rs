@@ -1,0 +1,211 @@
+//! Segments from the network: who gets them, and what answers those that nobody gets.
+
+use super::{Entry, Reply, TcpEngine, context};
+use crate::buffer::Buffer;
+use crate::drops::DropReason;
+use crate::tcp::connection::Refusal;
+use crate::tcp::header::{HeaderOptions, TcpFlags, TcpHeader, Timestamps};
+use crate::tcp::payload::SharedPayload;
+use crate::tcp::segment::{Flow, Segment};
+use crate::tcp::sequence::SeqNumber;
+use crate::time::Instant;
+
+/// What a reset that answers a segment must know of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answered {
+    header: TcpHeader,
+    /// Sequence numbers that it takes.
+    length: u32,
+}
+
+impl Answered {
+    pub(super) fn new<B: Buffer>(segment: &Segment<B>) -> Self {
+        let flags = segment.header.flags;
+        let length = segment.payload.len() as u32
+            + u32::from(flags.contains(TcpFlags::SYN))
+            + u32::from(flags.contains(TcpFlags::FIN));
+        Answered {
+            header: segment.header,
+            length,
+        }
+    }
+}
+
+impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
+    /// Handles a burst of segments, which leave `burst`.
+    pub fn receive(&mut self, now: Instant, burst: &mut Vec<Segment<B>>) {
+        for segment in burst.drain(..) {
+            self.receive_one(now, segment);
+        }
+    }
+
+    /// Handles one segment.
+    pub fn receive_one(&mut self, now: Instant, segment: Segment<B>) {
+        self.counters.rx_segments += 1;
+        let flow = segment.flow;
+        let answered = Answered::new(&segment);
+        let result = match self.find_again(&flow) {
+            Some(Entry::Connection(index)) => self.receive_for(now, index, segment),
+            Some(Entry::HalfOpen(index)) => self.receive_half_open(now, index, segment),
+            Some(Entry::TimeWait(index)) => self.receive_time_wait(now, index, segment),
+            None => self.receive_stranger(now, segment),
+        };
+        match result {
+            Ok(()) => self.counters.accepted += 1,
+            Err(refusal) => {
+                self.drops.add(refusal.reason, 1);
+                if refusal.reset {
+                    self.reset(flow, &answered);
+                }
+            }
+        }
+    }
+
+    /// Where `flow` is kept; without hashing it if it was found before.
+    #[inline]
+    fn find_again(&mut self, flow: &Flow) -> Option<Entry> {
+        let last = self.connections.at(self.last_found);
+        if last.is_some_and(|last| last.is_attached && last.flow == *flow) {
+            return Some(Entry::Connection(self.last_found));
+        }
+        let found = self.find(flow);
+        if let Some(Entry::Connection(index)) = found {
+            self.last_found = index;
+        }
+        found
+    }
+
+    /// Handles a segment of a connection.
+    pub(super) fn receive_for(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment<B>,
+    ) -> Result<(), Refusal> {
+        let mut cx = context(
+            now,
+            &self.config,
+            self.most_payload,
+            self.memory,
+            &mut self.counters,
+        );
+        let Some(connection) = self.connections.at_mut(index) else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let before = connection.receive.memory();
+        let result = connection.on_segment(segment, &mut cx);
+        self.memory = (self.memory + connection.receive.memory()).saturating_sub(before);
+        self.settle(now, index, true);
+        result
+    }
+
+    /// Handles a segment of a connection in TIME-WAIT (RFC 9293, section 3.10.7.4; RFC 6191).
+    fn receive_time_wait(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment<B>,
+    ) -> Result<(), Refusal> {
+        let Some(record) = self.time_wait.at(index).copied() else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let flags = segment.header.flags;
+        if flags.contains(TcpFlags::RST) {
+            // RFC 1337, section 4: TIME-WAIT is not cut short.
+            return Err(DropReason::BadFlags.into());
+        }
+        let is_syn = flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::ACK);
+        if is_syn && record.admits(&segment.header) && self.listeners.find(&segment.flow).is_some()
+        {
+            self.remove_time_wait(index);
+            return self.receive_stranger(now, segment);
+        }
+        if segment.payload.is_empty() && !is_syn && !flags.contains(TcpFlags::FIN) {
+            return Ok(());
+        }
+        if flags.contains(TcpFlags::FIN) {
+            // The peer has not seen our last acknowledgment.
+            let until = now + self.config.time_wait_time;
+            self.time_wait_timers.disarm(index);
+            self.time_wait_timers.arm(index, Some(until));
+        }
+        let timestamps = record.recent.map(|echo| Timestamps {
+            value: self.timestamp(now, &record.flow),
+            echo,
+        });
+        self.acknowledge(record.flow, record.ours, record.theirs, timestamps)?;
+        Err(DropReason::OutOfWindow.into())
+    }
+
+    /// Our timestamp for a flow.
+    pub(super) fn timestamp(&self, now: Instant, flow: &Flow) -> u32 {
+        let offset = self.secrets.timestamp_offset(flow);
+        crate::tcp::connection::clock(now).wrapping_add(offset)
+    }
+
+    /// Answers with what is sent and expected, outside of a connection.
+    pub(super) fn acknowledge(
+        &mut self,
+        flow: Flow,
+        ours: SeqNumber,
+        theirs: SeqNumber,
+        timestamps: Option<Timestamps>,
+    ) -> Result<(), Refusal> {
+        let header = TcpHeader {
+            source_port: flow.local().port(),
+            destination_port: flow.remote().port(),
+            sequence: ours,
+            acknowledgment: theirs,
+            flags: TcpFlags::ACK,
+            options: HeaderOptions {
+                timestamps,
+                ..HeaderOptions::default()
+            },
+            ..TcpHeader::default()
+        };
+        self.reply(flow, header, 0)
+    }
+
+    /// Puts an answer outside of a connection into the queue.
+    ///
+    /// # Errors
+    /// `RateLimited` if too many wait.
+    pub(super) fn reply(&mut self, flow: Flow, header: TcpHeader, dscp: u8) -> Result<(), Refusal> {
+        if self.replies.len() >= self.config.replies {
+            return Err(DropReason::RateLimited.into());
+        }
+        self.replies.push_back(Reply {
+            flow,
+            header,
+            dscp_ecn: dscp << 2,
+        });
+        Ok(())
+    }
+
+    /// Answers a segment that fits nowhere by a reset (RFC 9293, section 3.10.7.1). If too many
+    /// answers wait, it is not answered.
+    fn reset(&mut self, flow: Flow, answered: &Answered) {
+        let header = &answered.header;
+        if header.flags.contains(TcpFlags::RST) {
+            return;
+        }
+        let (sequence, acknowledgment, flags) = match header.flags.contains(TcpFlags::ACK) {
+            true => (header.acknowledgment, SeqNumber(0), TcpFlags::RST),
+            false => {
+                let flags = TcpFlags::RST.with(TcpFlags::ACK);
+                (SeqNumber(0), header.sequence + answered.length, flags)
+            }
+        };
+        let reset = TcpHeader {
+            source_port: flow.local().port(),
+            destination_port: flow.remote().port(),
+            sequence,
+            acknowledgment,
+            flags,
+            ..TcpHeader::default()
+        };
+        if self.reply(flow, reset, 0).is_ok() {
+            self.counters.resets_sent += 1;
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Connections that peers ask for: listeners, half-open records, SYN cookies (RFC 9293, sections
+//! 3.10.7.2 and 3.10.7.4; RFC 4987; RFC 5961).
+
+use std::time::Duration;
+
+use super::{Entry, TcpEngine, Told};
+use crate::buffer::Buffer;
+use crate::drops::DropReason;
+use crate::tcp::config::TcpOptions;
+use crate::tcp::connection::{Connection, Negotiated, Opened, Refusal, clock};
+use crate::tcp::cookies;
+use crate::tcp::header::{TcpFlags, TcpHeader, Timestamps};
+use crate::tcp::payload::SharedPayload;
+use crate::tcp::records::{HalfOpen, Offer, SynAck};
+use crate::tcp::segment::Segment;
+use crate::time::Instant;
+
+/// How long after a cookie was sent one is looked for in acknowledgments.
+const COOKIE_LIFETIME: Duration = Duration::from_secs(130);
+
+impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
+    /// Handles a segment of no connection that we know (RFC 9293, sections 3.10.7.1 and
+    /// 3.10.7.2).
+    pub(super) fn receive_stranger(
+        &mut self,
+        now: Instant,
+        segment: Segment<B>,
+    ) -> Result<(), Refusal> {
+        let flags = segment.header.flags;
+        let refused = |reset| Refusal {
+            reason: DropReason::NoSocket,
+            reset,
+        };
+        let Some(listener) = self.listeners.find(&segment.flow) else {
+            return Err(refused(true));
+        };
+        if flags.contains(TcpFlags::RST) {
+            return Err(refused(false));
+        }
+        if flags.contains(TcpFlags::ACK) {
+            return self.receive_cookie(now, listener, segment);
+        }
+        if !flags.contains(TcpFlags::SYN) || flags.contains(TcpFlags::FIN) {
+            return Err(DropReason::BadFlags.into());
+        }
+        self.receive_syn(now, listener, &segment)
+    }
+
+    /// Somebody asks for a connection. What a SYN carries besides is sent again by its sender.
+    fn receive_syn(
+        &mut self,
+        now: Instant,
+        listener: u32,
+        segment: &Segment<B>,
+    ) -> Result<(), Refusal> {
+        let flow = segment.flow;
+        let is_plausible = flow.remote().port() != 0 && !flow.remote().ip().is_multicast();
+        let Some(entry) = self.listeners.at(listener).filter(|_| is_plausible) else {
+            return Err(DropReason::BadSource.into());
+        };
+        if entry.is_full() {
+            return Err(DropReason::BacklogFull.into());
+        }
+        let options = entry.options.clone();
+        let header = &segment.header;
+        let mut opened = Opened {
+            flow,
+            ours: options
+                .initial_sequence
+                .unwrap_or_else(|| self.secrets.initial_sequence(now, &flow)),
+            theirs: header.sequence,
+            negotiated: agree(&options, header),
+            peer_mss: header.options.mss,
+            recent: header.options.timestamps.map_or(0, |it| it.value),
+            timestamp_offset: self.secrets.timestamp_offset(&flow),
+            sent: Some(now),
+        };
+        let offset = opened.timestamp_offset;
+        if self.half_open.len() < self.config.half_open {
+            let value = clock(now).wrapping_add(offset);
+            self.send_syn_ack(&opened, value, &options)?;
+            let record = HalfOpen::new(&opened, listener, now);
+            let key = self.half_open.insert(record);
+            self.attach(&flow, Entry::HalfOpen(key.index));
+            self.half_open_timers
+                .arm(key.index, Some(now + record.timeout()));
+            self.counters.half_opened += 1;
+            return Ok(());
+        }
+        // RFC 4987, section 3.6: too many are half-open, so nothing is kept.
+        let peer_mss = opened.peer_mss.unwrap_or(0);
+        opened.ours = cookies::make(&self.secrets, &flow, opened.theirs, peer_mss, now);
+        if !opened.negotiated.timestamps {
+            opened.negotiated = Negotiated::default();
+        }
+        let value = cookies::timestamp(now, offset, Offer::new(&opened.negotiated));
+        self.send_syn_ack(&opened, value, &options)?;
+        self.counters.cookies_sent += 1;
+        if let Some(entry) = self.listeners.at_mut(listener) {
+            entry.cookie_sent = Some(now);
+        }
+        Ok(())
+    }
+
+    fn send_syn_ack(
+        &mut self,
+        opened: &Opened,
+        timestamp: u32,
+        options: &TcpOptions,
+    ) -> Result<(), Refusal> {
+        let syn_ack = SynAck {
+            ours: opened.ours,
+            theirs: opened.theirs,
+            agreed: opened.negotiated,
+            mss: options.announced_mss(self.config.mtu, opened.flow.ip_header()),
+            window: options.first_buffer() as u64,
+            timestamps: Timestamps {
+                value: timestamp,
+                echo: opened.recent,
+            },
+        };
+        self.reply(opened.flow, syn_ack.header(&opened.flow), options.dscp)
+    }
+
+    /// An acknowledgment of no connection: perhaps of a cookie.
+    fn receive_cookie(
+        &mut self,
+        now: Instant,
+        listener: u32,
+        segment: Segment<B>,
+    ) -> Result<(), Refusal> {
+        let refused = Refusal {
+            reason: DropReason::NoSocket,
+            reset: true,
+        };
+        let entry = self.listeners.at(listener).ok_or(refused)?;
+        let is_recent = entry
+            .cookie_sent
+            .is_some_and(|sent| now.since(sent) < COOKIE_LIFETIME);
+        if !is_recent || segment.header.flags.contains(TcpFlags::SYN) {
+            return Err(refused);
+        }
+        let scale = entry.options.scale();
+        let opened = cookies::open(&self.secrets, &segment.flow, &segment.header, scale, now);
+        let opened = opened.ok_or(refused)?;
+        self.open(now, listener, &opened)?;
+        self.counters.cookies_accepted += 1;
+        self.receive_opened(now, segment)
+    }
+
+    /// Handles a segment of a half-open connection (RFC 9293, section 3.10.7.4).
+    pub(super) fn receive_half_open(
+        &mut self,
+        now: Instant,
+        index: u32,
+        segment: Segment<B>,
+    ) -> Result<(), Refusal> {
+        let Some(record) = self.half_open.at(index).copied() else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let header = &segment.header;
+        let flags = header.flags;
+        let expected = record.theirs + 1;
+        if flags.contains(TcpFlags::RST) {
+            if header.sequence != expected {
+                // RFC 5961, section 3.2. Where we are needs no answer: the SYN-ACK told.
+                return Err(DropReason::OutOfWindow.into());
+            }
+            self.counters.half_open_failed += 1;
+            self.remove_half_open(index);
+            return Ok(());
+        }
+        if flags.contains(TcpFlags::SYN) {
+            if header.sequence != record.theirs || flags.contains(TcpFlags::ACK) {
+                return Err(DropReason::BadFlags.into());
+            }
+            // Our answer was lost, or is late.
+            if let Some(record) = self.half_open.at_mut(index) {
+                record.is_repeated = true;
+            }
+            return self.repeat_syn_ack(now, &record);
+        }
+        if !flags.contains(TcpFlags::ACK) {
+            return Err(DropReason::BadFlags.into());
+        }
+        if header.acknowledgment != record.ours + 1 {
+            return Err(Refusal {
+                reason: DropReason::BadAck,
+                reset: true,
+            });
+        }
+        let Some(entry) = self.listener_of(&record) else {
+            self.remove_half_open(index);
+            return Err(Refusal {
+                reason: DropReason::NoSocket,
+                reset: true,
+            });
+        };
+        let window = entry.first_buffer() as i64;
+        let ahead = i64::from(header.sequence.distance(expected));
+        if ahead < 0 || ahead > window {
+            return Err(DropReason::OutOfWindow.into());
+        }
+        let offset = self.secrets.timestamp_offset(&record.flow);
+        let opened = record.opened(entry.scale(), offset, now);
+        if self.is_full(record.listener) {
+            // The peer believes that the connection is open, and tries again.
+            return Err(DropReason::BacklogFull.into());
+        }
+        self.remove_half_open(index);
+        self.open(now, record.listener, &opened)?;
+        self.receive_opened(now, segment)
+    }
+
+    /// Sends a SYN-ACK again.
+    fn repeat_syn_ack(&mut self, now: Instant, record: &HalfOpen) -> Result<(), Refusal> {
+        let Some(options) = self.listener_of(record) else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let offset = self.secrets.timestamp_offset(&record.flow);
+        let opened = record.opened(options.scale(), offset, now);
+        let value = clock(now).wrapping_add(offset);
+        self.send_syn_ack(&opened, value, &options)?;
+        self.counters.retransmits += 1;
+        Ok(())
+    }
+
+    /// The settings of the listener that a record belongs to, if it is still there.
+    fn listener_of(&self, record: &HalfOpen) -> Option<std::sync::Arc<TcpOptions>> {
+        let listener = self.listeners.at(record.listener)?;
+        let is_same = self.listeners.find(&record.flow) == Some(record.listener);
+        is_same.then(|| listener.options.clone())
+    }
+
+    /// Whether no connection can be made for this listener now.
+    fn is_full(&self, listener: u32) -> bool {
+        let is_backlog_full = self
+            .listeners
+            .at(listener)
+            .is_none_or(|entry| entry.is_full());
+        is_backlog_full || self.connections.len() >= self.config.connections
+    }
+
+    /// A handshake is over: makes the connection, for its listener to be accepted.
+    fn open(&mut self, now: Instant, listener: u32, opened: &Opened) -> Result<(), Refusal> {
+        if self.is_full(listener) {
+            return Err(DropReason::BacklogFull.into());
+        }
+        let Some(entry) = self.listeners.at_mut(listener) else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let options = entry.options.clone();
+        let mut connection = Connection::accept(opened, options, listener, self.config.mtu, now);
+        connection.is_attached = true;
+        let key = self.connections.insert(connection);
+        entry.ready.push_back(key);
+        if !entry.is_told {
+            entry.is_told = true;
+            self.events.push_back(Told::Listener(listener));
+        }
+        self.attach(&opened.flow, Entry::Connection(key.index));
+        self.counters.opened += 1;
+        Ok(())
+    }
+
+    /// Passes the last segment of a handshake on to the connection that it has opened.
+    fn receive_opened(&mut self, now: Instant, segment: Segment<B>) -> Result<(), Refusal> {
+        match self.find(&segment.flow) {
+            Some(Entry::Connection(index)) => self.receive_for(now, index, segment),
+            _ => Err(DropReason::NoSocket.into()),
+        }
+    }
+
+    /// A half-open connection was not acknowledged in time.
+    pub(super) fn expire_half_open(&mut self, now: Instant, index: u32) {
+        let Some(record) = self.half_open.at_mut(index) else {
+            return;
+        };
+        if record.retries >= self.config.syn_ack_retries {
+            self.counters.half_open_failed += 1;
+            return self.remove_half_open(index);
+        }
+        record.retries += 1;
+        record.is_repeated = true;
+        let record = *record;
+        self.half_open_timers
+            .arm(index, Some(now + record.timeout()));
+        // If too many answers wait, the next time will do.
+        let _ = self.repeat_syn_ack(now, &record);
+    }
+
+    fn remove_half_open(&mut self, index: u32) {
+        self.half_open_timers.disarm(index);
+        if let Some(record) = self.half_open.at(index).copied() {
+            self.detach(&record.flow, Entry::HalfOpen(index));
+            self.half_open.remove(index);
+        }
+    }
+}
+
+/// What a SYN and our settings have in common (RFC 7323, section 1.3; RFC 2018, section 2; RFC
+/// 3168, section 6.1.1).
+fn agree(options: &TcpOptions, syn: &TcpHeader) -> Negotiated {
+    let offered = &syn.options;
+    let scales = offered.window_scale.zip(options.scale());
+    let (peer_scale, our_scale) = scales.unwrap_or_default();
+    let is_ecn = syn.flags.contains(TcpFlags::ECE.with(TcpFlags::CWR));
+    Negotiated {
+        timestamps: options.timestamps && offered.timestamps.is_some(),
+        sack: options.sack && offered.sack_permitted,
+        ecn: options.ecn && is_ecn,
+        scaling: scales.is_some(),
+        peer_scale,
+        our_scale,
+    }
+}

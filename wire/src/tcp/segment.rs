@@ -1,0 +1,245 @@
+//! Segments as they enter and leave the engine, and the two ends that they run between.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::checksum;
+use super::header::{HEADER, TcpFlags, TcpHeader};
+use super::payload::{Attach, SharedPayload};
+use super::sequence::SeqNumber;
+use crate::buffer::{Allocator, Buffer};
+use crate::drops::DropReason;
+use crate::offload::{ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation};
+
+/// Both ends of a connection, as seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    local: IpAddr,
+    remote: IpAddr,
+    local_port: u16,
+    remote_port: u16,
+}
+
+impl Flow {
+    /// The flow between `local` and `remote`. Scope and flow label of IPv6 are not part of it.
+    pub const fn new(local: SocketAddr, remote: SocketAddr) -> Self {
+        Flow {
+            local: local.ip(),
+            remote: remote.ip(),
+            local_port: local.port(),
+            remote_port: remote.port(),
+        }
+    }
+
+    /// Our end.
+    pub const fn local(&self) -> SocketAddr {
+        SocketAddr::new(self.local, self.local_port)
+    }
+
+    /// The other end.
+    pub const fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.remote, self.remote_port)
+    }
+
+    /// Bytes in an IP header without options or extensions.
+    pub const fn ip_header(&self) -> usize {
+        match self.remote {
+            IpAddr::V4(_) => 20,
+            IpAddr::V6(_) => 40,
+        }
+    }
+}
+
+/// A segment that arrived.
+#[derive(Debug)]
+pub struct Segment<B> {
+    /// From whom to whom; `local` is the destination of the packet.
+    pub flow: Flow,
+    /// The header.
+    pub header: TcpHeader,
+    /// What is behind the header. Its headers may have become headroom.
+    pub payload: B,
+    /// The ECN bits of the IP header: 3 is "congestion experienced" (RFC 3168).
+    pub ecn: u8,
+    /// Segments as the sender sent them that were merged into this one; 1 if none were.
+    pub merged: u16,
+}
+
+impl<B: Buffer> Segment<B> {
+    /// Reads a segment: `packet` is the IP payload, and begins with the TCP header. With
+    /// `verify` its checksum must be right; leave it out where a device has verified it.
+    ///
+    /// # Errors
+    /// `Malformed` if the header does not fit, `Checksum` if the checksum is wrong.
+    pub fn parse(
+        source: IpAddr,
+        destination: IpAddr,
+        ecn: u8,
+        mut packet: B,
+        verify: bool,
+    ) -> Result<Self, DropReason> {
+        let (header, length) = TcpHeader::parse(packet.head())?;
+        if verify && !checksum::is_intact(source, destination, &packet) {
+            return Err(DropReason::Checksum);
+        }
+        packet.trim_front(length);
+        Ok(Segment {
+            flow: Flow {
+                local: destination,
+                remote: source,
+                local_port: header.destination_port,
+                remote_port: header.source_port,
+            },
+            header,
+            payload: packet,
+            ecn: ecn & 3,
+            merged: 1,
+        })
+    }
+}
+
+/// A segment to send. One is reused for all: the engine fills it in.
+#[derive(Debug)]
+pub struct Outgoing<S> {
+    /// From whom to whom.
+    pub flow: Flow,
+    /// The header.
+    pub header: TcpHeader,
+    /// What is behind the header, in order.
+    pub payload: Vec<S>,
+    /// Payload bytes in each segment but the last, if this is to be split on its way out (TSO);
+    /// 0 if the payload fits into one segment.
+    pub segment_size: u16,
+    /// The byte that holds DSCP (upper six bits) and ECN (lower two).
+    pub dscp_ecn: u8,
+}
+
+impl<S: SharedPayload> Default for Outgoing<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S: SharedPayload> Outgoing<S> {
+    /// An empty one, for [`poll_transmit`](super::TcpEngine::poll_transmit) to fill in.
+    pub fn new() -> Self {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
+        Outgoing {
+            flow: Flow::new(nobody, nobody),
+            header: TcpHeader::default(),
+            payload: Vec::new(),
+            segment_size: 0,
+            dscp_ecn: 0,
+        }
+    }
+
+    /// Bytes of payload.
+    pub fn payload_length(&self) -> usize {
+        self.payload.iter().map(|part| part.as_ref().len()).sum()
+    }
+
+    /// How a device is to split this and to complete its checksum, behind `headers` bytes of
+    /// Ethernet and IP; nothing if it is not to be split.
+    pub fn offload(&self, headers: usize) -> Offload {
+        if self.segment_size == 0 {
+            return Offload::NONE;
+        }
+        let transport = HEADER + self.header.options.length();
+        Offload {
+            checksum: ChecksumState::Partial(PartialChecksum {
+                start: headers as u16,
+                offset: 16,
+            }),
+            segmentation: Some(Segmentation {
+                kind: SegmentKind::Tcp {
+                    ecn: self.header.flags.contains(TcpFlags::CWR),
+                },
+                size: self.segment_size,
+                header_length: (headers + transport) as u16,
+            }),
+        }
+    }
+
+    /// Splits what is longer than a segment in software, as a device would (TSO): moves the first
+    /// segment into `first`, and keeps the rest. False if what is left is one segment.
+    ///
+    /// FIN and PSH go with the last segment, CWR with the first (RFC 3168, section 6.1.2).
+    pub fn split_first(&mut self, first: &mut Outgoing<S>) -> bool {
+        let size = usize::from(self.segment_size);
+        if size == 0 || self.payload_length() <= size {
+            self.segment_size = 0;
+            return false;
+        }
+        first.flow = self.flow;
+        first.header = self.header;
+        first.dscp_ecn = self.dscp_ecn;
+        first.segment_size = 0;
+        first.payload.clear();
+        let last_only = TcpFlags::FIN.with(TcpFlags::PSH);
+        first.header.flags = TcpFlags(self.header.flags.0 & !last_only.0);
+        self.header.flags = TcpFlags(self.header.flags.0 & !TcpFlags::CWR.0);
+        self.header.sequence = self.header.sequence + u32::from(self.segment_size);
+        let mut left = size;
+        self.payload.retain_mut(|part| {
+            let length = part.as_ref().len();
+            let taken = length.min(left);
+            if taken > 0 {
+                left -= taken;
+                first.payload.push(part.slice(0, taken));
+                *part = part.slice(taken, length);
+            }
+            taken < length
+        });
+        true
+    }
+
+    /// Makes the IP payload: the header with its checksum, in memory from `pool`, and the
+    /// payload behind it. The payload leaves `self`. `None` if memory is short.
+    ///
+    /// A segment that is to be split carries the sum of the pseudo-header, for whoever splits it
+    /// to complete.
+    pub fn take_packet<A>(&mut self, pool: &mut A) -> Option<A::Buffer>
+    where
+        A: Allocator,
+        A::Buffer: Attach<S>,
+    {
+        let (bytes, length) = self.header.to_bytes();
+        let mut header = bytes;
+        let header = header.get_mut(..length)?;
+        let sum = match self.segment_size {
+            0 => checksum::of(&self.flow, header, self.payload.iter().map(S::as_ref)),
+            _ => checksum::partial(&self.flow, length + self.payload_length()),
+        };
+        header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
+        let mut packet = pool.allocate(length)?;
+        let is_written = packet.extend_from_slice(header);
+        let is_whole = is_written && self.payload.drain(..).all(|part| packet.attach(part));
+        self.payload.clear();
+        is_whole.then_some(packet)
+    }
+}
+
+/// An ICMP error about a segment of ours (RFC 792, RFC 4443).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpIcmp {
+    /// The flow of the segment that it cites.
+    pub flow: Flow,
+    /// The sequence number of that segment.
+    pub sequence: SeqNumber,
+    /// What it says.
+    pub kind: TcpIcmpKind,
+}
+
+/// What an ICMP error says about a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TcpIcmpKind {
+    /// It was longer than a link on the path, which takes IP packets of `mtu` bytes.
+    TooBig {
+        /// Bytes in an IP packet.
+        mtu: u16,
+    },
+    /// The destination does not want it: protocol or port unreachable, or prohibited.
+    Refused,
+    /// It can not get there now: network or host unreachable, or time exceeded.
+    Unreachable,
+}

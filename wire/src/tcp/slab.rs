@@ -1,0 +1,196 @@
+//! A table of values with stable indexes, in pages that are given back when they are empty.
+//!
+//! No value moves, so growing is cheap however many there are.
+
+/// Values in a page: one bit each says which places are taken.
+const PAGE: usize = 64;
+
+/// The name of a value: its place, and a number that no other value at that place had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+#[derive(Debug)]
+struct Page<T> {
+    values: Vec<Option<(u32, T)>>,
+    taken: u64,
+}
+
+/// The table.
+#[derive(Debug)]
+pub(crate) struct Slab<T> {
+    pages: Vec<Option<Box<Page<T>>>>,
+    /// Pages with a free place, each once.
+    vacant: Vec<u32>,
+    length: usize,
+    generation: u32,
+}
+
+impl<T> Slab<T> {
+    pub(crate) const fn new() -> Self {
+        Slab {
+            pages: Vec::new(),
+            vacant: Vec::new(),
+            length: 0,
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Bytes that the table takes.
+    pub(crate) fn memory(&self) -> usize {
+        let pages = self.pages.iter().flatten().count();
+        pages * PAGE * size_of::<Option<(u32, T)>>()
+    }
+
+    /// Puts `value` at a free place.
+    pub(crate) fn insert(&mut self, value: T) -> Key {
+        let number = match self.vacant.last() {
+            Some(number) => *number,
+            None => {
+                let number = self.pages.len() as u32;
+                self.pages.push(None);
+                self.vacant.push(number);
+                number
+            }
+        };
+        self.generation = self.generation.wrapping_add(1);
+        self.length += 1;
+        let mut key = Key {
+            index: number * PAGE as u32,
+            generation: self.generation,
+        };
+        if let Some(page) = self.pages.get_mut(number as usize) {
+            let page = page.get_or_insert_with(|| Box::new(Page::new()));
+            let place = page.taken.trailing_ones();
+            page.taken |= 1_u64.checked_shl(place).unwrap_or(0);
+            if page.taken == u64::MAX {
+                self.vacant.pop();
+            }
+            key.index += place;
+            if let Some(entry) = page.values.get_mut(place as usize) {
+                *entry = Some((self.generation, value));
+            }
+        }
+        key
+    }
+
+    /// Takes out the value at `index`.
+    pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
+        let (number, place) = (index / PAGE as u32, index % PAGE as u32);
+        let entry = self.pages.get_mut(number as usize)?;
+        let page = entry.as_mut()?;
+        let (_, value) = page.values.get_mut(place as usize)?.take()?;
+        if page.taken == u64::MAX {
+            self.vacant.push(number);
+        }
+        page.taken &= !(1 << place);
+        // One empty page is kept, so that a single connection that comes and goes is cheap.
+        if page.taken == 0 && self.vacant.len() > 1 {
+            *entry = None;
+        }
+        self.length -= 1;
+        Some(value)
+    }
+
+    /// The value at `index`, whoever it is.
+    #[inline]
+    pub(crate) fn at(&self, index: u32) -> Option<&T> {
+        let page = self.pages.get(index as usize / PAGE)?.as_ref()?;
+        let (_, value) = page.values.get(index as usize % PAGE)?.as_ref()?;
+        Some(value)
+    }
+
+    /// The value at `index`, whoever it is.
+    #[inline]
+    pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        let page = self.pages.get_mut(index as usize / PAGE)?.as_mut()?;
+        let (_, value) = page.values.get_mut(index as usize % PAGE)?.as_mut()?;
+        Some(value)
+    }
+
+    /// The key of the value at `index`.
+    pub(crate) fn key(&self, index: u32) -> Option<Key> {
+        let page = self.pages.get(index as usize / PAGE)?.as_ref()?;
+        let (generation, _) = page.values.get(index as usize % PAGE)?.as_ref()?;
+        Some(Key {
+            index,
+            generation: *generation,
+        })
+    }
+
+    /// Whether the value that `key` names is still there.
+    pub(crate) fn contains(&self, key: Key) -> bool {
+        self.key(key.index) == Some(key)
+    }
+
+    /// The value that `key` names.
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        self.contains(key).then(|| self.at(key.index)).flatten()
+    }
+
+    /// The value that `key` names.
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        match self.contains(key) {
+            true => self.at_mut(key.index),
+            false => None,
+        }
+    }
+
+    /// All values. Visits every page: for statistics.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        let values = self.pages.iter().flatten().flat_map(|page| &page.values);
+        values.flatten().map(|(_, value)| value)
+    }
+}
+
+impl<T> Page<T> {
+    fn new() -> Self {
+        Page {
+            values: (0..PAGE).map(|_| None).collect(),
+            taken: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map_whose_keys_are_never_reused(
+            steps in proptest::collection::vec((any::<bool>(), any::<usize>()), 0..1000),
+        ) {
+            let mut slab = Slab::new();
+            let mut model = HashMap::new();
+            let mut keys = Vec::new();
+            for (step, (is_insert, which)) in steps.into_iter().enumerate() {
+                if is_insert || keys.is_empty() {
+                    let key = slab.insert(step);
+                    prop_assert_eq!(model.insert(key, step), None);
+                    keys.push(key);
+                } else {
+                    let key: Key = keys.swap_remove(which % keys.len());
+                    prop_assert_eq!(slab.remove(key.index), model.remove(&key));
+                    prop_assert!(slab.get(key).is_none());
+                }
+                prop_assert_eq!(slab.len(), model.len());
+            }
+            for (key, value) in &model {
+                prop_assert_eq!(slab.get(*key), Some(value));
+            }
+            keys.iter().for_each(|key| { slab.remove(key.index); });
+            prop_assert!(slab.pages.iter().flatten().count() <= 1);
+        }
+    }
+}

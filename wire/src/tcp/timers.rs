@@ -1,0 +1,90 @@
+//! The timers of one connection. It has one place in the wheel, for the first of them.
+
+use crate::time::Instant;
+
+/// What a timer is for; each says when it fires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// Nothing that is under way was acknowledged for a retransmission timeout (RFC 6298), or,
+    /// with a closed window and nothing under way, it is time to probe it (RFC 9293, section
+    /// 3.8.6.1).
+    Retransmit,
+    /// What was sent last may be lost, and nothing behind it would tell (RFC 8985, section 7).
+    TailProbe,
+    /// What was sent before something that arrived counts as lost now (RFC 8985, section 6.2).
+    Reorder,
+    /// An acknowledgment was delayed for long enough (RFC 9293, section 3.8.6.3).
+    DelayedAck,
+    /// The peer was silent for so long that it is asked whether it is there (RFC 9293, section
+    /// 3.8.4).
+    Keepalive,
+    /// The peer did not acknowledge anything for the user timeout, or an attempt to connect
+    /// took too long.
+    User,
+    /// The application has closed the connection, and the peer made no progress since.
+    Close,
+    /// Nothing has been under way for a while: the memory of its queues is given back.
+    Idle,
+}
+
+/// How many timers there are.
+const TIMERS: usize = Timer::Idle as usize + 1;
+
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
+/// When each timer fires.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timers {
+    at: [Instant; TIMERS],
+}
+
+impl Timers {
+    pub(crate) const fn new() -> Self {
+        Timers {
+            at: [NEVER; TIMERS],
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
+        if let Some(place) = self.at.get_mut(timer as usize) {
+            *place = at;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self, timer: Timer) {
+        self.set(timer, NEVER);
+    }
+
+    pub(crate) fn clear_all(&mut self) {
+        *self = Timers::new();
+    }
+
+    #[inline]
+    pub(crate) fn is_set(&self, timer: Timer) -> bool {
+        self.get(timer) != NEVER
+    }
+
+    /// When `timer` fires; the end of time if it does not.
+    #[inline]
+    pub(crate) fn get(&self, timer: Timer) -> Instant {
+        self.at.get(timer as usize).copied().unwrap_or(NEVER)
+    }
+
+    /// Whether `timer` has fired; it is cleared then.
+    pub(crate) fn take(&mut self, timer: Timer, now: Instant) -> bool {
+        let has_fired = self.get(timer) <= now;
+        if has_fired {
+            self.clear(timer);
+        }
+        has_fired
+    }
+
+    /// When the first fires.
+    #[inline]
+    pub(crate) fn first(&self) -> Option<Instant> {
+        let first = self.at.iter().copied().fold(NEVER, Instant::min);
+        (first != NEVER).then_some(first)
+    }
+}

@@ -1,0 +1,12 @@
+//! The TCP engine: two of them over a simulated link, and one against crafted segments.
+
+mod attacks;
+mod bed;
+mod flow;
+mod hosts;
+mod lifecycles;
+mod network;
+mod recovery;
+mod states;
+mod streams;
+mod support;
