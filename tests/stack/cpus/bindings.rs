@@ -260,15 +260,19 @@ async fn an_address_is_free_again_at_once_for_every_cpu() {
     rig.stack.shutdown().await;
 }
 
-/// Holds up the thread of its cpu until a gate opens.
+/// Holds up the thread of its cpu until a gate opens; tells when it does.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Block(std::sync::mpsc::Receiver<()>);
+struct Block(
+    tokio::sync::oneshot::Sender<()>,
+    std::sync::mpsc::Receiver<()>,
+);
 
 impl Handler<Block> for Holder {
     type Result = ();
 
-    fn handle(&mut self, Block(gate): Block, _: &mut Self::Context) {
+    fn handle(&mut self, Block(blocks, gate): Block, _: &mut Self::Context) {
+        let _ = blocks.send(());
         let _ = gate.recv();
     }
 }
@@ -285,7 +289,9 @@ async fn a_close_that_is_not_known_everywhere_is_waited_for() {
         let first = hold(&rig, 0, Kind::Alone, "0.0.0.0:7", &seen).await;
         let first = first.expect("free");
         let (open, gate) = std::sync::mpsc::channel();
-        blocked.do_send(Block(gate));
+        let (blocks, is_blocked) = tokio::sync::oneshot::channel();
+        blocked.do_send(Block(blocks, gate));
+        within(is_blocked).await.expect("it blocks");
         within(first.send(Close)).await.expect("alive");
         let bind = rig.stack.run_on(heir, |local| async move {
             local
