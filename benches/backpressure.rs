@@ -24,7 +24,7 @@
 //! the device by Little's law (packets under way / rate).
 //!
 //! Options: `--rounds N` (3), `--seconds S` per measurement (0.4), `--retry MICROSECONDS`
-//! (1000), `--plot FILE` (no plot).
+//! (1000), `--plot FILE` (target/backpressure.svg).
 
 mod support;
 
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         let rounds: usize = option("--rounds", 3)?;
         let seconds = Duration::from_secs_f64(option("--seconds", 0.4)?);
         let retry = Duration::from_micros(option("--retry", 1000)?);
-        let plot = option("--plot", String::new())?;
+        let plot = option("--plot", String::from("target/backpressure.svg"))?;
         System::new().block_on(async {
             let bench = Bench {
                 rounds,
