@@ -99,6 +99,7 @@ fn main() -> ExitCode {
             bench.credits().await?;
             if !plot.is_empty() {
                 std::fs::write(&plot, draw(&overload))?;
+                println!("plot written to {plot}");
             }
             print_ratio(&overload)
         })
