@@ -4,7 +4,9 @@
 //! socket handles of the same arbiter borrow it to send, so they learn the outcome at once. It
 //! is never borrowed while foreign code runs: handing a message to a mailbox only queues it.
 
+mod deliver;
 mod line;
+mod receive;
 mod sockets;
 mod transmit;
 
@@ -20,25 +22,21 @@ use std::time::Duration;
 use actix::Recipient;
 use serde::{Deserialize, Serialize};
 use virtroupe_driver::{Features, Frame, Pool};
-use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::{Host, HostCounters, LOOPED, REASSEMBLED};
+use virtroupe_wire::host::{Host, HostCounters};
 use virtroupe_wire::placement::Placement;
 use virtroupe_wire::udp::UdpSocketId;
-use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
+use virtroupe_wire::{DropReason, Drops, Instant};
 
 use crate::burst::Burst;
 use crate::clock::Clock;
-use crate::crossings::{Crossings, Heard};
 use crate::messages::{CloseReason, PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
-use crate::outlet::{Offer, Outlet, Packets};
+use crate::outlet::Outlet;
 use crate::peers::Peers;
 use crate::ports::PortsCell;
 use crate::registry::{PortRegistry, Reservation};
 use line::Line;
 
-/// Datagrams that a socket keeps until its first recipient is set.
-const UNCLAIMED: usize = 256;
 /// How often senders that wait for packet memory are looked after while nothing else happens:
 /// nobody tells the stack when applications let go of packets.
 const POOL_WATCH: Duration = Duration::from_millis(1);
@@ -235,102 +233,6 @@ impl Shard {
         }
     }
 
-    /// Lets subscriptions and engines have a burst of received frames. Drains it.
-    pub(crate) fn receive(&mut self, now: Instant, burst: &mut Vec<Frame>, pool: &mut Pool) {
-        if !self.subscriptions.is_empty() {
-            self.capture(burst, false);
-        }
-        if !burst.is_empty() {
-            burst.iter().for_each(Frame::prefetch);
-            self.host.receive(now, burst, pool);
-        }
-    }
-
-    /// As [`receive`](Self::receive), for frames that other cpus received for this one.
-    pub(crate) fn receive_handed_over(
-        &mut self,
-        now: Instant,
-        burst: &mut Vec<Frame>,
-        pool: &mut Pool,
-    ) {
-        if !self.subscriptions.is_empty() {
-            self.capture(burst, true);
-        }
-        if !burst.is_empty() {
-            burst.iter().for_each(Frame::prefetch);
-            self.host.receive_handed_over(now, burst, pool);
-        }
-    }
-
-    /// Hands what the engines have for other cpus, datagrams put together from fragments and
-    /// packets to ourselves, to the cpus that own them.
-    pub(crate) fn hand_over(&mut self, now: Instant, crossings: &mut Crossings, pool: &mut Pool) {
-        while self.host.has_handed_over() {
-            let mut own = take(&mut self.kept);
-            while let Some(frame) = self.host.take_handed_over() {
-                own.extend(crossings.route(frame));
-            }
-            // What is ours may make the engines answer, but an answer is not answered again.
-            self.host.receive_handed_over(now, &mut own, pool);
-            self.kept = own;
-            crossings.flush(now);
-        }
-    }
-
-    /// Lets subscriptions have what matches. Frames from other cpus may be such that no device
-    /// delivered; those pass by.
-    fn capture(&mut self, burst: &mut Vec<Frame>, from_cpu: bool) {
-        if let [only] = &mut self.subscriptions[..]
-            && only.capture == Capture::Take
-            && only.filter == Filter::All
-            && !from_cpu
-        {
-            self.taken += burst.len() as u64;
-            only.pending.append(burst);
-            return;
-        }
-        let mut kept = take(&mut self.kept);
-        'frames: for frame in burst.drain(..) {
-            if from_cpu && is_made_by_engines(&frame) {
-                kept.push(frame);
-                continue;
-            }
-            for subscription in &mut self.subscriptions {
-                if !subscription.filter.matches(frame.head()) {
-                    continue;
-                }
-                match subscription.capture {
-                    Capture::Copy => subscription.pending.push(Frame::on_heap(&frame.to_vec())),
-                    Capture::Take => {
-                        subscription.pending.push(frame);
-                        self.taken += 1;
-                        continue 'frames;
-                    }
-                }
-            }
-            kept.push(frame);
-        }
-        self.kept = std::mem::replace(burst, kept);
-    }
-
-    /// Lets the other cpus hear what neighbours said in the burst that was just received: all
-    /// answers, and questions if the engines learned from them.
-    pub(crate) fn share_neighbors(&mut self, heard: &mut Heard) {
-        let learned = self.host.counters().neighbors_learned;
-        let is_new = learned != std::mem::replace(&mut self.neighbors_learned, learned);
-        let answers = heard.answers.drain(..);
-        let questions = heard.questions.drain(..).filter(|_| is_new);
-        for frame in answers.chain(questions) {
-            self.peers.share(&frame);
-        }
-    }
-
-    /// Lets the engines hear what a neighbour told another cpu.
-    pub(crate) fn hear_neighbor(&mut self, now: Instant, frame: &[u8]) {
-        self.host.hear_neighbor(now, frame);
-        self.wake();
-    }
-
     /// Whether the engines have something for other cpus.
     pub(crate) fn has_handed_over(&self) -> bool {
         self.host.has_handed_over()
@@ -355,142 +257,6 @@ impl Shard {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Puts what arrived into the mailboxes: one message for each receiver.
-    pub(crate) fn dispatch(&mut self, now: Instant) {
-        if self.parked > 0 {
-            self.retry_parked(now);
-        }
-        while let Some(id) = self.host.take_ready_udp() {
-            self.dispatch_socket(id);
-        }
-        for at in 0..self.subscriptions.len() {
-            self.dispatch_subscription(at);
-        }
-        if self.parked > 0 && self.parked_since.is_none() {
-            self.parked_since = Some(now);
-        }
-    }
-
-    fn dispatch_socket(&mut self, id: UdpSocketId) {
-        let Some(socket) = self.sockets.get_mut(&id) else {
-            return;
-        };
-        if let Some(errors) = self.host.udp_errors(id) {
-            for error in errors.drain(..) {
-                // Peers cause these, so the mailbox's bound holds: what finds it full is lost.
-                if let Some(events) = &socket.events {
-                    let _ = events.try_send(SocketEvent::Failed(error));
-                }
-            }
-        }
-        let Some(received) = self.host.udp_received(id) else {
-            return;
-        };
-        let Some(outlet) = &mut socket.outlet else {
-            if received.len() > UNCLAIMED {
-                let excess = received.drain(UNCLAIMED..).count() as u64;
-                self.lose(DropReason::MailboxFull, excess);
-            }
-            return;
-        };
-        if received.is_empty() || outlet.is_parked() {
-            return;
-        }
-        let mut datagrams = Burst::new();
-        std::mem::swap(&mut *datagrams, received);
-        let message = UdpReceived {
-            socket: id,
-            datagrams,
-        };
-        let packets = message.packets();
-        let is_remote = socket.is_remote;
-        match outlet.offer(message) {
-            Offer::Delivered => self.delivered += packets,
-            Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => {
-                self.lose(reason, packets);
-                if is_remote && reason == DropReason::ReceiverGone {
-                    self.close_udp(id);
-                }
-            }
-        }
-    }
-
-    fn dispatch_subscription(&mut self, at: usize) {
-        let Some(subscription) = self.subscriptions.get_mut(at) else {
-            return;
-        };
-        if subscription.pending.is_empty() || subscription.outlet.is_parked() {
-            return;
-        }
-        let frames = take(&mut subscription.pending);
-        let message = PacketsReceived {
-            subscription: subscription.id,
-            frames,
-        };
-        let packets = message.packets();
-        match subscription.outlet.offer(message) {
-            Offer::Delivered => self.delivered += packets,
-            Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.lose(reason, packets),
-        }
-    }
-
-    /// Whether the queue should not be harvested now, because a receiver has no room.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.parked > 0
-    }
-
-    /// Offers the parked messages again, or gives them up when the patience has run out.
-    fn retry_parked(&mut self, now: Instant) {
-        let give_up = self
-            .parked_since
-            .is_some_and(|since| now.since(since) >= self.patience);
-        let sockets = self
-            .sockets
-            .values_mut()
-            .filter_map(|socket| socket.outlet.as_mut());
-        let mut tally = Tally::default();
-        for outlet in sockets.filter(|outlet| outlet.is_parked()) {
-            tally.retry(outlet, give_up);
-        }
-        for subscription in self
-            .subscriptions
-            .iter_mut()
-            .filter(|open| open.outlet.is_parked())
-        {
-            tally.retry(&mut subscription.outlet, give_up);
-        }
-        self.delivered += tally.delivered;
-        self.drops += &tally.drops;
-        self.undelivered += tally.drops.total();
-        let resolved = self.parked - tally.parked;
-        self.parked = tally.parked;
-        if self.parked == 0 {
-            self.parked_since = None;
-        }
-        if resolved > 0 {
-            // What looped back to ourselves meanwhile.
-            for id in self.sockets.keys().copied().collect::<Vec<_>>() {
-                self.dispatch_socket(id);
-            }
-        }
-    }
-
-    /// A receiver with a parked message is gone.
-    fn unpark(&mut self) {
-        self.parked -= 1;
-        if self.parked == 0 {
-            self.parked_since = None;
-        }
-    }
-
-    /// Counts packets that had a receiver and did not reach it.
-    fn lose(&mut self, reason: DropReason, packets: u64) {
-        self.undelivered += packets;
-        self.drops.add(reason, packets);
     }
 
     /// Counts frames that the engines put out, or other cpus, and that were not sent.
@@ -532,32 +298,6 @@ impl Shard {
         self.parked_since = None;
         let unsent = self.host.transmit().drain(..).count() as u64;
         self.lose_unsent(lost, unsent);
-    }
-}
-
-/// Whether the frame was never on a link.
-fn is_made_by_engines(frame: &Frame) -> bool {
-    EthernetHeader::parse(frame.head())
-        .is_some_and(|header| matches!(header.ethertype, LOOPED | REASSEMBLED))
-}
-
-/// What became of parked messages.
-#[derive(Default)]
-struct Tally {
-    delivered: u64,
-    parked: usize,
-    drops: Drops,
-}
-
-impl Tally {
-    fn retry<M: Packets>(&mut self, outlet: &mut Outlet<M>, give_up: bool) {
-        let packets = outlet.parked_packets();
-        match outlet.retry() {
-            Offer::Delivered => self.delivered += packets,
-            Offer::Dropped(reason, packets) => self.drops.add(reason, packets),
-            Offer::Parked if give_up => self.drops.add(DropReason::MailboxFull, outlet.give_up()),
-            Offer::Parked => self.parked += 1,
-        }
     }
 }
 
