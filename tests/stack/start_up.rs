@@ -35,6 +35,22 @@ fn vhost(path: &str) -> Config {
         .mac("02:00:00:00:00:01".parse().expect("an address"))
 }
 
+/// The error of a start-up on the embedded device `device`.
+async fn failure_on(device: EmbeddedConfig, config: Config) -> StartError {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (transport, _, _) = EmbeddedTransport::inline(device, end).expect("a device");
+    let started = within(Supervisor::start_on(Box::new(transport), config)).await;
+    started.err().expect("an error")
+}
+
+/// A device that does not offer `feature`.
+fn without(feature: FeatureBits) -> EmbeddedConfig {
+    EmbeddedConfig {
+        features: EmbeddedConfig::SUPPORTED - feature,
+        ..EmbeddedConfig::default()
+    }
+}
+
 #[track_caller]
 fn says(error: &StartError, stage: Stage, words: &[&str]) {
     assert_eq!(error.stage, stage, "{error}");
@@ -71,18 +87,9 @@ async fn a_backend_that_accepts_and_says_nothing() {
 
 #[actix::test]
 async fn a_device_without_version_1() {
-    let (end, _other) = Link::pair(LinkConfig::default());
-    let features = EmbeddedConfig::SUPPORTED - FeatureBits::VERSION_1;
-    let device = EmbeddedConfig {
-        features,
-        ..EmbeddedConfig::default()
-    };
-    let (transport, _, _) = EmbeddedTransport::inline(device, end).expect("a device");
-    let error = within(Supervisor::start_on(Box::new(transport), config(1)))
-        .await
-        .err();
+    let error = failure_on(without(FeatureBits::VERSION_1), config(1)).await;
     says(
-        &error.expect("an error"),
+        &error,
         Stage::Device,
         &["VIRTIO_F_VERSION_1", "virtio 1.0 or later"],
     );
@@ -101,50 +108,27 @@ async fn no_address() {
 
 #[actix::test]
 async fn no_ethernet_address() {
-    let (end, _other) = Link::pair(LinkConfig::default());
-    let features = EmbeddedConfig::SUPPORTED - FeatureBits::MAC;
-    let device = EmbeddedConfig {
-        features,
-        ..EmbeddedConfig::default()
-    };
-    let (transport, _, _) = EmbeddedTransport::inline(device, end).expect("a device");
-    let error = within(Supervisor::start_on(Box::new(transport), config(1)))
-        .await
-        .err();
-    says(&error.expect("an error"), Stage::Device, &["--mac"]);
+    let error = failure_on(without(FeatureBits::MAC), config(1)).await;
+    says(&error, Stage::Device, &["--mac"]);
 }
 
 #[actix::test]
 async fn more_memory_than_there_is() {
-    let (end, _other) = Link::pair(LinkConfig::default());
-    let (transport, _, _) =
-        EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
     let mut config = config(1);
     config.options.pool_frames = (1 << 31) - 1;
-    let error = within(Supervisor::start_on(Box::new(transport), config))
-        .await
-        .err();
-    says(
-        &error.expect("an error"),
-        Stage::Device,
-        &["pool_frames", "memory"],
-    );
+    let error = failure_on(EmbeddedConfig::default(), config).await;
+    says(&error, Stage::Device, &["pool_frames", "memory"]);
 }
 
 #[actix::test]
 async fn a_ring_size_that_the_device_does_not_take() {
-    let (end, _other) = Link::pair(LinkConfig::default());
-    let (transport, _, _) =
-        EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
     let mut config = config(1);
     config.options.queue_size = 300;
     // Packed rings have no such limit.
     config.options.ring_format = RingFormat::Split;
-    let error = within(Supervisor::start_on(Box::new(transport), config))
-        .await
-        .err();
+    let error = failure_on(EmbeddedConfig::default(), config).await;
     says(
-        &error.expect("an error"),
+        &error,
         Stage::Device,
         &["queue_size is 300", "power of two"],
     );
