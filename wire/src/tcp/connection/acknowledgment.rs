@@ -60,7 +60,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         };
         let delivery = self.take_delivery(header, ack, cx);
         if ack >= self.send.una {
-            self.update_window(header, start, ack);
+            self.update_window(header, start, ack, cx.now);
         }
         let is_duplicate = ack == before.una
             && !self.send.is_quiet()
@@ -107,7 +107,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     ) {
         let was_repeated = self.timeouts > 0;
         self.acknowledge_syn(ack.min(Origin::SYN + 1), cx.now);
-        self.set_window(header, start, ack);
+        self.set_window(header, start, ack, cx.now);
         self.open(was_repeated, cx.now);
         cx.counters.opened += 1;
         self.readiness.connected = true;
@@ -169,13 +169,13 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Takes the window from a segment, unless a later one told another (RFC 9293, section
     /// 3.10.7.4).
-    fn update_window(&mut self, header: &TcpHeader, start: u64, ack: u64) {
+    fn update_window(&mut self, header: &TcpHeader, start: u64, ack: u64, now: Instant) {
         if (start, ack) >= (self.send.window_sequence, self.send.window_ack) {
-            self.set_window(header, start, ack);
+            self.set_window(header, start, ack, now);
         }
     }
 
-    pub(super) fn set_window(&mut self, header: &TcpHeader, start: u64, ack: u64) {
+    pub(super) fn set_window(&mut self, header: &TcpHeader, start: u64, ack: u64, now: Instant) {
         let window = match header.flags.contains(TcpFlags::SYN) {
             true => header.window.into(),
             false => self.negotiated.peer_scale.window(header.window),
@@ -186,6 +186,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.timers.clear(Timer::Retransmit);
             if self.send.nxt - self.send.una == 1 {
                 self.send.board.lose_all(false);
+            } else if !self.send.board.is_empty() {
+                // The window shrank over what is under way, which may have been dropped.
+                self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
             }
         }
         self.send.window = window;
