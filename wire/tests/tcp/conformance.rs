@@ -14,6 +14,59 @@ fn none() -> HeaderOptions {
     HeaderOptions::default()
 }
 
+/// RFC 5961, section 4.2: whatever else it has or has not.
+#[test]
+fn a_syn_without_timestamp_is_challenged_too() {
+    let mut bed = Bed::new();
+    bed.timestamp = Some(100);
+    bed.accept(TcpOptions {
+        timestamps: true,
+        ..plain()
+    });
+    bed.timestamp = None;
+    let answer = bed.send(SYN, (900_000, 0), none(), b"");
+    assert_eq!(answer.len(), 1);
+    assert_eq!((answer[0].header.flags, answer[0].numbers()), (ACK, (1, 1)));
+}
+
+/// RFC 7323, section 2.2: no window of a SYN is scaled, nor that of a SYN-ACK which is only an
+/// acknowledgment.
+#[test]
+fn the_window_of_a_simultaneous_syn_ack_is_not_scaled() {
+    let mut bed = Bed::new();
+    bed.window = 2000;
+    let id = bed.connect(TcpOptions {
+        window_scaling: WindowScaling::Fixed(WindowScale::new(2)),
+        ..plain()
+    });
+    bed.sent();
+    let offer = HeaderOptions {
+        window_scale: Some(WindowScale::new(7)),
+        mss: Some(1000),
+        ..none()
+    };
+    bed.send(SYN, (0, 0), offer, b"");
+    assert_eq!(bed.engine.state(id), Some(TcpState::SynReceived));
+    bed.send(SYN.with(ACK), (0, 1), offer, b"");
+    assert_eq!(bed.engine.state(id), Some(TcpState::Established));
+    assert_eq!(bed.engine.stats(id).expect("open").peer_window, 2000);
+    bed.ack(1, 1);
+    assert_eq!(bed.engine.stats(id).expect("open").peer_window, 2000 << 7);
+}
+
+/// What was announced in a SYN-ACK is what may be used, until more is announced.
+#[test]
+fn the_window_is_what_was_announced() {
+    let (mut bed, id) = Bed::accepted(plain());
+    let answer = bed.data(1 + 65_535, 1, b"beyond");
+    assert_eq!(answer[0].numbers(), (1, 1));
+    assert_eq!(bed.engine.stats(id).expect("open").records, 0, "not kept");
+    assert_eq!(bed.send(RST, (1 + 65_535, 0), none(), b""), []);
+    let answer = bed.send(RST, (65_535, 0), none(), b"");
+    assert_eq!(answer[0].header.flags, ACK, "a challenge");
+    assert_eq!(bed.engine.state(id), Some(TcpState::Established));
+}
+
 /// RFC 9293, section 3.8.6: a window that shrank and opened again.
 #[test]
 fn what_a_shrinking_window_dropped_is_sent_again_when_it_opens() {
@@ -67,4 +120,32 @@ fn a_window_probe_is_not_ecn_capable() {
     let sent = bed.pass(seconds(2));
     assert_eq!(sent[0].1.payload, b"p");
     assert!(sent.iter().all(|(_, probe)| probe.ecn == 0));
+}
+
+/// RFC 7323, section 4.3: the segment counts as it was sent, not as it is after trimming.
+#[test]
+fn the_timestamp_of_a_segment_that_was_sent_again_is_echoed() {
+    let mut bed = Bed::new();
+    bed.timestamp = Some(100);
+    bed.accept(TcpOptions {
+        timestamps: true,
+        ..plain()
+    });
+    // Its acknowledgment is delayed.
+    assert_eq!(bed.data(1, 1, &[1; 1000]), []);
+    bed.timestamp = Some(200);
+    let answer = bed.data(1, 1, &[1; 2000]);
+    let echoed = answer[0].header.options.timestamps.map(|it| it.echo);
+    assert_eq!((answer[0].numbers().1, echoed), (2001, Some(200)));
+}
+
+/// Nothing follows a FIN.
+#[test]
+fn data_behind_a_fin_is_not_taken() {
+    let (mut bed, id) = Bed::accepted(plain());
+    bed.send(FIN.with(ACK), (6, 1), none(), b"world");
+    bed.data(11, 1, b"more");
+    bed.data(1, 1, b"hello");
+    assert_eq!(bed.engine.state(id), Some(TcpState::CloseWait));
+    assert_eq!(bed.read(id), b"helloworld");
 }
