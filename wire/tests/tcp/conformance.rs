@@ -122,6 +122,52 @@ fn a_window_probe_is_not_ecn_capable() {
     assert!(sent.iter().all(|(_, probe)| probe.ecn == 0));
 }
 
+/// RFC 6298, section 5, and Karn: what was sent twice says nothing, so the timeout stays long
+/// until something that was sent once is acknowledged.
+#[test]
+fn the_timeout_stays_doubled_until_there_is_a_sample() {
+    let mut bed = Bed::new();
+    bed.rtt = milliseconds(100);
+    let id = bed.accept(plain());
+    let timeout = |bed: &Bed| bed.engine.stats(id).expect("open").timeout;
+    let base = timeout(&bed);
+    bed.write(id, &[1; 1000]);
+    bed.pass(base + milliseconds(1));
+    assert_eq!(timeout(&bed), base * 2);
+    bed.ack(1, 1001);
+    assert_eq!(timeout(&bed), base * 2, "which was acknowledged?");
+    bed.write(id, &[1; 1000]);
+    bed.pass(milliseconds(100));
+    bed.ack(1, 2001);
+    assert!(timeout(&bed) <= base);
+}
+
+/// A path that has become slower than the timeout: without Karn's rule nothing is ever measured.
+#[test]
+fn a_path_that_became_slow_is_measured() {
+    // A tail loss probe sends a lone segment again each time: only timestamps tell then.
+    for (timestamps, length) in [(false, 5000), (true, 500)] {
+        let mut network = Network::new(Family::V4, Path::default(), 1);
+        let (client, _) = network.open(TcpOptions {
+            timestamps,
+            ..options()
+        });
+        network.pass(milliseconds(100));
+        network.paths = [Path {
+            delay: seconds(1),
+            ..Path::default()
+        }; 2];
+        for _ in 0..8 {
+            network.engines[0]
+                .write(network.now, client, content(0, 0, length))
+                .expect("there is room");
+            network.pass(seconds(8));
+        }
+        let stats = network.engines[0].stats(client).expect("open");
+        assert!(stats.rtt > milliseconds(1000), "{timestamps} {stats:?}");
+    }
+}
+
 /// RFC 7323, section 4.3: the segment counts as it was sent, not as it is after trimming.
 #[test]
 fn the_timestamp_of_a_segment_that_was_sent_again_is_echoed() {
