@@ -168,6 +168,33 @@ fn a_path_that_became_slow_is_measured() {
     }
 }
 
+/// RFC 8201, section 4: no IPv6 path is narrower than 1280 bytes.
+#[test]
+fn an_ipv6_path_is_never_narrower_than_the_least() {
+    let mut network = Network::new(Family::V6, Path::default(), 1);
+    let (client, _) = network.open(TcpOptions {
+        timestamps: false,
+        initial_sequence: Some(SeqNumber(OURS)),
+        ..options()
+    });
+    network.pass(milliseconds(100));
+    network.engines[0]
+        .write(network.now, client, content(0, 0, 5000))
+        .expect("open");
+    let flow = network.engines[0].flow(client).expect("open");
+    // It is under way: handed to the network.
+    let mut outgoing = Outgoing::new();
+    assert!(network.engines[0].poll_transmit(network.now, &mut outgoing));
+    let icmp = TcpIcmp {
+        flow,
+        sequence: outgoing.header.sequence,
+        kind: TcpIcmpKind::TooBig { mtu: 600 },
+    };
+    assert!(!network.engines[0].handle_icmp(network.now, &icmp));
+    let stats = network.engines[0].stats(client).expect("open");
+    assert_eq!(stats.segment_size, 1440);
+}
+
 /// RFC 7323, section 4.3: the segment counts as it was sent, not as it is after trimming.
 #[test]
 fn the_timestamp_of_a_segment_that_was_sent_again_is_echoed() {
