@@ -222,3 +222,15 @@ fn data_behind_a_fin_is_not_taken() {
     assert_eq!(bed.engine.state(id), Some(TcpState::CloseWait));
     assert_eq!(bed.read(id), b"helloworld");
 }
+
+/// The caller's clock may begin anywhere.
+#[test]
+fn time_may_begin_long_after_the_epoch() {
+    let mut bed = Bed::new();
+    bed.now = Instant::from_nanos(1_800_000_000_000_000_000);
+    bed.listen(plain());
+    bed.send(SYN, (0, 0), none(), b"");
+    let sent = bed.pass(seconds(100));
+    let times: Vec<u64> = sent.iter().map(|(time, _)| time.as_secs()).collect();
+    assert_eq!(times, [1, 3, 7, 15, 31]);
+}

@@ -127,7 +127,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             // The peer has not seen our last acknowledgment.
             let until = now + self.config.time_wait_time;
             self.time_wait_timers.disarm(index);
-            self.time_wait_timers.arm(index, Some(until));
+            self.time_wait_timers.arm(now, index, Some(until));
         }
         let timestamps = record.recent.map(|echo| Timestamps {
             value: self.timestamp(now, &record.flow),

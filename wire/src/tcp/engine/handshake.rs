@@ -83,7 +83,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             let key = self.half_open.insert(record);
             self.attach(&flow, Entry::HalfOpen(key.index));
             self.half_open_timers
-                .arm(key.index, Some(now + record.timeout()));
+                .arm(now, key.index, Some(now + record.timeout()));
             self.counters.half_opened += 1;
             return Ok(());
         }
@@ -284,7 +284,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         record.is_repeated = true;
         let record = *record;
         self.half_open_timers
-            .arm(index, Some(now + record.timeout()));
+            .arm(now, index, Some(now + record.timeout()));
         // If too many answers wait, the next time will do.
         let _ = self.repeat_syn_ack(now, &record);
     }
