@@ -136,6 +136,11 @@ impl HalfOpen {
         }
     }
 
+    /// The peer's timestamp to echo, if timestamps were agreed on.
+    pub(crate) fn timestamp(&self) -> Option<u32> {
+        (self.offer.0 & TIMESTAMPS != 0).then_some(self.recent)
+    }
+
     /// Time until the SYN-ACK is sent again (RFC 6298, rules 2.1 and 5.5).
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(1 << self.retries.min(6))
@@ -177,7 +182,12 @@ pub(crate) struct TimeWait {
     pub(crate) recent: Option<u32>,
     /// When it began, in milliseconds; wraps.
     since: u32,
+    /// When something empty was last answered, in milliseconds; wraps.
+    answered: u32,
 }
+
+/// Time between two answers to something empty, as Linux has it (tcp_invalid_ratelimit).
+const ANSWER_SPAN: u32 = 500;
 
 impl TimeWait {
     pub(crate) fn new(
@@ -192,7 +202,23 @@ impl TimeWait {
             theirs,
             recent,
             since: clock(now),
+            answered: clock(now).wrapping_sub(ANSWER_SPAN),
         }
+    }
+
+    /// Whether something empty is answered now: if so, others are not for a while.
+    pub(crate) fn may_answer(&mut self, now: Instant) -> bool {
+        let may_answer = clock(now).wrapping_sub(self.answered) >= ANSWER_SPAN;
+        if may_answer {
+            self.answered = clock(now);
+        }
+        may_answer
+    }
+
+    /// Where a new connection may begin: behind all numbers of the old one (RFC 9293, section
+    /// 3.6.1; RFC 6191).
+    pub(crate) fn behind(&self) -> SeqNumber {
+        self.ours + 65_536
     }
 
     /// Whether a SYN begins a new connection that can not be confused with the old one (RFC

@@ -14,6 +14,47 @@ fn none() -> HeaderOptions {
     HeaderOptions::default()
 }
 
+/// RFC 9293, section 3.10.7.4, in SYN-RECEIVED: the sequence number first, then RST, SYN, ACK.
+#[test]
+fn a_half_open_connection_answers_what_is_not_acceptable() {
+    let mut bed = Bed::new();
+    let listener = bed.listen(plain());
+    bed.send(SYN, (0, 0), none(), b"");
+    let told = |sent: &[Sent]| {
+        assert_eq!(sent.len(), 1);
+        assert_eq!((sent[0].header.flags, sent[0].numbers()), (ACK, (1, 1)));
+    };
+    // Outside of the window, even if its acknowledgment is wrong too; behind it, not at all.
+    told(&bed.ack(200_000, 1));
+    told(&bed.ack(200_000, 50));
+    // RFC 5961, sections 3.2 and 4.2: a RST within the window, and another SYN.
+    told(&bed.send(RST, (2, 0), none(), b""));
+    told(&bed.send(SYN, (7, 0), none(), b""));
+    told(&bed.send(SYN, (900_000, 0), none(), b""));
+    assert_eq!(bed.send(RST, (200_000, 0), none(), b""), []);
+    // Within it, a wrong acknowledgment is refused.
+    let answer = bed.ack(1, 50);
+    assert_eq!((answer[0].header.flags, answer[0].numbers().0), (RST, 50));
+    assert_eq!(bed.engine.usage().half_open, 1);
+    bed.ack(1, 1);
+    assert!(bed.engine.accept(bed.now, listener).is_some());
+}
+
+/// A client that begins anew with another number learns of the old attempt, and ends it.
+#[test]
+fn a_client_that_began_anew_gets_through() {
+    let mut bed = Bed::new();
+    bed.listen(plain());
+    bed.send(SYN, (0, 0), none(), b"");
+    let answer = bed.send(SYN, (5_000, 0), none(), b"");
+    // RFC 9293, section 3.10.7.3: in SYN-SENT, that is answered by a reset.
+    assert!(answer[0].has(ACK) && !answer[0].has(SYN));
+    bed.send(RST, (answer[0].numbers().1, 0), none(), b"");
+    let answer = bed.send(SYN, (5_000, 0), none(), b"");
+    assert_eq!(answer[0].header.flags, SYN.with(ACK));
+    assert_eq!(answer[0].numbers().1, 5_001);
+}
+
 /// RFC 5961, section 4.2: whatever else it has or has not.
 #[test]
 fn a_syn_without_timestamp_is_challenged_too() {
@@ -166,6 +207,54 @@ fn a_path_that_became_slow_is_measured() {
         let stats = network.engines[0].stats(client).expect("open");
         assert!(stats.rtt > milliseconds(1000), "{timestamps} {stats:?}");
     }
+}
+
+/// RFC 9293, section 3.10.7.4, in TIME-WAIT: what is not acceptable is acknowledged, and only the
+/// FIN that the peer sends again begins the wait anew.
+#[test]
+fn time_wait_answers_what_is_old_and_is_not_prolonged_by_anything_else() {
+    let (mut bed, id) = Bed::accepted(plain());
+    bed.engine.close(bed.now, id);
+    bed.sent();
+    bed.send(FIN.with(ACK), (1, 2), none(), b"");
+    assert_eq!(bed.engine.usage().time_wait, 1);
+    bed.pass(seconds(30));
+    assert_eq!(bed.ack(2, 2), [], "as expected");
+    let answer = bed.ack(1, 2);
+    assert_eq!(answer[0].numbers(), (2, 2), "a keepalive probe");
+    assert_eq!(bed.ack(1, 2), [], "two that disagree do not go on for ever");
+    bed.send(FIN.with(ACK), (77, 2), none(), b"");
+    bed.pass(seconds(31));
+    assert_eq!(bed.engine.usage().time_wait, 0);
+}
+
+/// RFC 9293, section 3.6.1: a SYN may end TIME-WAIT if the new initial sequence number is behind
+/// all numbers that the old connection used.
+#[test]
+fn a_connection_in_place_of_time_wait_begins_behind_it() {
+    let mut bed = Bed::new();
+    let listener = bed.listen(TcpOptions {
+        initial_sequence: None,
+        ..plain()
+    });
+    let first = bed.send(SYN, (0, 0), none(), b"")[0].header.sequence;
+    let ours = first.0.wrapping_sub(OURS);
+    bed.ack(1, ours.wrapping_add(1));
+    let id = bed.engine.accept(bed.now, listener).expect("open");
+    let mut acked = ours.wrapping_add(1);
+    for _ in 0..40 {
+        let sent = bed.write(id, &[1; 500]);
+        acked = acked.wrapping_add(sent.iter().map(|it| it.payload.len() as u32).sum());
+        bed.ack(1, acked);
+    }
+    bed.engine.close(bed.now, id);
+    let end = bed.sent()[0].header.sequence + 1;
+    bed.send(FIN.with(ACK), (1, end.0.wrapping_sub(OURS)), none(), b"");
+    assert_eq!(bed.engine.usage().time_wait, 1);
+    bed.pass(milliseconds(10));
+    let again = bed.send(SYN, (100, 0), none(), b"");
+    assert_eq!(again[0].header.flags, SYN.with(ACK));
+    assert!(end.is_before(again[0].header.sequence), "{end:?} {again:?}");
 }
 
 /// RFC 8201, section 4: no IPv6 path is narrower than 1280 bytes.

@@ -115,15 +115,28 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return Err(DropReason::BadFlags.into());
         }
         let is_syn = flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::ACK);
-        if is_syn && record.admits(&segment.header) && self.listeners.find(&segment.flow).is_some()
+        let is_opening = is_syn && !flags.contains(TcpFlags::FIN);
+        // A SYN cookie could not be numbered behind the old connection.
+        let has_room = self.half_open.len() < self.config.half_open;
+        if is_opening
+            && has_room
+            && record.admits(&segment.header)
+            && let Some(listener) = self.listeners.find(&segment.flow)
         {
             self.remove_time_wait(index);
-            return self.receive_stranger(now, segment);
+            return self.receive_syn(now, listener, &segment, Some(record.behind()));
         }
-        if segment.payload.is_empty() && !is_syn && !flags.contains(TcpFlags::FIN) {
-            return Ok(());
+        let ahead = segment.header.sequence.distance(record.theirs);
+        let is_empty = segment.payload.is_empty() && !is_syn && !flags.contains(TcpFlags::FIN);
+        if is_empty {
+            let is_within = (0..=i32::from(u16::MAX)).contains(&ahead);
+            let record = self.time_wait.at_mut(index);
+            // Not acceptable. Two sides that disagree do not answer each other for ever.
+            if is_within || !record.is_some_and(|record| record.may_answer(now)) {
+                return Ok(());
+            }
         }
-        if flags.contains(TcpFlags::FIN) {
+        if flags.contains(TcpFlags::FIN) && ahead + segment.payload.len() as i32 == -1 {
             // The peer has not seen our last acknowledgment.
             let until = now + self.config.time_wait_time;
             self.time_wait_timers.disarm(index);
