@@ -6,6 +6,7 @@ use super::connection::{Negotiated, Opened, clock};
 use super::header::{HeaderOptions, SackBlocks, TcpFlags, TcpHeader, Timestamps};
 use super::segment::Flow;
 use super::sequence::{SeqNumber, WindowScale};
+use crate::drops::DropReason;
 use crate::time::Instant;
 
 /// A connection that a peer asked for and has not acknowledged (SYN-RECEIVED after a passive
@@ -139,6 +140,20 @@ impl HalfOpen {
     /// The peer's timestamp to echo, if timestamps were agreed on.
     pub(crate) fn timestamp(&self) -> Option<u32> {
         (self.offer.0 & TIMESTAMPS != 0).then_some(self.recent)
+    }
+
+    /// Protection against old segments (RFC 7323, sections 3.2 and 5.3): what an open connection
+    /// would drop does not open one.
+    pub(crate) fn check_timestamp(&self, header: &TcpHeader) -> Result<(), DropReason> {
+        let is_recent = match (self.timestamp(), header.options.timestamps) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(recent), Some(new)) => !SeqNumber(new.value).is_before(SeqNumber(recent)),
+        };
+        match is_recent {
+            true => Ok(()),
+            false => Err(DropReason::OldTimestamp),
+        }
     }
 
     /// Time until the SYN-ACK is sent again (RFC 6298, rules 2.1 and 5.5).

@@ -312,6 +312,59 @@ fn data_behind_a_fin_is_not_taken() {
     assert_eq!(bed.read(id), b"helloworld");
 }
 
+/// RFC 9293, section 3.10.5: in CLOSING and LAST-ACK an abort says nothing more.
+#[test]
+fn an_abort_after_both_have_finished_is_silent() {
+    let (mut bed, id) = Bed::accepted(plain());
+    bed.send(FIN.with(ACK), (1, 1), none(), b"");
+    bed.engine.finish(bed.now, id);
+    assert!(bed.sent()[0].has(FIN));
+    assert_eq!(bed.engine.state(id), Some(TcpState::LastAck));
+    bed.engine.abort(bed.now, id);
+    assert_eq!(bed.sent(), []);
+    assert_eq!(bed.engine.usage().connections, 0);
+}
+
+/// RFC 7323, section 3.2: what an open connection would drop does not open one.
+#[test]
+fn an_acknowledgment_without_timestamp_does_not_open_a_connection() {
+    let mut bed = Bed::new();
+    bed.timestamp = Some(100);
+    let listener = bed.listen(TcpOptions {
+        timestamps: true,
+        ..plain()
+    });
+    bed.send(SYN, (0, 0), none(), b"");
+    // One that is older than that of the SYN is answered, too.
+    for (timestamp, answers) in [(None, 0), (Some(99), 1)] {
+        bed.timestamp = timestamp;
+        assert_eq!(bed.ack(1, 1).len(), answers);
+        assert_eq!(bed.engine.accept(bed.now, listener), None);
+    }
+    bed.timestamp = Some(100);
+    bed.ack(1, 1);
+    assert!(bed.engine.accept(bed.now, listener).is_some());
+}
+
+/// Whatever the numbers, TIME-WAIT and SYN-RECEIVED compute with them modulo 2^32.
+#[test]
+fn numbers_far_away_are_only_answered() {
+    for far in [0x7fff_fffe, 0x7fff_ffff, 0x8000_0000, 0x8000_0001] {
+        let mut bed = Bed::new();
+        bed.listen(plain());
+        bed.send(SYN, (0, 0), none(), b"");
+        assert_eq!(bed.data(far, 1, &[1; 1000]).len(), 1);
+        assert_eq!(bed.send(SYN.with(RST), (0, 0), none(), b""), []);
+        let (mut bed, id) = Bed::accepted(plain());
+        bed.engine.close(bed.now, id);
+        bed.sent();
+        bed.send(FIN.with(ACK), (1, 2), none(), b"");
+        let answer = bed.send(FIN.with(ACK), (far, 2), none(), &[1; 1000]);
+        assert_eq!(answer[0].numbers(), (2, 2));
+        assert_eq!(bed.engine.usage().time_wait, 1);
+    }
+}
+
 /// The caller's clock may begin anywhere.
 #[test]
 fn time_may_begin_long_after_the_epoch() {

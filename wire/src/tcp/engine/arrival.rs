@@ -126,9 +126,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             self.remove_time_wait(index);
             return self.receive_syn(now, listener, &segment, Some(record.behind()));
         }
-        let ahead = segment.header.sequence.distance(record.theirs);
-        let is_empty = segment.payload.is_empty() && !is_syn && !flags.contains(TcpFlags::FIN);
-        if is_empty {
+        let number = segment.header.sequence;
+        let is_fin = flags.contains(TcpFlags::FIN);
+        if segment.payload.is_empty() && !flags.contains(TcpFlags::SYN) && !is_fin {
+            let ahead = number.distance(record.theirs);
             let is_within = (0..=i32::from(u16::MAX)).contains(&ahead);
             let record = self.time_wait.at_mut(index);
             // Not acceptable. Two sides that disagree do not answer each other for ever.
@@ -136,7 +137,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 return Ok(());
             }
         }
-        if flags.contains(TcpFlags::FIN) && ahead + segment.payload.len() as i32 == -1 {
+        if is_fin && number + segment.payload.len() as u32 + 1 == record.theirs {
             // The peer has not seen our last acknowledgment.
             let until = now + self.config.time_wait_time;
             self.time_wait_timers.disarm(index);

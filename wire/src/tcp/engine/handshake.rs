@@ -171,37 +171,34 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             });
         };
         let header = &segment.header;
-        let flags = header.flags;
-        if flags.contains(TcpFlags::SYN) {
-            if header.sequence != record.theirs || flags.contains(TcpFlags::ACK) {
-                // One who began anew resets the old attempt then (RFC 5961, section 4.2).
-                return self.refuse_half_open(now, &record, DropReason::BadFlags);
-            }
-            // Our answer was lost, or is late.
-            if let Some(record) = self.half_open.at_mut(index) {
-                record.is_repeated = true;
-            }
-            return self.repeat_syn_ack(now, &record);
-        }
         let window = entry.first_buffer().min(u16::MAX.into()) as i64;
         let ahead = i64::from(header.sequence.distance(record.theirs + 1));
         let is_within = (0..window).contains(&ahead);
-        if flags.contains(TcpFlags::RST) {
-            // RFC 5961, section 3.2.
+        if header.flags.contains(TcpFlags::RST) {
             if ahead == 0 {
                 self.counters.half_open_failed += 1;
                 self.remove_half_open(index);
                 return Ok(());
             }
+            // RFC 5961, section 3.2.
             return match is_within {
                 true => self.refuse_half_open(now, &record, DropReason::OutOfWindow),
                 false => Err(DropReason::OutOfWindow.into()),
             };
         }
+        if header.flags.contains(TcpFlags::SYN) {
+            return self.receive_syn_again(now, index, header);
+        }
         if !is_within {
             return self.refuse_half_open(now, &record, DropReason::OutOfWindow);
         }
-        if !flags.contains(TcpFlags::ACK) {
+        if let Err(reason) = record.check_timestamp(header) {
+            return match header.options.timestamps {
+                Some(_) => self.refuse_half_open(now, &record, reason),
+                None => Err(reason.into()),
+            };
+        }
+        if !header.flags.contains(TcpFlags::ACK) {
             return Err(DropReason::BadFlags.into());
         }
         if header.acknowledgment != record.ours + 1 {
@@ -219,6 +216,27 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.remove_half_open(index);
         self.open(now, record.listener, &opened)?;
         self.receive_opened(now, segment)
+    }
+
+    /// Handles a SYN of a half-open connection.
+    fn receive_syn_again(
+        &mut self,
+        now: Instant,
+        index: u32,
+        header: &TcpHeader,
+    ) -> Result<(), Refusal> {
+        let Some(record) = self.half_open.at_mut(index) else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let is_same = header.sequence == record.theirs && !header.flags.contains(TcpFlags::ACK);
+        // Our answer was lost, or is late.
+        record.is_repeated |= is_same;
+        let record = *record;
+        match is_same {
+            true => self.repeat_syn_ack(now, &record),
+            // One who began anew resets the old attempt then (RFC 5961, section 4.2).
+            false => self.refuse_half_open(now, &record, DropReason::BadFlags),
+        }
     }
 
     /// Answers what is not acceptable with what we expect, and drops it for `reason`. One answer
