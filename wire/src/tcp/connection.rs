@@ -331,7 +331,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     pub(crate) fn abort(&mut self) {
         let must_tell = !matches!(
             self.state,
-            TcpState::SynSent | TcpState::TimeWait | TcpState::Closed
+            TcpState::SynSent
+                | TcpState::Closing
+                | TcpState::LastAck
+                | TcpState::TimeWait
+                | TcpState::Closed
         );
         self.end(Some(TcpError::Aborted));
         self.wanted.reset = must_tell;
