@@ -136,7 +136,8 @@ pub struct TcpOptions {
     /// section 3.8.3; RFC 5482). Default 5 min.
     pub user_timeout: Duration,
     /// Whether `user_timeout` is announced to the peer, and one from the peer used (RFC 5482).
-    /// Default: no.
+    /// Only in the SYNs of connections that we ask for: what a listener accepts neither announces
+    /// nor learns one. Default: no.
     pub announce_user_timeout: bool,
     /// Time without progress after which a connection that the application closed is given up:
     /// in FIN-WAIT-1, FIN-WAIT-2, CLOSING and LAST-ACK. Default 60 s.

@@ -331,7 +331,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     pub(crate) fn abort(&mut self) {
         let must_tell = !matches!(
             self.state,
-            TcpState::SynSent | TcpState::TimeWait | TcpState::Closed
+            TcpState::SynSent
+                | TcpState::Closing
+                | TcpState::LastAck
+                | TcpState::TimeWait
+                | TcpState::Closed
         );
         self.end(Some(TcpError::Aborted));
         self.wanted.reset = must_tell;
@@ -376,6 +380,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// and is no sign of congestion (RFC 1191, section 6.4). After a while a longer one is tried
     /// again (section 6.3).
     pub(crate) fn lower_mtu(&mut self, mtu: u16, now: Instant) -> bool {
+        // RFC 8201, section 4: such a report is discarded.
+        if self.flow.remote().is_ipv6() && mtu < LEAST_IPV6_MTU {
+            return false;
+        }
         let headers = (self.flow.ip_header() + HEADER) as u16;
         let mss = mtu.saturating_sub(headers).max(LEAST_MSS);
         if mss >= self.path_mss {
@@ -482,6 +490,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// No path narrower than this is believed: 536 bytes of segment are what every host takes (RFC
 /// 9293, section 3.7.1), less the most options.
 const LEAST_MSS: u16 = 496;
+
+/// Every IPv6 link carries packets of this length (RFC 8200, section 5).
+const LEAST_IPV6_MTU: u16 = 1280;
 
 /// The clock of timestamps: milliseconds (RFC 7323, section 5.4).
 pub(crate) fn clock(now: Instant) -> u32 {

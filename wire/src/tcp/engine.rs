@@ -206,7 +206,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest.
+    /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest. Deadlines are
+    /// rounded up to 131 us, so what is due at a time happens up to that later; and sometimes
+    /// nothing is due yet, and there is another deadline afterwards.
     pub fn next_deadline(&self) -> Option<Instant> {
         let wheels = [
             &self.connection_timers,
@@ -385,7 +387,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             connection.is_told = true;
             self.events.push_back(Told::Connection(index));
         }
-        self.connection_timers.arm(index, connection.timers.first());
+        self.connection_timers
+            .arm(now, index, connection.timers.first());
         match connection.state {
             TcpState::Closed => self.settle_closed(index, has_output),
             TcpState::TimeWait if !has_output => self.settle_time_wait(now, index),
@@ -429,7 +432,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 let key = self.time_wait.insert(record);
                 self.attach(&flow, Entry::TimeWait(key.index));
                 let until = now + self.config.time_wait_time;
-                self.time_wait_timers.arm(key.index, Some(until));
+                self.time_wait_timers.arm(now, key.index, Some(until));
             } else {
                 self.counters.time_wait_overflows += 1;
             }

@@ -65,7 +65,8 @@ impl<B: Buffer> Receiver<B> {
     pub(crate) fn begin(&mut self, initial: SeqNumber) {
         self.origin = Origin(initial);
         self.next = Origin::SYN + 1;
-        self.edge = self.next + self.free();
+        // What the window field of a SYN can say: it is not scaled (RFC 7323, section 2.2).
+        self.edge = self.next + self.free().min(u16::MAX.into());
     }
 
     /// Bytes of memory that received data hold.
@@ -87,6 +88,11 @@ impl<B: Buffer> Receiver<B> {
     /// Whether the whole stream of the peer has arrived.
     pub(crate) fn is_finished(&self) -> bool {
         self.fin.is_some_and(|fin| self.next > fin)
+    }
+
+    /// Whether what ends at `position` goes beyond the FIN that has arrived.
+    pub(crate) fn is_behind_fin(&self, position: u64) -> bool {
+        self.fin.is_some_and(|fin| position > fin)
     }
 
     /// The window that the peer knows of.

@@ -6,6 +6,7 @@ use super::connection::{Negotiated, Opened, clock};
 use super::header::{HeaderOptions, SackBlocks, TcpFlags, TcpHeader, Timestamps};
 use super::segment::Flow;
 use super::sequence::{SeqNumber, WindowScale};
+use crate::drops::DropReason;
 use crate::time::Instant;
 
 /// A connection that a peer asked for and has not acknowledged (SYN-RECEIVED after a passive
@@ -136,6 +137,25 @@ impl HalfOpen {
         }
     }
 
+    /// The peer's timestamp to echo, if timestamps were agreed on.
+    pub(crate) fn timestamp(&self) -> Option<u32> {
+        (self.offer.0 & TIMESTAMPS != 0).then_some(self.recent)
+    }
+
+    /// Protection against old segments (RFC 7323, sections 3.2 and 5.3): what an open connection
+    /// would drop does not open one.
+    pub(crate) fn check_timestamp(&self, header: &TcpHeader) -> Result<(), DropReason> {
+        let is_recent = match (self.timestamp(), header.options.timestamps) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(recent), Some(new)) => !SeqNumber(new.value).is_before(SeqNumber(recent)),
+        };
+        match is_recent {
+            true => Ok(()),
+            false => Err(DropReason::OldTimestamp),
+        }
+    }
+
     /// Time until the SYN-ACK is sent again (RFC 6298, rules 2.1 and 5.5).
     pub(crate) fn timeout(&self) -> Duration {
         Duration::from_secs(1 << self.retries.min(6))
@@ -177,7 +197,12 @@ pub(crate) struct TimeWait {
     pub(crate) recent: Option<u32>,
     /// When it began, in milliseconds; wraps.
     since: u32,
+    /// When something empty was last answered, in milliseconds; wraps.
+    answered: u32,
 }
+
+/// Time between two answers to something empty, as Linux has it (tcp_invalid_ratelimit).
+const ANSWER_SPAN: u32 = 500;
 
 impl TimeWait {
     pub(crate) fn new(
@@ -192,7 +217,23 @@ impl TimeWait {
             theirs,
             recent,
             since: clock(now),
+            answered: clock(now).wrapping_sub(ANSWER_SPAN),
         }
+    }
+
+    /// Whether something empty is answered now: if so, others are not for a while.
+    pub(crate) fn may_answer(&mut self, now: Instant) -> bool {
+        let may_answer = clock(now).wrapping_sub(self.answered) >= ANSWER_SPAN;
+        if may_answer {
+            self.answered = clock(now);
+        }
+        may_answer
+    }
+
+    /// Where a new connection may begin: behind all numbers of the old one (RFC 9293, section
+    /// 3.6.1; RFC 6191).
+    pub(crate) fn behind(&self) -> SeqNumber {
+        self.ours + 65_536
     }
 
     /// Whether a SYN begins a new connection that can not be confused with the old one (RFC

@@ -96,7 +96,7 @@ impl RttEstimator {
         self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
     }
 
-    /// Something new was acknowledged: the next timeout is not doubled.
+    /// What made the timer go off was not a slow path: the next timeout is not doubled.
     pub(crate) fn clear_backoff(&mut self) {
         self.backoff = 0;
     }

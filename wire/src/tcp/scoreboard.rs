@@ -159,6 +159,7 @@ impl Scoreboard {
         least_rtt: Duration,
         delivery: &mut Delivery,
     ) {
+        let mut is_repeated = false;
         while let Some(&first) = self.records.front()
             && first.start < position
         {
@@ -169,11 +170,16 @@ impl Scoreboard {
             self.forget(&part);
             if part.fate != Fate::Sacked {
                 self.deliver(&part, now, least_rtt, delivery);
+                is_repeated |= part.is_retransmitted;
             }
             match self.records.front_mut() {
                 Some(record) if record.end > position => record.start = position,
                 _ => drop(self.records.pop_front()),
             }
+        }
+        if is_repeated {
+            // What was sent once has waited at the receiver for what was sent again.
+            delivery.rtt = None;
         }
         self.highest_delivered = self.highest_delivered.max(position);
     }

@@ -43,15 +43,19 @@ impl Wheel {
         }
     }
 
-    /// Sets the deadline of `index`, whatever it was; `None` takes it off.
+    /// Sets the deadline of `index`, whatever it was, at `now`; `None` takes it off.
     ///
     /// An index that would fire earlier than it has to is left where it is: most deadlines move
     /// back before they pass. So [`expire`](Self::expire) may name an index early.
-    pub(crate) fn arm(&mut self, index: u32, deadline: Option<Instant>) {
+    pub(crate) fn arm(&mut self, now: Instant, index: u32, deadline: Option<Instant>) {
         let id = index.saturating_add(HEADS);
         let Some(deadline) = deadline else {
             return self.unlink(id);
         };
+        if self.occupied == [0; LEVELS] {
+            // Nothing lies between, so the horizon begins here, wherever the epoch is.
+            self.now = self.now.max(now.as_nanos() >> TICK_BITS);
+        }
         let tick = tick_after(deadline).max(self.now + 1);
         if let Some(node) = self.node(id)
             && node.next != id
@@ -233,10 +237,10 @@ mod tests {
             for (index, nanoseconds, shift, is_disarmed) in steps {
                 let span = Duration::from_nanos(nanoseconds & ((1 << shift) - 1));
                 if is_disarmed {
-                    wheel.arm(index, None);
+                    wheel.arm(now, index, None);
                     deadlines.remove(&index);
                 } else if index < 10 {
-                    wheel.arm(index, Some(now + span));
+                    wheel.arm(now, index, Some(now + span));
                     deadlines.insert(index, now + span);
                 } else {
                     now = now + span;
@@ -245,7 +249,7 @@ mod tests {
                         prop_assert!(deadline.is_some(), "{index} is not armed");
                         // Named early, it is armed again, as its owner would.
                         if deadline > Some(now) {
-                            wheel.arm(index, deadline);
+                            wheel.arm(now, index, deadline);
                             deadlines.extend(deadline.map(|deadline| (index, deadline)));
                         }
                     }

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bed;
+mod conformance;
 mod flow;
 mod hosts;
 mod lifecycles;

@@ -2,6 +2,8 @@
 //! retransmission and congestion (RFC 9293, section 3.10.7.4, fifth check; RFC 5681; RFC 6675;
 //! RFC 8985).
 
+use std::time::Duration;
+
 use super::{Connection, Context, IDLE, Refusal};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
@@ -10,6 +12,7 @@ use crate::tcp::header::{TcpFlags, TcpHeader};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
 use crate::tcp::recovery::Mode;
+use crate::tcp::rtt::MAX_TIMEOUT;
 use crate::tcp::scoreboard::Delivery;
 use crate::tcp::segment::Segment;
 use crate::tcp::sequence::Origin;
@@ -20,6 +23,9 @@ use crate::time::Instant;
 /// Segments that arrive behind one that did not, until it counts as lost without having waited
 /// (RFC 5681, section 3.2; RFC 8985, section 6.2, step 4).
 const DUPLICATES: u64 = 3;
+
+/// How much longer than by timestamps a round trip may have been.
+const TIMESTAMP_TICK: Duration = Duration::from_millis(1);
 
 /// The connection before an acknowledgment was handled.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +66,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         };
         let delivery = self.take_delivery(header, ack, cx);
         if ack >= self.send.una {
-            self.update_window(header, start, ack);
+            self.update_window(header, start, ack, cx.now);
         }
         let is_duplicate = ack == before.una
             && !self.send.is_quiet()
@@ -107,7 +113,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     ) {
         let was_repeated = self.timeouts > 0;
         self.acknowledge_syn(ack.min(Origin::SYN + 1), cx.now);
-        self.set_window(header, start, ack);
+        self.set_window(header, start, ack, cx.now);
         self.open(was_repeated, cx.now);
         cx.counters.opened += 1;
         self.readiness.connected = true;
@@ -124,6 +130,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
                 .acknowledge(ack, now, least_rtt, &mut delivery);
             self.send.queue.acknowledge(ack);
             self.send.una = ack;
+            delivery.rtt = delivery.rtt.or_else(|| self.echoed_rtt(header, now));
         }
         if !self.negotiated.sack {
             return delivery;
@@ -151,6 +158,16 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         delivery
     }
 
+    /// The round-trip time by timestamps (RFC 7323, section 4): they tell apart what was sent
+    /// again, but count in milliseconds, so that other samples are better.
+    fn echoed_rtt(&self, header: &TcpHeader, now: Instant) -> Option<Duration> {
+        let timestamps = header.options.timestamps?;
+        let ours = self.timestamps(now).value;
+        let elapsed = Duration::from_millis(ours.wrapping_sub(timestamps.echo).into());
+        let is_plausible = self.negotiated.timestamps && elapsed <= MAX_TIMEOUT;
+        is_plausible.then_some(elapsed + TIMESTAMP_TICK)
+    }
+
     /// The peer reports that `range` arrived twice.
     fn on_duplicate_report(&mut self, range: Range, cx: &mut Context<'_>) {
         // Only what was sent in the last windows says something about the path now.
@@ -169,13 +186,13 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Takes the window from a segment, unless a later one told another (RFC 9293, section
     /// 3.10.7.4).
-    fn update_window(&mut self, header: &TcpHeader, start: u64, ack: u64) {
+    fn update_window(&mut self, header: &TcpHeader, start: u64, ack: u64, now: Instant) {
         if (start, ack) >= (self.send.window_sequence, self.send.window_ack) {
-            self.set_window(header, start, ack);
+            self.set_window(header, start, ack, now);
         }
     }
 
-    pub(super) fn set_window(&mut self, header: &TcpHeader, start: u64, ack: u64) {
+    pub(super) fn set_window(&mut self, header: &TcpHeader, start: u64, ack: u64, now: Instant) {
         let window = match header.flags.contains(TcpFlags::SYN) {
             true => header.window.into(),
             false => self.negotiated.peer_scale.window(header.window),
@@ -186,6 +203,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.timers.clear(Timer::Retransmit);
             if self.send.nxt - self.send.una == 1 {
                 self.send.board.lose_all(false);
+            } else if !self.send.board.is_empty() {
+                // The window shrank over what is under way, which may have been dropped.
+                self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
             }
         }
         self.send.window = window;
@@ -204,6 +224,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     ) {
         let is_progress = self.send.una > before.una;
         if let Some(rtt) = delivery.rtt {
+            // What was backed off stays so until there is a sample (RFC 6298, section 5).
             self.rtt.sample(rtt);
         }
         self.recovery.update(delivery, cx.now);
@@ -365,7 +386,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Something new was acknowledged.
     fn on_progress(&mut self, now: Instant) {
-        self.rtt.clear_backoff();
         self.timeouts_in_row = 0;
         self.widen(now);
         if self.send.board.is_empty() {

@@ -36,7 +36,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             TcpState::Closed => return Err(Refusal::reset(DropReason::SocketClosed)),
             _ => {}
         }
-        self.take_syn_of_simultaneous_open(&mut segment);
+        let is_answer = self.take_syn_of_simultaneous_open(&mut segment);
         self.check_timestamp(&segment, cx)?;
         let number = segment.header.sequence;
         let start = self.check_sequence(&mut segment, cx)?;
@@ -52,7 +52,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !flags.contains(TcpFlags::ACK) {
             return Err(DropReason::BadFlags.into());
         }
-        self.remember_timestamp(&segment, start, cx.now);
+        self.remember_timestamp(&segment, number, cx.now);
+        if is_answer {
+            // Its window is not scaled, as that of any SYN (RFC 7323, section 2.2).
+            segment.header.flags = flags.with(TcpFlags::SYN);
+        }
         self.on_acknowledgment(&segment, start, cx)?;
         self.last_received = cx.now;
         self.keepalives = 0;
@@ -65,15 +69,17 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// A SYN-ACK may answer our SYN although the peer's SYN came first: then it is only an
     /// acknowledgment (RFC 9293, section 3.5, figure 7).
-    fn take_syn_of_simultaneous_open(&self, segment: &mut Segment<B>) {
+    /// Whether this is one.
+    fn take_syn_of_simultaneous_open(&self, segment: &mut Segment<B>) -> bool {
         let header = &mut segment.header;
-        if self.state == TcpState::SynReceived
+        let is_answer = self.state == TcpState::SynReceived
             && header.flags.contains(TcpFlags::SYN.with(TcpFlags::ACK))
-            && header.sequence == self.receive.origin.0
-        {
+            && header.sequence == self.receive.origin.0;
+        if is_answer {
             header.flags = TcpFlags(header.flags.0 & !TcpFlags::SYN.0);
             header.sequence = header.sequence + 1;
         }
+        is_answer
     }
 
     /// Protection against old segments (RFC 7323, section 5.3, R1).
@@ -82,7 +88,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         segment: &Segment<B>,
         cx: &mut Context<'_>,
     ) -> Result<(), Refusal> {
-        if !self.negotiated.timestamps || segment.header.flags.contains(TcpFlags::RST) {
+        let flags = segment.header.flags;
+        // A RST is not checked (section 5.2), and a SYN is answered whatever it has (RFC 5961,
+        // section 4.2).
+        let is_exempt = flags.contains(TcpFlags::RST) || flags.contains(TcpFlags::SYN);
+        if !self.negotiated.timestamps || is_exempt {
             return Ok(());
         }
         let Some(timestamps) = segment.header.options.timestamps else {
@@ -113,10 +123,12 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         let (next, edge) = (self.receive.next, self.receive.edge);
         let start = self.receive.origin.position(segment.header.sequence, next);
         let end = start + length + u64::from(is_fin) + u64::from(flags.contains(TcpFlags::SYN));
+        let is_within = start < edge || start == next;
         let is_acceptable = match end - start {
             // A peer that has filled our window acknowledges from its edge.
-            0 => (next..=edge).contains(&start),
-            _ => end > next && (start < edge || start == next),
+            0 if !flags.contains(TcpFlags::RST) => (next..=edge).contains(&start),
+            0 => start >= next && is_within,
+            _ => end > next && is_within,
         };
         if !is_acceptable {
             if !flags.contains(TcpFlags::RST) {
@@ -179,7 +191,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// Remembers the timestamp to echo (RFC 7323, section 4.3).
-    fn remember_timestamp(&mut self, segment: &Segment<B>, start: u64, now: Instant) {
+    fn remember_timestamp(&mut self, segment: &Segment<B>, number: SeqNumber, now: Instant) {
+        // Where it began as it was sent: what was trimmed since is no matter here.
+        let start = self.receive.origin.position(number, self.ack_sent);
         if let Some(timestamps) = segment.header.options.timestamps
             && self.negotiated.timestamps
             && start <= self.ack_sent
@@ -252,6 +266,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             payload, merged, ..
         } = segment;
         let length = payload.len() as u64;
+        if self.receive.is_behind_fin(start + length) {
+            return Err(DropReason::OutOfWindow);
+        }
         let before = self.receive.next;
         let had_gap = self.receive.has_gap();
         let taken = self.receive.insert(start, payload, cx.is_memory_full);

@@ -119,7 +119,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         let was_repeated = self.timeouts > 0;
         self.acknowledge_syn(ack, cx.now);
-        self.set_window(&header, self.receive.next, ack);
+        self.set_window(&header, self.receive.next, ack, cx.now);
         self.open(was_repeated, cx.now);
         cx.counters.opened += 1;
         self.readiness.connected = true;

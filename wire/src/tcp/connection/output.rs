@@ -119,9 +119,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         let length = Self::longest(capacity, cx).min(whole);
         let mut end = lost.end.min(lost.start + length);
         // A window that shrank is respected, except for its probe, the first segment.
-        if lost.start > self.send.una {
-            end = end.min(self.send.una + self.send.window);
-        }
+        let probe = match lost.start == self.send.una {
+            true => capacity,
+            false => 0,
+        };
+        end = end.min(self.send.una + self.send.window.max(probe));
         // A short segment, as that which probed a closed window, takes with it what was written
         // since (RFC 9293, section 3.7.4: to fill segments).
         if end == self.send.nxt && self.state.is_synchronized() {
@@ -246,10 +248,13 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if length > capacity {
             out.segment_size = capacity as u16;
         }
-        let flags = self.flags_of(range, data_end, kind, length);
-        if kind == Kind::New && length > 0 && self.negotiated.ecn {
+        // What probes a closed window carries neither ECT nor CWR (RFC 3168, section 6.1.6).
+        let is_probe = range.end > self.send.una + self.send.window;
+        let is_new = kind == Kind::New && !is_probe;
+        if is_new && length > 0 && self.negotiated.ecn {
             out.dscp_ecn |= ECN_CAPABLE;
         }
+        let flags = self.flags_of(range, data_end, is_new, length);
         match kind {
             Kind::New => {
                 self.send.board.sent(range, cx.now);
@@ -283,7 +288,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.write_header(range.start, flags, options, cx, out);
     }
 
-    fn flags_of(&mut self, range: Range, data_end: u64, kind: Kind, length: u64) -> TcpFlags {
+    fn flags_of(&mut self, range: Range, data_end: u64, is_new: bool, length: u64) -> TcpFlags {
         if range.start == Origin::SYN {
             return self.syn_flags();
         }
@@ -294,7 +299,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if range.end > self.send.queue.end() {
             flags = flags.with(TcpFlags::FIN);
         }
-        if kind == Kind::New && length > 0 && std::mem::take(&mut self.tell_reduced) {
+        if is_new && length > 0 && std::mem::take(&mut self.tell_reduced) {
             flags = flags.with(TcpFlags::CWR);
         }
         flags

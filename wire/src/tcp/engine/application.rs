@@ -87,9 +87,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if let Some(Entry::TimeWait(index)) = self.find(&flow) {
             // RFC 6191: behind all numbers of the old connection.
             if let Some(record) = self.time_wait.at(index)
-                && initial.is_before(record.ours + 65_536)
+                && initial.is_before(record.behind())
             {
-                initial = record.ours + 65_536;
+                initial = record.behind();
             }
             self.remove_time_wait(index);
         }

@@ -115,19 +115,33 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return Err(DropReason::BadFlags.into());
         }
         let is_syn = flags.contains(TcpFlags::SYN) && !flags.contains(TcpFlags::ACK);
-        if is_syn && record.admits(&segment.header) && self.listeners.find(&segment.flow).is_some()
+        let is_opening = is_syn && !flags.contains(TcpFlags::FIN);
+        // A SYN cookie could not be numbered behind the old connection.
+        let has_room = self.half_open.len() < self.config.half_open;
+        if is_opening
+            && has_room
+            && record.admits(&segment.header)
+            && let Some(listener) = self.listeners.find(&segment.flow)
         {
             self.remove_time_wait(index);
-            return self.receive_stranger(now, segment);
+            return self.receive_syn(now, listener, &segment, Some(record.behind()));
         }
-        if segment.payload.is_empty() && !is_syn && !flags.contains(TcpFlags::FIN) {
-            return Ok(());
+        let number = segment.header.sequence;
+        let is_fin = flags.contains(TcpFlags::FIN);
+        if segment.payload.is_empty() && !flags.contains(TcpFlags::SYN) && !is_fin {
+            let ahead = number.distance(record.theirs);
+            let is_within = (0..=i32::from(u16::MAX)).contains(&ahead);
+            let record = self.time_wait.at_mut(index);
+            // Not acceptable. Two sides that disagree do not answer each other for ever.
+            if is_within || !record.is_some_and(|record| record.may_answer(now)) {
+                return Ok(());
+            }
         }
-        if flags.contains(TcpFlags::FIN) {
+        if is_fin && number + segment.payload.len() as u32 + 1 == record.theirs {
             // The peer has not seen our last acknowledgment.
             let until = now + self.config.time_wait_time;
             self.time_wait_timers.disarm(index);
-            self.time_wait_timers.arm(index, Some(until));
+            self.time_wait_timers.arm(now, index, Some(until));
         }
         let timestamps = record.recent.map(|echo| Timestamps {
             value: self.timestamp(now, &record.flow),

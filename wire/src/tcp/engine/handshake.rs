@@ -13,6 +13,7 @@ use crate::tcp::header::{TcpFlags, TcpHeader, Timestamps};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::records::{HalfOpen, Offer, SynAck};
 use crate::tcp::segment::Segment;
+use crate::tcp::sequence::SeqNumber;
 use crate::time::Instant;
 
 /// How long after a cookie was sent one is looked for in acknowledgments.
@@ -43,15 +44,17 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if !flags.contains(TcpFlags::SYN) || flags.contains(TcpFlags::FIN) {
             return Err(DropReason::BadFlags.into());
         }
-        self.receive_syn(now, listener, &segment)
+        self.receive_syn(now, listener, &segment, None)
     }
 
     /// Somebody asks for a connection. What a SYN carries besides is sent again by its sender.
-    fn receive_syn(
+    /// Our initial sequence number is not before `least`.
+    pub(super) fn receive_syn(
         &mut self,
         now: Instant,
         listener: u32,
         segment: &Segment<B>,
+        least: Option<SeqNumber>,
     ) -> Result<(), Refusal> {
         let flow = segment.flow;
         let is_plausible = flow.remote().port() != 0 && !flow.remote().ip().is_multicast();
@@ -63,11 +66,13 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
         let options = entry.options.clone();
         let header = &segment.header;
+        let initial = self.secrets.initial_sequence(now, &flow);
+        let initial = least
+            .filter(|least| initial.is_before(*least))
+            .unwrap_or(initial);
         let mut opened = Opened {
             flow,
-            ours: options
-                .initial_sequence
-                .unwrap_or_else(|| self.secrets.initial_sequence(now, &flow)),
+            ours: options.initial_sequence.unwrap_or(initial),
             theirs: header.sequence,
             negotiated: agree(&options, header),
             peer_mss: header.options.mss,
@@ -83,7 +88,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             let key = self.half_open.insert(record);
             self.attach(&flow, Entry::HalfOpen(key.index));
             self.half_open_timers
-                .arm(key.index, Some(now + record.timeout()));
+                .arm(now, key.index, Some(now + record.timeout()));
             self.counters.half_opened += 1;
             return Ok(());
         }
@@ -158,37 +163,6 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let Some(record) = self.half_open.at(index).copied() else {
             return Err(DropReason::NoSocket.into());
         };
-        let header = &segment.header;
-        let flags = header.flags;
-        let expected = record.theirs + 1;
-        if flags.contains(TcpFlags::RST) {
-            if header.sequence != expected {
-                // RFC 5961, section 3.2. Where we are needs no answer: the SYN-ACK told.
-                return Err(DropReason::OutOfWindow.into());
-            }
-            self.counters.half_open_failed += 1;
-            self.remove_half_open(index);
-            return Ok(());
-        }
-        if flags.contains(TcpFlags::SYN) {
-            if header.sequence != record.theirs || flags.contains(TcpFlags::ACK) {
-                return Err(DropReason::BadFlags.into());
-            }
-            // Our answer was lost, or is late.
-            if let Some(record) = self.half_open.at_mut(index) {
-                record.is_repeated = true;
-            }
-            return self.repeat_syn_ack(now, &record);
-        }
-        if !flags.contains(TcpFlags::ACK) {
-            return Err(DropReason::BadFlags.into());
-        }
-        if header.acknowledgment != record.ours + 1 {
-            return Err(Refusal {
-                reason: DropReason::BadAck,
-                reset: true,
-            });
-        }
         let Some(entry) = self.listener_of(&record) else {
             self.remove_half_open(index);
             return Err(Refusal {
@@ -196,10 +170,42 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 reset: true,
             });
         };
-        let window = entry.first_buffer() as i64;
-        let ahead = i64::from(header.sequence.distance(expected));
-        if ahead < 0 || ahead > window {
-            return Err(DropReason::OutOfWindow.into());
+        let header = &segment.header;
+        let window = entry.first_buffer().min(u16::MAX.into()) as i64;
+        let ahead = i64::from(header.sequence.distance(record.theirs + 1));
+        let is_within = (0..window).contains(&ahead);
+        if header.flags.contains(TcpFlags::RST) {
+            if ahead == 0 {
+                self.counters.half_open_failed += 1;
+                self.remove_half_open(index);
+                return Ok(());
+            }
+            // RFC 5961, section 3.2.
+            return match is_within {
+                true => self.refuse_half_open(now, &record, DropReason::OutOfWindow),
+                false => Err(DropReason::OutOfWindow.into()),
+            };
+        }
+        if header.flags.contains(TcpFlags::SYN) {
+            return self.receive_syn_again(now, index, header);
+        }
+        if !is_within {
+            return self.refuse_half_open(now, &record, DropReason::OutOfWindow);
+        }
+        if let Err(reason) = record.check_timestamp(header) {
+            return match header.options.timestamps {
+                Some(_) => self.refuse_half_open(now, &record, reason),
+                None => Err(reason.into()),
+            };
+        }
+        if !header.flags.contains(TcpFlags::ACK) {
+            return Err(DropReason::BadFlags.into());
+        }
+        if header.acknowledgment != record.ours + 1 {
+            return Err(Refusal {
+                reason: DropReason::BadAck,
+                reset: true,
+            });
         }
         let offset = self.secrets.timestamp_offset(&record.flow);
         let opened = record.opened(entry.scale(), offset, now);
@@ -210,6 +216,44 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.remove_half_open(index);
         self.open(now, record.listener, &opened)?;
         self.receive_opened(now, segment)
+    }
+
+    /// Handles a SYN of a half-open connection.
+    fn receive_syn_again(
+        &mut self,
+        now: Instant,
+        index: u32,
+        header: &TcpHeader,
+    ) -> Result<(), Refusal> {
+        let Some(record) = self.half_open.at_mut(index) else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let is_same = header.sequence == record.theirs && !header.flags.contains(TcpFlags::ACK);
+        // Our answer was lost, or is late.
+        record.is_repeated |= is_same;
+        let record = *record;
+        match is_same {
+            true => self.repeat_syn_ack(now, &record),
+            // One who began anew resets the old attempt then (RFC 5961, section 4.2).
+            false => self.refuse_half_open(now, &record, DropReason::BadFlags),
+        }
+    }
+
+    /// Answers what is not acceptable with what we expect, and drops it for `reason`. One answer
+    /// of the same length to each: nobody gains by asking.
+    fn refuse_half_open(
+        &mut self,
+        now: Instant,
+        record: &HalfOpen,
+        reason: DropReason,
+    ) -> Result<(), Refusal> {
+        let timestamps = record.timestamp().map(|echo| Timestamps {
+            value: self.timestamp(now, &record.flow),
+            echo,
+        });
+        self.acknowledge(record.flow, record.ours + 1, record.theirs + 1, timestamps)?;
+        self.counters.challenge_acks += 1;
+        Err(reason.into())
     }
 
     /// Sends a SYN-ACK again.
@@ -284,7 +328,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         record.is_repeated = true;
         let record = *record;
         self.half_open_timers
-            .arm(index, Some(now + record.timeout()));
+            .arm(now, index, Some(now + record.timeout()));
         // If too many answers wait, the next time will do.
         let _ = self.repeat_syn_ack(now, &record);
     }
