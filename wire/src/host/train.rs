@@ -59,13 +59,15 @@ impl<B: Buffer> Host<B> {
             return Err(DropReason::TooBig);
         }
         self.output(&ready.plan, &ready.outgoing, packet);
-        // It may become as many frames.
-        self.room = self.room.saturating_sub(datagrams - 1);
-        self.has_offloads = true;
+        // One that waits for a neighbour uses up room when it is released.
+        if ready.plan.is_direct() {
+            self.use_room(datagrams - 1);
+            self.has_offloads = true;
+        }
         Ok(())
     }
 
-    /// Nobody cuts what stays here.
+    /// Nobody cuts what stays here. All of it stays, or nothing: who is refused offers all again.
     #[cold]
     fn send_train_to_ourselves<A: Allocator<Buffer = B>>(
         &mut self,
@@ -78,6 +80,7 @@ impl<B: Buffer> Host<B> {
         let mut bytes = Vec::with_capacity(send.payload.len());
         send.payload
             .for_each_segment(|segment| bytes.extend_from_slice(segment));
+        let before = self.looped.len();
         for datagram in bytes.chunks(usize::from(size)) {
             let mut single = UdpSend {
                 payload: Payload::from(bytes::Bytes::copy_from_slice(datagram)),
@@ -85,7 +88,10 @@ impl<B: Buffer> Host<B> {
                 refused: None,
                 ..*send
             };
-            self.send_slow(now, local, &mut single, pool)?;
+            if let Err(reason) = self.send_slow(now, local, &mut single, pool) {
+                self.looped.truncate(before);
+                return Err(reason);
+            }
         }
         Ok(())
     }
