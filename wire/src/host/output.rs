@@ -397,7 +397,7 @@ impl<B: Buffer> Host<B> {
 }
 
 /// How many frames a complete one becomes, at least 1.
-fn frames_of<B: Buffer>(frame: &B) -> usize {
+pub(super) fn frames_of<B: Buffer>(frame: &B) -> usize {
     let segmentation = frame.offload().segmentation;
     segmentation.map_or(1, |segmentation| segmentation.pieces(frame.len()))
 }
