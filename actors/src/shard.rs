@@ -69,6 +69,8 @@ pub struct Shard {
     /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
     line: Line,
+    /// Whether an application sent a whole frame that asks for an offload since the last flush.
+    has_offloads: bool,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
     parked_since: Option<Instant>,
@@ -193,6 +195,7 @@ impl Shard {
             next_subscription: 0,
             kept: Vec::new(),
             line: Line::new(policy),
+            has_offloads: false,
             parked: 0,
             parked_since: None,
             sleeper: None,

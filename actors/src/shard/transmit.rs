@@ -19,10 +19,11 @@ impl Shard {
     /// went. What is left then found no room.
     pub(crate) fn flush(&mut self, egress: &mut Egress) -> Result<usize, Violation> {
         let mut moved = 0;
-        if self.host.take_has_offloads() {
-            self.carry_out_offloads(egress);
-        }
         loop {
+            // Also for what the last round let in.
+            if self.host.take_has_offloads() | std::mem::take(&mut self.has_offloads) {
+                self.carry_out_offloads(egress);
+            }
             moved += egress.transmit(self.host.transmit())?;
             let left = self.host.transmit().len();
             self.host
@@ -208,7 +209,9 @@ impl Shard {
         }
         let room = self.host.transmit_room();
         let accepted = self.line.allowance(sender, room).min(frames.len());
-        self.host.transmit().extend(frames.drain(..accepted));
+        let accept = frames.drain(..accepted);
+        self.has_offloads |= accept.as_slice().iter().any(Frame::has_offload);
+        self.host.transmit().extend(accept);
         self.host.set_transmit_room(room - accepted);
         if let Some(sender) = sender {
             self.line.sent(sender, accepted, !frames.is_empty());
@@ -235,3 +238,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
