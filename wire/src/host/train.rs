@@ -11,9 +11,6 @@ use crate::time::Instant;
 use crate::udp::{self, UdpSend};
 use crate::{ethernet, ipv4};
 
-/// The most datagrams in one train, as many as Linux takes (`UDP_MAX_SEGMENTS`).
-const LONGEST_TRAIN: usize = 128;
-
 /// Where the UDP header of a frame begins.
 const TRANSPORT: usize = ethernet::HEADER + ipv4::HEADER;
 
@@ -31,7 +28,7 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> Result<(), DropReason> {
         let datagrams = send.payload.len().div_ceil(usize::from(size).max(1));
-        if size == 0 || datagrams > LONGEST_TRAIN {
+        if size == 0 || datagrams > udp::LONGEST_TRAIN {
             return Err(DropReason::TooBig);
         }
         let mut ready = self.prepare(now, local, send, pool)?;

@@ -26,12 +26,12 @@ const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 /// A shard with a queue of a device that completes and cuts nothing.
 struct Rig {
     shard: Shard,
+    stepper: EmbeddedStepper,
     _device: Device,
-    _stepper: EmbeddedStepper,
 }
 
 impl Rig {
-    fn new() -> Self {
+    fn new(queue_size: u16) -> Self {
         let (end, _other) = Link::pair(LinkConfig::default());
         let config = EmbeddedConfig {
             features: FeatureBits::VERSION_1 | FeatureBits::MAC,
@@ -40,6 +40,7 @@ impl Rig {
         };
         let (transport, _, stepper) = EmbeddedTransport::inline(config, end).expect("a device");
         let options = DeviceOptions {
+            queue_size,
             huge_pages: HugePages::Never,
             ..DeviceOptions::default()
         };
@@ -66,9 +67,20 @@ impl Rig {
         });
         Rig {
             shard,
+            stepper,
             _device: device,
-            _stepper: stepper,
         }
+    }
+
+    fn bind(&mut self) -> UdpSocketId {
+        let local = "0.0.0.0:7".parse().expect("an address");
+        self.shard.host.bind_udp(local).expect("free")
+    }
+
+    fn receive(&mut self, frame: Frame) {
+        let (now, ports) = (self.shard.clock.now(), self.shard.ports.clone());
+        let egress = &mut ports.borrow_mut().egress;
+        self.shard.receive(now, &mut vec![frame], egress.pool());
     }
 
     /// Flushes. Returns frames that the device got and frames that the driver dropped so far.
@@ -78,6 +90,15 @@ impl Rig {
         self.shard.flush(egress).expect("a sound device");
         let counters = *egress.pair().expect("a queue").transmit_counters();
         (counters.frames, counters.drops.total())
+    }
+}
+
+/// A train of so many datagrams to the peer.
+fn train(datagrams: usize) -> UdpSend<Frame> {
+    let peer = "10.0.0.2:7".parse().expect("an address");
+    UdpSend {
+        segment_size: Some(100),
+        ..UdpSend::new(peer, Payload::Bytes(vec![7; datagrams * 100].into()))
     }
 }
 
@@ -100,29 +121,19 @@ fn answer() -> Frame {
 /// It waited for its neighbour first and for room then, and comes in during the flush.
 #[test]
 fn a_train_that_waited_for_room_is_cut_before_the_device_gets_it() {
-    let mut rig = Rig::new();
-    let local = "0.0.0.0:7".parse().expect("an address");
-    let socket = rig.shard.host.bind_udp(local).expect("free");
-    let train = UdpSend {
-        segment_size: Some(1000),
-        ..UdpSend::new(
-            "10.0.0.2:7".parse().expect("an address"),
-            Payload::Bytes(vec![7; 5000].into()),
-        )
-    };
-    assert_eq!(rig.shard.send_udp(socket, &mut vec![train]).accepted, 1);
+    let mut rig = Rig::new(256);
+    let socket = rig.bind();
+    let outcome = rig.shard.send_udp(socket, &mut vec![train(5)]);
+    assert_eq!(outcome.accepted, 1);
     assert_eq!(rig.flush(), (1, 0), "the question");
     rig.shard.host.set_transmit_room(0);
-    let (now, ports) = (rig.shard.clock.now(), rig.shard.ports.clone());
-    let mut burst = vec![answer()];
-    rig.shard
-        .receive(now, &mut burst, ports.borrow_mut().egress.pool());
+    rig.receive(answer());
     assert_eq!(rig.flush(), (6, 0));
 }
 
 #[test]
 fn a_frame_of_an_application_that_asks_for_an_offload_gets_it() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::new(256);
     let mut bytes = vec![0; 42 + 2500];
     bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
     let mut frame = Frame::on_heap(&bytes);
@@ -140,4 +151,22 @@ fn a_frame_of_an_application_that_asks_for_an_offload_gets_it() {
     let outcome = rig.shard.transmit_frames(None, &mut vec![frame]);
     assert_eq!(outcome.accepted, 1);
     assert_eq!(rig.flush(), (3, 0));
+}
+
+/// Half of the ring is free as far as anybody has looked, and nothing else would make anybody look.
+#[test]
+fn a_long_train_is_refused_only_if_the_device_really_has_no_room() {
+    let mut rig = Rig::new(128);
+    let socket = rig.bind();
+    assert_eq!(rig.shard.send_udp(socket, &mut vec![train(1)]).accepted, 1);
+    rig.receive(answer());
+    rig.shard.send_udp(socket, &mut vec![train(62)]);
+    assert_eq!(rig.flush(), (64, 0));
+    let refused = rig.shard.send_udp(socket, &mut vec![train(100)]);
+    assert_eq!(refused.reason, Some(DropReason::RingFull));
+    rig.stepper.step(rig.shard.clock.now());
+    assert_eq!(rig.flush(), (64, 0));
+    let outcome = rig.shard.send_udp(socket, &mut vec![train(100)]);
+    assert_eq!(outcome.accepted, 1);
+    assert_eq!(rig.flush(), (164, 0));
 }
