@@ -1,7 +1,9 @@
 //! Trains: many datagrams to one peer in one packet, which the device or the driver cuts (USO).
 
+use std::net::SocketAddrV4;
+
 use super::Host;
-use super::send::{Local, Ready};
+use super::send::Local;
 use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
 use crate::drops::DropReason;
 use crate::offload::{
@@ -31,7 +33,7 @@ impl<B: Buffer> Host<B> {
         if size == 0 || datagrams > udp::LONGEST_TRAIN {
             return Err(DropReason::TooBig);
         }
-        let mut ready = self.prepare(now, local, send, pool)?;
+        let ready = self.prepare(now, local, send, partial_header, pool)?;
         if ready.plan.must_fragment(udp::HEADER + usize::from(size)) {
             return Err(DropReason::TooBig);
         }
@@ -39,7 +41,6 @@ impl<B: Buffer> Host<B> {
         if ready.plan.is_loopback() {
             return self.send_train_to_ourselves(now, local, send, size, pool);
         }
-        set_partial_checksum(&mut ready, send.payload.len());
         let mut packet = train_packet(&ready.header, send, pool)?;
         let is_kept = packet.set_offload(Offload {
             checksum: ChecksumState::Partial(PartialChecksum {
@@ -94,16 +95,24 @@ impl<B: Buffer> Host<B> {
     }
 }
 
-/// Replaces the checksum in the header by the sum of the pseudo-header.
-fn set_partial_checksum(ready: &mut Ready, payload: usize) {
-    let mut addresses = [0; 8];
-    let (source, destination) = addresses.split_at_mut(4);
-    source.copy_from_slice(&ready.outgoing.source.octets());
-    destination.copy_from_slice(&ready.outgoing.destination.octets());
-    let sum = pseudo_header_sum(&addresses, ipv4::UDP, udp::HEADER + payload);
-    if let Some(field) = ready.header.get_mut(CHECKSUM..) {
-        field.copy_from_slice(&sum.to_be_bytes());
+/// The UDP header of a train, of at most 65 507 bytes. The checksum is that of the pseudo-header
+/// alone: whoever cuts the train reads all bytes anyway.
+fn partial_header<B: Buffer>(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    payload: &Payload<B>,
+) -> [u8; udp::HEADER] {
+    let length = udp::HEADER + payload.len();
+    let [s0, s1, s2, s3] = source.ip().octets();
+    let [d0, d1, d2, d3] = destination.ip().octets();
+    let addresses = [s0, s1, s2, s3, d0, d1, d2, d3];
+    let sum = pseudo_header_sum(&addresses, ipv4::UDP, length);
+    let fields = [source.port(), destination.port(), length as u16, sum];
+    let mut header = [0; udp::HEADER];
+    for (room, field) in header.chunks_exact_mut(2).zip(fields) {
+        room.copy_from_slice(&field.to_be_bytes());
     }
+    header
 }
 
 /// The header and the payload: where the payload lies if there is room in front of it, else a

@@ -1,7 +1,7 @@
 //! Trains of datagrams: one packet that the device, or software, cuts.
 
 use proptest::prelude::*;
-use virtroupe_wire::offload::{SegmentKind, segment};
+use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};
 use virtroupe_wire::{Buffer, DropReason, HeapBuffer, Offload, Payload, UdpSend};
 
 use crate::support::*;
@@ -55,8 +55,16 @@ proptest! {
         prop_assert_eq!(bed.host.take_has_offloads(), is_train);
         if is_train {
             prop_assert_eq!(bed.host.transmit().len(), 1);
-            let kind = bed.host.transmit()[0].offload().segmentation.expect("set").kind;
+            let mut whole = bed.host.transmit()[0].clone();
+            let offload = whole.offload();
+            let kind = offload.segmentation.expect("set").kind;
             prop_assert_eq!(kind, SegmentKind::Udp);
+            // Devices go on from the sum that they find.
+            let ChecksumState::Partial(partial) = offload.checksum else {
+                panic!("it is not complete");
+            };
+            prop_assert!(complete_checksum(&mut whole, partial));
+            prop_assert_eq!(read_udp(&whole.to_vec()), (7, 9, payload.clone()));
         }
         prop_assert_eq!(frames(&mut bed), expected);
     }
