@@ -511,18 +511,21 @@ impl Buffer for Frame {
 }
 
 impl Frame {
-    /// Removes `count` bytes behind an empty head, and the segments that are then empty.
+    /// Removes `count` bytes behind an empty head, and the segments that are then empty. The
+    /// offload is the packet's and stays.
     #[cold]
     fn trim_chain(&mut self, mut count: usize) {
+        let offload = self.offload();
         while self.place.length() == 0 {
             match self.take_tail() {
                 Some(next) => *self = next,
-                None => return,
+                None => break,
             }
             let here = count.min(self.place.length());
             self.place.shrink_front(here);
             count -= here;
         }
+        self.set_offload(offload);
     }
 }
 
