@@ -13,8 +13,9 @@ use super::{TxReadyPolicy, Waiter};
 /// Frames that a sender may put in when it is its turn.
 const TURN: usize = 128;
 
-/// Flushes after which a turn that was not used passes. Its sender runs on the same arbiter
-/// between any two, or sends a message from another.
+/// Flushes after which a turn that was not used passes: two for each turn of the poll loop, between
+/// which a sender on the same arbiter runs. One on another arbiter is often told too late, and
+/// stands in line again.
 const PATIENCE: u64 = 16;
 
 /// Who waits, and who may send now.

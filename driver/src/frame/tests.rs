@@ -54,6 +54,16 @@ fn an_offload_stays_when_the_head_is_trimmed_away_and_goes_with_its_slot() {
 }
 
 #[test]
+fn a_copy_on_the_heap_is_whole_however_long_it_is() {
+    for length in [0, 65_000, 65_001, 65_549, 200_000] {
+        let bytes: Vec<u8> = (0..length).map(|at: u32| (at * 7) as u8).collect();
+        let copy = Frame::on_heap(&bytes);
+        assert!(copy.to_vec() == bytes, "{length} bytes");
+        assert_eq!(copy.is_chain(), length > 65_000);
+    }
+}
+
+#[test]
 fn the_headroom_keeps_room_for_the_net_header() {
     let mut pool = pool(1);
     let mut frame = pool.frame().expect("free");
