@@ -197,10 +197,11 @@ impl QueueEgress {
         let mut moved = 0;
         let mut idle = 0;
         while idle < senders && self.pair.transmit_room() > 0 {
-            let sent = self.transmit_turn(own)?;
+            let (sent, is_short) = self.transmit_turn(own)?;
             idle = if sent == 0 { idle + 1 } else { 0 };
             moved += sent;
-            if self.held.is_some() {
+            if is_short {
+                // A long chain waits for descriptors: from frames behind it, it would get none.
                 break;
             }
             self.turn = (self.turn + 1) % senders;
@@ -208,8 +209,9 @@ impl QueueEgress {
         Ok(moved)
     }
 
-    /// Sends a quantum of the sender whose turn it is.
-    fn transmit_turn(&mut self, own: &mut Vec<Frame>) -> Result<usize, Violation> {
+    /// Sends a quantum of the sender whose turn it is. Returns how many frames went, and whether
+    /// one of the quantum found too few descriptors.
+    fn transmit_turn(&mut self, own: &mut Vec<Frame>) -> Result<(usize, bool), Violation> {
         let limit = QUANTUM.min(self.pair.transmit_room());
         let mut burst = std::mem::take(&mut self.scratch);
         if let Some((_, held)) = self.held.take() {
@@ -228,7 +230,8 @@ impl QueueEgress {
         if is_own {
             self.own += sent;
         }
-        if burst.is_empty() {
+        let is_short = !burst.is_empty();
+        if !is_short {
             self.scratch = burst;
         } else if is_own {
             own.splice(..0, burst.drain(..));
@@ -236,7 +239,7 @@ impl QueueEgress {
         } else {
             self.held = Some((self.turn, burst));
         }
-        Ok(sent)
+        Ok((sent, is_short))
     }
 
     fn reclaim(&mut self) -> Result<(), Violation> {
@@ -255,3 +258,6 @@ impl QueueEgress {
         self.pair.arm(needs_room) && self.served.iter().all(Served::is_empty)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,6 +67,8 @@ pub struct Shard {
     /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
     line: Line,
+    /// Whether an application sent a whole frame that asks for an offload since the last flush.
+    has_offloads: bool,
     /// Receivers whose mailbox was full, and since when.
     parked: usize,
     parked_since: Option<Instant>,
@@ -109,7 +111,9 @@ pub enum TxReadyPolicy {
     /// All at once: they compete for what room there is.
     All,
     /// In the order in which they were refused, as many as there is room for 128 frames each; only
-    /// they may send, until nobody waits any more. The default.
+    /// they may send, until nobody waits any more, and the message
+    /// [`TransmitFrames`](crate::services::TransmitFrames), which names no sender, what is nobody's
+    /// turn. The default.
     #[default]
     Fair,
 }
@@ -191,6 +195,7 @@ impl Shard {
             next_subscription: 0,
             kept: Vec::new(),
             line: Line::new(policy),
+            has_offloads: false,
             parked: 0,
             parked_since: None,
             sleeper: None,

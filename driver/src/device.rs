@@ -299,9 +299,8 @@ fn negotiate(
     if options.in_order {
         wanted |= FeatureBits::IN_ORDER;
     }
-    if options.transmit_offloads && offered.contains(FeatureBits::CSUM) {
-        // Segmentation depends on the checksum (section 5.1.3.1).
-        wanted |= TransmitOffloads::ALL;
+    if options.transmit_offloads {
+        wanted |= TransmitOffloads::of(offered);
     }
     if options.indirect {
         wanted |= FeatureBits::INDIRECT_DESC;

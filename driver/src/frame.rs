@@ -35,6 +35,9 @@ const LINE: usize = 64;
 /// Where the packet starts in a fresh slot: at a cache line.
 pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER).next_multiple_of(LINE) as u16;
 
+/// Bytes in a segment on the heap: with the headroom, places in it have 16 bits.
+const LONGEST_ON_HEAP: usize = 65_000;
+
 /// A packet, or a part of one: unique, writable, and `Send`.
 ///
 /// The handle is 24 bytes. Dropping it returns its slot: on the pool's thread to a plain stack,
@@ -143,11 +146,15 @@ impl Frame {
         }
     }
 
-    /// A frame on the heap that holds a copy of `bytes` (at most 65 000) behind the usual
-    /// headroom. A copy of a longer slice holds its first 65 000 bytes.
+    /// A frame on the heap that holds a copy of `bytes` behind the usual headroom: in one segment
+    /// up to 65 000 bytes, else in a chain of such.
     pub fn on_heap(bytes: &[u8]) -> Self {
-        let bytes = bytes.get(..bytes.len().min(65_000)).unwrap_or_default();
-        Self::on_heap_behind(SLOT_DATA, bytes)
+        let (head, rest) = bytes.split_at(bytes.len().min(LONGEST_ON_HEAP));
+        let mut frame = Self::on_heap_behind(SLOT_DATA, head);
+        for segment in rest.chunks(LONGEST_ON_HEAP) {
+            frame.append(Self::on_heap_behind(SLOT_DATA, segment));
+        }
+        frame
     }
 
     /// A frame on the heap that holds a copy of `bytes` behind `start` bytes of headroom;
@@ -511,18 +518,21 @@ impl Buffer for Frame {
 }
 
 impl Frame {
-    /// Removes `count` bytes behind an empty head, and the segments that are then empty.
+    /// Removes `count` bytes behind an empty head, and the segments that are then empty. The
+    /// offload is the packet's and stays.
     #[cold]
     fn trim_chain(&mut self, mut count: usize) {
+        let offload = self.offload();
         while self.place.length() == 0 {
             match self.take_tail() {
                 Some(next) => *self = next,
-                None => return,
+                None => break,
             }
             let here = count.min(self.place.length());
             self.place.shrink_front(here);
             count -= here;
         }
+        self.set_offload(offload);
     }
 }
 

@@ -30,6 +30,19 @@ impl TransmitOffloads {
             | FeatureBits::HOST_USO.0,
     );
 
+    /// Those of the `offered` features that can be accepted: segmentation depends on the checksum,
+    /// and ECN on TSO (section 5.1.3.1).
+    pub(crate) fn of(offered: FeatureBits) -> FeatureBits {
+        let tso = offered & (FeatureBits::HOST_TSO4 | FeatureBits::HOST_TSO6);
+        if !offered.contains(FeatureBits::CSUM) {
+            FeatureBits::NONE
+        } else if tso.is_empty() {
+            offered & (Self::ALL - FeatureBits::HOST_ECN)
+        } else {
+            offered & Self::ALL
+        }
+    }
+
     /// Those among the negotiated features.
     pub fn new(negotiated: FeatureBits) -> Self {
         TransmitOffloads(negotiated & Self::ALL)
@@ -41,12 +54,13 @@ impl TransmitOffloads {
     }
 
     /// The virtio-net header that asks for `offload`; `None` if the device did not take it on, or
-    /// if it does not fit to the packet.
+    /// if what it names is not in `head`: whoever sends frames may have described them wrongly.
     pub(crate) fn header(&self, offload: &Offload, head: &[u8]) -> Option<[u8; NET_HEADER]> {
         let mut header = [0; NET_HEADER];
         let [flags, gso_type, fields @ ..] = &mut header;
         if let ChecksumState::Partial(partial) = offload.checksum {
-            if !self.0.contains(FeatureBits::CSUM) {
+            let field = usize::from(partial.start) + usize::from(partial.offset);
+            if !self.0.contains(FeatureBits::CSUM) || head.len() < field + 2 {
                 return None;
             }
             *flags = NEEDS_CSUM;
@@ -56,7 +70,10 @@ impl TransmitOffloads {
         if let Some(segmentation) = offload.segmentation {
             let (kind, needed) = gso(segmentation.kind, head)?;
             // The device finds the transport by the checksum.
-            if *flags == 0 || !self.0.contains(needed) {
+            let is_taken = *flags != 0 && self.0.contains(needed);
+            let is_right =
+                segmentation.size > 0 && head.len() >= usize::from(segmentation.header_length);
+            if !is_taken || !is_right {
                 return None;
             }
             *gso_type = kind;
@@ -125,4 +142,45 @@ fn carry_out_one(
     }
     out.push(frame);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use virtroupe_wire::offload::{PartialChecksum, Segmentation};
+
+    use super::*;
+
+    #[test]
+    fn a_feature_is_accepted_only_with_those_that_it_depends_on() {
+        let all = TransmitOffloads::ALL;
+        assert_eq!(TransmitOffloads::of(all), all);
+        let without_checksum = TransmitOffloads::of(all - FeatureBits::CSUM);
+        assert_eq!(without_checksum, FeatureBits::NONE);
+        let without_tso4 = all - FeatureBits::HOST_TSO4;
+        assert_eq!(TransmitOffloads::of(without_tso4), without_tso4);
+        let without_tso = without_tso4 - FeatureBits::HOST_TSO6;
+        let expected = without_tso - FeatureBits::HOST_ECN;
+        assert_eq!(TransmitOffloads::of(without_tso), expected);
+    }
+
+    #[test]
+    fn a_device_is_not_asked_for_what_is_not_in_the_packet() {
+        let mut head = [0; 60];
+        head[12..14].copy_from_slice(&[8, 0]);
+        let offload = |start, size, header_length| Offload {
+            checksum: ChecksumState::Partial(PartialChecksum { start, offset: 6 }),
+            segmentation: Some(Segmentation {
+                kind: SegmentKind::Udp,
+                size,
+                header_length,
+            }),
+        };
+        let device = TransmitOffloads::new(TransmitOffloads::ALL);
+        assert!(device.takes(&offload(34, 1000, 42), &head));
+        assert!(device.takes(&offload(52, 1000, 60), &head));
+        for (start, size, header_length) in [(53, 1000, 42), (34, 0, 42), (34, 1000, 61)] {
+            assert!(!device.takes(&offload(start, size, header_length), &head));
+        }
+        assert!(!device.takes(&offload(u16::MAX, 1000, 42), &head));
+    }
 }

@@ -60,7 +60,8 @@ pub trait Buffer: Sized {
     }
 
     /// What is to be done for the packet, or was done; nothing by default. Its offsets count from
-    /// the first byte of the head as it was when it was set.
+    /// the Ethernet header, wherever the head begins now: headers may be pushed in front of it,
+    /// or removed, and the description does not change.
     fn offload(&self) -> Offload {
         Offload::NONE
     }

@@ -286,7 +286,7 @@ impl<B: Buffer> Host<B> {
         while self.room > 0
             && let Some(frame) = self.backlog.pop_front()
         {
-            self.push_frame(frame);
+            self.push_released(frame);
         }
     }
 

@@ -11,6 +11,10 @@ pub const HEADER: usize = 8;
 /// The longest payload in bytes: an IPv4 packet of 65 535 bytes less its headers.
 pub const MAX_PAYLOAD: usize = 65_507;
 
+/// The most datagrams in a train (see [`UdpSend::segment_size`]), as many as Linux takes
+/// (`UDP_MAX_SEGMENTS`). A transmit queue that is shorter takes only as many as it is long.
+pub const LONGEST_TRAIN: usize = 128;
+
 /// Names a UDP socket of one host engine. A name is not used again after the socket is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UdpSocketId {
@@ -65,8 +69,8 @@ pub struct UdpSend<B> {
     /// What it carries: 0 to 65 507 bytes.
     pub payload: Payload<B>,
     /// Makes it a *train*: the payload is sent in datagrams of so many bytes each, the last one
-    /// shorter, as with `UDP_SEGMENT` of Linux. At most 128 datagrams, none longer than the path's
-    /// MTU. The device cuts them if it can (`VIRTIO_NET_F_HOST_USO`), else we do. A train is
+    /// shorter, as with `UDP_SEGMENT` of Linux. At most [`LONGEST_TRAIN`] datagrams, none longer
+    /// than the path's MTU. The device cuts them if it can (`VIRTIO_NET_F_HOST_USO`), else we do. A train is
     /// accepted or refused as a whole, and counts as one datagram.
     pub segment_size: Option<u16>,
     /// Why it was refused; set by the engine on what it gives back.

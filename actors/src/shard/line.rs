@@ -7,15 +7,18 @@
 //! when it offers again; a turn that is not used passes.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use virtroupe_wire::Instant;
 
 use super::{TxReadyPolicy, Waiter};
 
 /// Frames that a sender may put in when it is its turn.
 const TURN: usize = 128;
 
-/// Flushes after which a turn that was not used passes. Its sender runs on the same arbiter
-/// between any two, or sends a message from another.
-const PATIENCE: u64 = 16;
+/// How long a turn waits for its sender: longer than a message takes to an arbiter that sleeps, and
+/// the answer back. Meanwhile its room is nobody else's.
+const PATIENCE: Duration = Duration::from_micros(200);
 
 /// Who waits, and who may send now.
 #[derive(Debug)]
@@ -25,15 +28,15 @@ pub(super) struct Line {
     /// For each in `order`, whether it asked for a notice.
     asked: HashMap<Waiter, bool>,
     turns: Vec<Turn>,
-    /// Flushes so far.
-    now: u64,
+    /// When the last flush was that found the line busy.
+    now: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     whose: Waiter,
     left: usize,
-    since: u64,
+    since: Instant,
 }
 
 impl Line {
@@ -43,7 +46,7 @@ impl Line {
             order: VecDeque::new(),
             asked: HashMap::new(),
             turns: Vec::new(),
-            now: 0,
+            now: Instant::ZERO,
         }
     }
 
@@ -118,11 +121,10 @@ impl Line {
         self.turns.clear();
     }
 
-    /// A flush: turns that were not used for long pass.
-    pub(super) fn tick(&mut self) {
-        self.now += 1;
-        let now = self.now;
-        self.turns.retain(|turn| now - turn.since <= PATIENCE);
+    /// A flush at `now`: turns that were not used for long pass.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.now = now;
+        self.turns.retain(|turn| now.since(turn.since) <= PATIENCE);
     }
 
     /// Room that is somebody's turn.
@@ -217,11 +219,9 @@ mod tests {
         let mut line = Line::new(TxReadyPolicy::Fair);
         line.ask(sender(1));
         assert_eq!(told(&mut line, TURN), [sender(1)]);
-        for _ in 0..PATIENCE {
-            line.tick();
-            assert!(line.is_busy());
-        }
-        line.tick();
+        line.tick(Instant::ZERO + PATIENCE);
+        assert!(line.is_busy());
+        line.tick(Instant::ZERO + PATIENCE + Duration::from_nanos(1));
         assert!(!line.is_busy());
         assert_eq!(line.allowance(Some(sender(2)), 7), 7);
     }

@@ -12,17 +12,18 @@ use crate::egress::Egress;
 use crate::messages::{SendOutcome, SocketEvent, SubscriptionId};
 
 /// Frames of the longest datagram at the usual MTU.
-const LONGEST_TRAIN: usize = 46;
+const MOST_FRAGMENTS: usize = 46;
 
 impl Shard {
     /// Hands the transmit queue on and wakes senders that wait for room. Returns how many frames
     /// went. What is left then found no room.
     pub(crate) fn flush(&mut self, egress: &mut Egress) -> Result<usize, Violation> {
         let mut moved = 0;
-        if self.host.take_has_offloads() {
-            self.carry_out_offloads(egress);
-        }
         loop {
+            // Also for what the last round let in.
+            if self.host.take_has_offloads() | std::mem::take(&mut self.has_offloads) {
+                self.carry_out_offloads(egress);
+            }
             moved += egress.transmit(self.host.transmit())?;
             let left = self.host.transmit().len();
             self.host
@@ -34,7 +35,7 @@ impl Shard {
         }
         let left = self.host.transmit().len();
         if self.line.is_busy() {
-            self.line.tick();
+            self.line.tick(self.clock.now());
             if egress.is_roomy(left) {
                 self.tell_senders(egress.room().saturating_sub(left));
             }
@@ -108,7 +109,12 @@ impl Shard {
         id: UdpSocketId,
         burst: &mut Vec<UdpSend<Frame>>,
     ) -> SendOutcome {
-        self.send_with(id, burst.len(), |host, now, pool| {
+        let is_train = |send: &UdpSend<Frame>| send.segment_size.is_some();
+        let most = match burst.iter().any(is_train) {
+            true => udp::LONGEST_TRAIN,
+            false => MOST_FRAGMENTS,
+        };
+        self.send_with(id, burst.len() + most, |host, now, pool| {
             let outcome = host.send_udp(now, id, burst, pool);
             (outcome, burst.first().and_then(|send| send.refused))
         })
@@ -121,17 +127,18 @@ impl Shard {
         burst: &mut Vec<UdpDatagram<Frame>>,
     ) -> SendOutcome {
         let mut refused = Vec::new();
-        self.send_with(id, burst.len(), |host, now, pool| {
+        self.send_with(id, burst.len() + MOST_FRAGMENTS, |host, now, pool| {
             let outcome = host.reply_udp(now, id, burst, &mut refused, pool);
             (outcome, refused.first().and_then(|send| send.refused))
         })
     }
 
-    /// Lets `send` put up to `count` datagrams into the engine.
+    /// Lets `send` put datagrams into the engine that may take `frames`, or more if each is long:
+    /// then at least the first one is refused only if there is no room for it.
     fn send_with(
         &mut self,
         id: UdpSocketId,
-        count: usize,
+        frames: usize,
         send: impl FnOnce(
             &mut Host<Frame>,
             Instant,
@@ -141,7 +148,7 @@ impl Shard {
         let now = self.clock.now();
         let ports = self.ports.clone();
         let egress = &mut ports.borrow_mut().egress;
-        if self.host.transmit_room() < count + LONGEST_TRAIN {
+        if self.host.transmit_room() < frames {
             self.look_for_room(egress);
         }
         let sender = Waiter::Socket(id);
@@ -208,7 +215,9 @@ impl Shard {
         }
         let room = self.host.transmit_room();
         let accepted = self.line.allowance(sender, room).min(frames.len());
-        self.host.transmit().extend(frames.drain(..accepted));
+        let accept = frames.drain(..accepted);
+        self.has_offloads |= accept.as_slice().iter().any(Frame::has_offload);
+        self.host.transmit().extend(accept);
         self.host.set_transmit_room(room - accepted);
         if let Some(sender) = sender {
             self.line.sent(sender, accepted, !frames.is_empty());
@@ -235,3 +244,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

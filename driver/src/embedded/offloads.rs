@@ -108,6 +108,7 @@ fn describe(header: &NetHeader, bytes: &[u8]) -> Option<Offload> {
         GSO_UDP_L4 => (Some(SegmentKind::Udp), udp),
         _ => return None,
     };
+    let header_length = u16::try_from(header_length).ok()?;
     let checksum = match header.flags & NEEDS_CSUM {
         0 => ChecksumState::Plain,
         _ => ChecksumState::Partial(PartialChecksum {
@@ -120,7 +121,7 @@ fn describe(header: &NetHeader, bytes: &[u8]) -> Option<Offload> {
         segmentation: kind.map(|kind| Segmentation {
             kind,
             size: header.gso_size,
-            header_length: header_length as u16,
+            header_length,
         }),
     })
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use virtroupe_wire::offload::ChecksumState;
 
 use super::*;
 use crate::memory::{DmaMemory, HugePages};
@@ -30,6 +31,36 @@ fn a_dropped_chain_returns_every_slot() {
     assert_eq!(pool.available(), 6);
     drop(chain);
     assert_eq!(pool.available(), 16);
+}
+
+#[test]
+fn an_offload_stays_when_the_head_is_trimmed_away_and_goes_with_its_slot() {
+    let mut pool = pool(2);
+    let described = Offload {
+        checksum: ChecksumState::Valid,
+        segmentation: None,
+    };
+    let mut frame = pool.frame().expect("free");
+    assert!(frame.extend_from_slice(b"head"));
+    let mut tail = pool.frame().expect("free");
+    assert!(tail.extend_from_slice(b"tail"));
+    frame.append(tail);
+    frame.set_offload(described);
+    frame.trim_front(5);
+    assert_eq!((frame.head(), frame.offload()), (&b"ail"[..], described));
+    drop(frame);
+    let fresh = [pool.frame(), pool.frame()].map(|frame| frame.expect("free"));
+    assert!(fresh.iter().all(|frame| frame.offload().is_none()));
+}
+
+#[test]
+fn a_copy_on_the_heap_is_whole_however_long_it_is() {
+    for length in [0, 65_000, 65_001, 65_549, 200_000] {
+        let bytes: Vec<u8> = (0..length).map(|at: u32| (at * 7) as u8).collect();
+        let copy = Frame::on_heap(&bytes);
+        assert!(copy.to_vec() == bytes, "{length} bytes");
+        assert_eq!(copy.is_chain(), length > 65_000);
+    }
 }
 
 #[test]

@@ -82,8 +82,8 @@ pub struct Limits {
     /// Neighbours that are not static. Default 1024. In a full table a new one evicts another;
     /// while neighbours are being resolved, at most half the table is used for that.
     pub neighbors: usize,
-    /// Packets that wait for one neighbour to answer. Default 64: a datagram of the greatest
-    /// length, in fragments of 1500 bytes.
+    /// Frames that wait for one neighbour to answer. Default 64: a datagram of the greatest
+    /// length, in fragments of 1500 bytes. A train counts as its datagrams.
     pub neighbor_queue: usize,
     /// Requests sent to a neighbour before it counts as unreachable. Default 3.
     pub neighbor_attempts: u32,

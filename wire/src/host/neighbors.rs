@@ -65,6 +65,8 @@ pub struct NeighborEntry {
 #[derive(Debug)]
 pub(super) struct Waiting<B> {
     pub(super) frame: B,
+    /// As how many the queue counts it: a train as its datagrams, since it holds their memory.
+    pub(super) frames: usize,
     /// Whom to tell if the neighbour does not answer.
     pub(super) socket: Option<Sender>,
 }
@@ -87,7 +89,7 @@ pub(super) enum Resolution {
         until: Instant,
         ask: bool,
     },
-    /// Enqueue up to `room` packets; with `ask`, also broadcast a request.
+    /// Enqueue up to `room` frames; with `ask`, also broadcast a request.
     Wait { room: usize, ask: bool },
 }
 
@@ -227,7 +229,7 @@ impl<B> Neighbors<B> {
             }
             State::Probe { .. } => Ok(Resolution::known(mac, now)),
             State::Incomplete { queue: waiting, .. } => Ok(Resolution::Wait {
-                room: queue.saturating_sub(waiting.len()),
+                room: queue.saturating_sub(waiting.iter().map(|waiting| waiting.frames).sum()),
                 ask: false,
             }),
             State::Failed { until } if now < *until => Err(DropReason::NeighborUnreachable),

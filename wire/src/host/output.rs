@@ -347,6 +347,7 @@ impl<B: Buffer> Host<B> {
             }
             Target::Neighbor(next_hop, _) => {
                 let waiting = Waiting {
+                    frames: frames_of(&packet),
                     frame: packet,
                     socket: sender,
                 };
@@ -364,13 +365,25 @@ impl<B: Buffer> Host<B> {
             if let Some(destination) = frame.head_mut().first_chunk_mut::<6>() {
                 *destination = mac.0;
             }
-            self.has_offloads |= !frame.offload().is_none();
             if self.room > 0 {
-                self.push_frame(frame);
+                self.push_released(frame);
             } else {
                 self.backlog.push_back(frame);
             }
         }
+    }
+
+    /// Puts a frame that waited into the transmit queue, which has room: one that is to be cut
+    /// uses up as much as its pieces, but is not kept back by the last of them.
+    pub(super) fn push_released(&mut self, frame: B) {
+        self.has_offloads |= !frame.offload().is_none();
+        self.use_room(frames_of(&frame) - 1);
+        self.push_frame(frame);
+    }
+
+    /// Uses up room for pieces of a frame: perhaps nobody but software cuts it.
+    pub(super) fn use_room(&mut self, frames: usize) {
+        self.room = self.room.saturating_sub(frames);
     }
 
     /// Puts a frame into the transmit queue, which has room.
@@ -381,6 +394,12 @@ impl<B: Buffer> Host<B> {
         self.counters.tx_bytes += frame.len() as u64;
         self.transmit.push(frame);
     }
+}
+
+/// How many frames a complete one becomes, at least 1.
+pub(super) fn frames_of<B: Buffer>(frame: &B) -> usize {
+    let segmentation = frame.offload().segmentation;
+    segmentation.map_or(1, |segmentation| segmentation.pieces(frame.len()))
 }
 
 /// Writes bytes into pieces of equal length, the last one shorter.

@@ -195,7 +195,7 @@ impl<B: Buffer> Host<B> {
         {
             return self.send_train(now, local, send, size, pool);
         }
-        let ready = self.prepare(now, local, send, pool)?;
+        let ready = self.prepare(now, local, send, header, pool)?;
         let length = udp::HEADER + send.payload.len();
         self.check_room(&ready.plan, length)?;
         let is_in_place = match &send.payload {
@@ -219,13 +219,14 @@ impl<B: Buffer> Host<B> {
         Ok(())
     }
 
-    /// Decides where and how a datagram goes, and computes its header. Whether there is room is
-    /// still to be checked.
+    /// Decides where and how a datagram goes, and computes its header by `header`, from source,
+    /// destination and payload. Whether there is room is still to be checked.
     pub(super) fn prepare<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         local: &Local,
         send: &UdpSend<B>,
+        header: impl FnOnce(SocketAddrV4, SocketAddrV4, &Payload<B>) -> [u8; udp::HEADER],
         pool: &mut A,
     ) -> Result<Ready, DropReason> {
         let SocketAddr::V4(peer) = send.destination else {

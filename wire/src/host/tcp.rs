@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 
 use super::Host;
 use super::icmp::Cited;
-use super::output::{Outgoing as Packet, Plan};
+use super::output::{Outgoing as Packet, Plan, frames_of};
 use super::receive::Arrival;
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
-use crate::offload::{ChecksumState, Segmentation};
+use crate::offload::{ChecksumState, Offload, Segmentation};
 use crate::tcp::header::HEADER;
 use crate::tcp::{
     Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpIcmp, TcpIcmpKind,
@@ -73,7 +73,8 @@ pub fn exchange<A, S>(
         }
         let least_room = match engine.most_payload() {
             0 => 1,
-            _ => MOST_PIECES,
+            // A short queue is never longer, and half of it may be all that is ever seen free.
+            _ => MOST_PIECES.min(host.most_frames / 2).max(1),
         };
         while host.room >= least_room && engine.poll_transmit(now, outgoing) {
             host.send_tcp_pieces(now, outgoing, pool);
@@ -213,16 +214,26 @@ impl<B: Buffer> Host<B> {
             sender: None,
         };
         self.output(&plan, &fields, packet);
-        // The packet is the last frame, since its path is direct.
-        if is_long
-            && let Some(frame) = self.transmit.last_mut()
-            && !frame.set_offload(offload)
-        {
-            // Memory that can not say how it is to be split.
+        if is_long {
+            self.describe_last(offload)?;
+        }
+        Ok(Sent::Whole)
+    }
+
+    /// Says of the last frame, which went out directly, how it is to be split.
+    fn describe_last(&mut self, offload: Offload) -> Result<(), DropReason> {
+        let Some(frame) = self.transmit.last_mut() else {
+            return Ok(());
+        };
+        if !frame.set_offload(offload) {
+            // Memory that can not say it.
             self.transmit.pop();
             return Err(DropReason::TooBig);
         }
-        Ok(Sent::Whole)
+        let frames = frames_of(frame);
+        self.use_room(frames - 1);
+        self.has_offloads = true;
+        Ok(())
     }
 
     /// Whether a segment fits the path as it is; if not, the engine is told.

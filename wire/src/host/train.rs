@@ -1,7 +1,9 @@
 //! Trains: many datagrams to one peer in one packet, which the device or the driver cuts (USO).
 
+use std::net::SocketAddrV4;
+
 use super::Host;
-use super::send::{Local, Ready};
+use super::send::Local;
 use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
 use crate::drops::DropReason;
 use crate::offload::{
@@ -10,9 +12,6 @@ use crate::offload::{
 use crate::time::Instant;
 use crate::udp::{self, UdpSend};
 use crate::{ethernet, ipv4};
-
-/// The most datagrams in one train, as many as Linux takes (`UDP_MAX_SEGMENTS`).
-const LONGEST_TRAIN: usize = 128;
 
 /// Where the UDP header of a frame begins.
 const TRANSPORT: usize = ethernet::HEADER + ipv4::HEADER;
@@ -31,10 +30,10 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) -> Result<(), DropReason> {
         let datagrams = send.payload.len().div_ceil(usize::from(size).max(1));
-        if size == 0 || datagrams > LONGEST_TRAIN {
+        if size == 0 || datagrams > udp::LONGEST_TRAIN {
             return Err(DropReason::TooBig);
         }
-        let mut ready = self.prepare(now, local, send, pool)?;
+        let ready = self.prepare(now, local, send, partial_header, pool)?;
         if ready.plan.must_fragment(udp::HEADER + usize::from(size)) {
             return Err(DropReason::TooBig);
         }
@@ -42,7 +41,6 @@ impl<B: Buffer> Host<B> {
         if ready.plan.is_loopback() {
             return self.send_train_to_ourselves(now, local, send, size, pool);
         }
-        set_partial_checksum(&mut ready, send.payload.len());
         let mut packet = train_packet(&ready.header, send, pool)?;
         let is_kept = packet.set_offload(Offload {
             checksum: ChecksumState::Partial(PartialChecksum {
@@ -59,13 +57,15 @@ impl<B: Buffer> Host<B> {
             return Err(DropReason::TooBig);
         }
         self.output(&ready.plan, &ready.outgoing, packet);
-        // It may become as many frames.
-        self.room = self.room.saturating_sub(datagrams - 1);
-        self.has_offloads = true;
+        // One that waits for a neighbour uses up room when it is released.
+        if ready.plan.is_direct() {
+            self.use_room(datagrams - 1);
+            self.has_offloads = true;
+        }
         Ok(())
     }
 
-    /// Nobody cuts what stays here.
+    /// Nobody cuts what stays here. All of it stays, or nothing: who is refused offers all again.
     #[cold]
     fn send_train_to_ourselves<A: Allocator<Buffer = B>>(
         &mut self,
@@ -78,6 +78,7 @@ impl<B: Buffer> Host<B> {
         let mut bytes = Vec::with_capacity(send.payload.len());
         send.payload
             .for_each_segment(|segment| bytes.extend_from_slice(segment));
+        let before = self.looped.len();
         for datagram in bytes.chunks(usize::from(size)) {
             let mut single = UdpSend {
                 payload: Payload::from(bytes::Bytes::copy_from_slice(datagram)),
@@ -85,22 +86,33 @@ impl<B: Buffer> Host<B> {
                 refused: None,
                 ..*send
             };
-            self.send_slow(now, local, &mut single, pool)?;
+            if let Err(reason) = self.send_slow(now, local, &mut single, pool) {
+                self.looped.truncate(before);
+                return Err(reason);
+            }
         }
         Ok(())
     }
 }
 
-/// Replaces the checksum in the header by the sum of the pseudo-header.
-fn set_partial_checksum(ready: &mut Ready, payload: usize) {
-    let mut addresses = [0; 8];
-    let (source, destination) = addresses.split_at_mut(4);
-    source.copy_from_slice(&ready.outgoing.source.octets());
-    destination.copy_from_slice(&ready.outgoing.destination.octets());
-    let sum = pseudo_header_sum(&addresses, ipv4::UDP, udp::HEADER + payload);
-    if let Some(field) = ready.header.get_mut(CHECKSUM..) {
-        field.copy_from_slice(&sum.to_be_bytes());
+/// The UDP header of a train, of at most 65 507 bytes. The checksum is that of the pseudo-header
+/// alone: whoever cuts the train reads all bytes anyway.
+fn partial_header<B: Buffer>(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    payload: &Payload<B>,
+) -> [u8; udp::HEADER] {
+    let length = udp::HEADER + payload.len();
+    let [s0, s1, s2, s3] = source.ip().octets();
+    let [d0, d1, d2, d3] = destination.ip().octets();
+    let addresses = [s0, s1, s2, s3, d0, d1, d2, d3];
+    let sum = pseudo_header_sum(&addresses, ipv4::UDP, length);
+    let fields = [source.port(), destination.port(), length as u16, sum];
+    let mut header = [0; udp::HEADER];
+    for (room, field) in header.chunks_exact_mut(2).zip(fields) {
+        room.copy_from_slice(&field.to_be_bytes());
     }
+    header
 }
 
 /// The header and the payload: where the payload lies if there is room in front of it, else a

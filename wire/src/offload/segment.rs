@@ -43,7 +43,8 @@ struct Layout {
 /// those that Linux makes.
 ///
 /// # Errors
-/// `Malformed` if the headers are not where they are said to be, `PoolEmpty` if memory is short.
+/// `Malformed` if the headers are not where they are said to be, or the packet is longer than IP
+/// allows; `PoolEmpty` if memory is short.
 /// `out` is then as it was.
 pub fn segment<A: Allocator>(
     packet: &mut A::Buffer,
@@ -67,6 +68,14 @@ fn cut<A: Allocator>(
 ) -> Result<(), DropReason> {
     let segmentation = offload.segmentation.ok_or(DropReason::Malformed)?;
     let layout = layout(packet.head(), &segmentation).ok_or(DropReason::Malformed)?;
+    // Lengths and offsets have 16 bits; that of IPv6 does not count its own header.
+    let uncounted = match layout.version {
+        Version::V4 => ethernet::HEADER,
+        Version::V6 => ethernet::HEADER + IPV6_HEADER,
+    };
+    if packet.len() > uncounted + ipv4::MAX_PACKET {
+        return Err(DropReason::Malformed);
+    }
     if segmentation.kind == SegmentKind::UdpFragments
         && let ChecksumState::Partial(partial) = offload.checksum
         && !complete_checksum(packet, partial)

@@ -216,3 +216,15 @@ fn a_partial_checksum_is_completed_over_a_chain_cut_at_odd_places() {
     };
     assert!(!complete_checksum(&mut HeapBuffer::new(&[0; 60]), outside));
 }
+
+#[test]
+fn a_packet_that_is_longer_than_ip_allows_is_refused() {
+    let mut out = Vec::new();
+    for (length, is_cut) in [(65_535 - 28, true), (65_536 - 28, false), (200_000, false)] {
+        for kind in [SegmentKind::Udp, SegmentKind::UdpFragments] {
+            let mut long = packet(ipv4::UDP, &vec![7; length], &[]);
+            let result = segment(&mut long, &offload(kind, 1400), &mut Heap, &mut out);
+            assert_eq!(result.is_ok(), is_cut, "{length} bytes");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Trains of datagrams: one packet that the device, or software, cuts.
 
 use proptest::prelude::*;
-use virtroupe_wire::offload::{SegmentKind, segment};
+use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};
 use virtroupe_wire::{Buffer, DropReason, HeapBuffer, Offload, Payload, UdpSend};
 
 use crate::support::*;
@@ -55,8 +55,16 @@ proptest! {
         prop_assert_eq!(bed.host.take_has_offloads(), is_train);
         if is_train {
             prop_assert_eq!(bed.host.transmit().len(), 1);
-            let kind = bed.host.transmit()[0].offload().segmentation.expect("set").kind;
+            let mut whole = bed.host.transmit()[0].clone();
+            let offload = whole.offload();
+            let kind = offload.segmentation.expect("set").kind;
             prop_assert_eq!(kind, SegmentKind::Udp);
+            // Devices go on from the sum that they find.
+            let ChecksumState::Partial(partial) = offload.checksum else {
+                panic!("it is not complete");
+            };
+            prop_assert!(complete_checksum(&mut whole, partial));
+            prop_assert_eq!(read_udp(&whole.to_vec()), (7, 9, payload.clone()));
         }
         prop_assert_eq!(frames(&mut bed), expected);
     }
@@ -104,4 +112,50 @@ fn a_train_to_ourselves_arrives_as_datagrams() {
         .map(|datagram| datagram.payload.to_vec())
         .collect();
     assert_eq!(payloads, [&b"one "[..], b"two ", b"tri"]);
+}
+
+/// Two trains of 4 datagrams wait for a neighbour, and are released when there is no room.
+#[test]
+fn a_train_that_waited_for_its_neighbour_and_for_room_is_announced_when_it_goes() {
+    let mut bed = Bed::new(dynamic());
+    let socket = bed.bind("0.0.0.0:7");
+    let mut burst = vec![train(&[0; 400], 100), train(&[1; 400], 100)];
+    assert_eq!(bed.send_burst(socket, &mut burst).accepted, 2);
+    assert_eq!(bed.host.transmit_room(), 999, "only the question has left");
+    assert_eq!(bed.sent().len(), 1);
+    assert!(!bed.host.take_has_offloads());
+    bed.host.set_transmit_room(0);
+    assert_eq!(bed.receive(&reply_from(PEER_MAC, PEER)).len(), 0);
+    bed.host.take_has_offloads();
+    bed.host.set_transmit_room(6);
+    assert!(bed.host.take_has_offloads());
+    assert_eq!(bed.host.transmit_room(), 0, "of both, 8 frames may become");
+    assert_eq!(frames(&mut bed).len(), 8);
+}
+
+#[test]
+fn a_train_takes_the_places_of_its_datagrams_in_the_queue_of_a_neighbour() {
+    let mut bed = Bed::new(dynamic());
+    let socket = bed.bind("0.0.0.0:7");
+    // The queue holds 64.
+    let mut burst = vec![train(&[0; 6000], 100), train(&[0; 400], 100)];
+    burst.push(train(&[0; 200], 100));
+    assert_eq!(bed.send_burst(socket, &mut burst).refused, 1);
+    assert_eq!(burst[0].refused, Some(DropReason::NeighborQueueFull));
+    assert_eq!(burst[0].payload.len(), 200);
+}
+
+#[test]
+fn of_a_train_to_ourselves_all_arrives_or_nothing() {
+    let mut bed = Bed::new(config());
+    let from = bed.bind("0.0.0.0:7");
+    let to = bed.bind("10.0.0.1:8");
+    let mut burst = vec![UdpSend {
+        destination: (OUR, 8).into(),
+        ..train(b"one two tri", 4)
+    }];
+    bed.pool.left = 2;
+    assert_eq!(bed.send_burst(from, &mut burst).refused, 1);
+    assert_eq!(burst[0].refused, Some(DropReason::PoolEmpty));
+    assert!(bed.received(to).is_empty());
 }

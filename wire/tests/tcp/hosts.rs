@@ -19,6 +19,8 @@ struct Station {
     outgoing: Outgoing<Bytes>,
     /// Frames that were split on their way out.
     split: usize,
+    /// Frames that the transmit queue takes.
+    room: usize,
 }
 
 impl Station {
@@ -36,7 +38,15 @@ impl Station {
             engine: Engine::new(TcpConfig::default(), number.into()),
             outgoing: Outgoing::new(),
             split: 0,
+            room: 1000,
         }
+    }
+
+    /// Makes the transmit queue so short.
+    fn limit(&mut self, frames: usize) {
+        self.room = frames;
+        self.host.set_transmit_capacity(frames);
+        self.host.set_transmit_room(frames);
     }
 
     /// Receives frames, does what is due, and returns what it sends.
@@ -52,7 +62,10 @@ impl Station {
             &mut self.outgoing,
             &mut Heap,
         );
-        self.host.set_transmit_room(1000);
+        self.host.set_transmit_room(self.room);
+        let is_announced = self.host.take_has_offloads();
+        let asks = |frame: &HeapBuffer| !frame.offload().is_none();
+        assert_eq!(is_announced, self.host.transmit().iter().any(asks));
         let counters = self.host.counters();
         assert_eq!(
             counters.rx_frames + counters.looped,
@@ -88,13 +101,15 @@ fn open(client: &mut Station, to: u8, now: Instant) -> ConnectionId {
 
 #[test]
 fn a_stream_crosses_two_hosts() {
-    for most_payload in [0, 60_000] {
-        cross(most_payload);
+    for (most_payload, room) in [(0, 1000), (60_000, 1000), (60_000, 64), (60_000, 1)] {
+        cross(most_payload, room);
     }
 }
 
-fn cross(most_payload: u32) {
+/// A stream whose sender has a transmit queue of `room` frames.
+fn cross(most_payload: u32, room: usize) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
+    client.limit(room);
     client.engine.set_most_payload(most_payload);
     let listener = server
         .engine
