@@ -29,7 +29,12 @@ impl LaneSender {
     /// Moves frames from the front of `frames` into the lane, as many as it has room for, and
     /// wakes the receiver if it sleeps. Returns how many.
     pub fn push(&mut self, frames: &mut Vec<Frame>) -> usize {
-        let chunk = match self.ring.write_chunk_uninit(frames.len()) {
+        self.push_up_to(frames, usize::MAX)
+    }
+
+    /// As [`push`](Self::push), but at most `limit` frames.
+    pub fn push_up_to(&mut self, frames: &mut Vec<Frame>, limit: usize) -> usize {
+        let chunk = match self.ring.write_chunk_uninit(frames.len().min(limit)) {
             Err(ChunkError::TooFewSlots(room)) => self.ring.write_chunk_uninit(room),
             chunk => chunk,
         };

@@ -66,13 +66,11 @@ impl VirtualQueue {
             return;
         }
         let bytes: usize = burst.iter().take(count).map(Frame::len).sum();
-        let mut rest = burst.split_off(count);
-        let moved = self.lane.push(burst);
+        let moved = self.lane.push_up_to(burst, count);
         debug_assert_eq!(moved, count, "the lane is as long as there are credits");
         self.taken = self.taken.wrapping_add(moved as u32);
         self.sent.frames += moved as u64;
         self.sent.bytes += bytes as u64;
-        burst.append(&mut rest);
     }
 
     /// Asks the owner of the ring for a wake-up when half of the credits are back. Look at

@@ -47,8 +47,8 @@ pub struct DeviceOptions {
     /// pauses; shorter ones stay in the cache. Half of the receive ring holds at least one frame:
     /// an MTU of 9000 takes 16 descriptors, one of 65535 takes 128.
     pub queue_size: u16,
-    /// Packet slots for each queue pair, 2240 bytes each. At least twice `queue_size` plus 128.
-    /// 2048 by default. What applications hold comes from here; when it runs low, received
+    /// Packet slots for each queue pair, and for each cpu that has none, 2240 bytes each. At least
+    /// twice `queue_size` plus 128. 2048 by default. What applications hold comes from here; when it runs low, received
     /// packets are copied to the heap.
     pub pool_frames: u32,
     /// Whether packet memory lies in huge pages.

@@ -118,8 +118,8 @@ impl Probe {
         Ok((within(probe).await.expect("the stack runs")?, receiver))
     }
 
-    #[allow(dead_code, reason = "for the tests against the real world")]
     /// Starts a probe that echoes on each cpu of `stack`; they share `local`.
+    #[allow(dead_code, reason = "for the tests against the real world")]
     pub async fn echo_on_each(stack: &Stack, local: &str) -> Result<Vec<Addr<Probe>>, BindError> {
         let (seen, _) = unbounded_channel();
         let address = address(local);
