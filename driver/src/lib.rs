@@ -18,6 +18,7 @@
 
 #![warn(missing_docs)]
 
+mod attach;
 pub mod chunk;
 pub mod device;
 pub mod embedded;
