@@ -92,7 +92,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
             .start()
         })
         .await?;
-    serve::until_end(&stack, options.seconds, async |_| {}).await?;
+    serve::until_end(&stack, report::wait(options.seconds), async |_| {}).await?;
     let mut packets = 0;
     for counter in counters {
         packets += counter.send(Count).await?;

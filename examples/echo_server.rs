@@ -20,6 +20,10 @@ mod demo;
 mod device;
 #[path = "common/exit.rs"]
 mod exit;
+#[path = "common/link.rs"]
+mod link;
+#[path = "common/live.rs"]
+mod live;
 #[path = "common/report.rs"]
 mod report;
 #[path = "common/sandbox.rs"]
@@ -109,14 +113,7 @@ fn run(options: Options) -> Outcome<ExitCode> {
 async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     let _echo = start_echo(&stack, options.port).await?;
-    let mut live = table::Live::new();
-    let mut cpus = cpus::CpuTable::default();
-    serve::until_end(&stack, options.seconds, async |interval| {
-        if let Ok(stats) = stack.stats().await {
-            live.show(&cpus.lines(stats, interval));
-        }
-    })
-    .await?;
+    cpus::show_until(&stack, report::wait(options.seconds)).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);
     println!("{stats}");
@@ -127,13 +124,15 @@ async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
 async fn serve_sandbox(options: &Options) -> Outcome<ExitCode> {
     let stack = sandbox::stack().await?;
     let _echo = start_echo(&stack, options.port).await?;
-    let code = sandbox::run(&options.command, options.port).await?;
+    let (address, port) = (sandbox::STACK, options.port);
+    let hint = format!("ping {address}, or nc -u {address} {port}");
+    let code = sandbox::run(&options.command, &hint).await?;
     stack.shutdown().await;
     Ok(code)
 }
 
 async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
-    let (server, client) = demo::start(&options.device.cpus).await?;
+    let (server, client) = link::start(&options.device.cpus).await?;
     let _echo = start_echo(&server, options.port).await?;
     let end = report::wait(options.seconds);
     let measured = demo::measure(&server, &client, options.port, end).await;

@@ -135,7 +135,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     let start = move |local: LocalStack| async move { Responder::start_on(&local, ip) };
     let _responders = stack.run_on_each(start).await?;
     println!("answering for {ip}");
-    serve::until_end(&stack, options.seconds, async |_| {}).await?;
+    serve::until_end(&stack, report::wait(options.seconds), async |_| {}).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);
     print!("{stats}");

@@ -16,7 +16,9 @@ mod real {
     pub mod paths;
     pub mod program;
     pub mod rings;
+    pub mod stream;
     pub mod tap;
+    pub mod tcp;
 }
 #[allow(dead_code, reason = "the tests over the embedded device use all of it")]
 #[path = "stack/support.rs"]
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         real::program::tests(&suite),
         real::dpdk::tests(&suite),
         real::rings::tests(&suite),
+        real::tcp::tests(&suite),
     ];
     let tests = tests.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use virtroupe::actors::stats::CpuStats;
-use virtroupe::{CpuRole, Stats};
+use virtroupe::{CpuRole, Stack, Stats};
+
+use crate::exit::Outcome;
+use crate::live::{Live, reasons};
+use crate::serve;
 
 /// Tells rates from two snapshots of the counters.
 #[derive(Default)]
@@ -49,8 +53,19 @@ fn line(cpu: &CpuStats, last: &CpuStats, interval: Duration) -> String {
         rate(host.tx_frames, last_host.tx_frames),
         rate(cpu.crossings.received, last.crossings.received),
         rate(cpu.crossings.sent, last.crossings.sent),
-        crate::table::reasons(&cpu.shard.drops),
+        reasons(&cpu.shard.drops),
     )
+}
+
+/// Shows them once a second until `end`.
+pub async fn show_until(stack: &Stack, end: impl Future<Output = ()>) -> Outcome<()> {
+    let (mut live, mut cpus) = (Live::new(), CpuTable::default());
+    serve::until_end(stack, end, async |interval| {
+        if let Ok(stats) = stack.stats().await {
+            live.show(&cpus.lines(stats, interval));
+        }
+    })
+    .await
 }
 
 /// Packets per second.

@@ -20,7 +20,7 @@ use virtroupe::{Config, DeviceUrl, Stack, Supervisor};
 use crate::exit::Outcome;
 
 /// The stack's address.
-const STACK: &str = "10.0.0.2";
+pub const STACK: &str = "10.0.0.2";
 /// The kernel's.
 const KERNEL: &str = "10.0.0.1/24";
 
@@ -143,16 +143,16 @@ pub async fn stack() -> Outcome<Stack> {
     Ok(Supervisor::start_on(Box::new(transport), config).await?)
 }
 
-/// Runs `command` in the sandbox, or an interactive shell if it is empty, and gives its exit
-/// code.
-pub async fn run(command: &[String], port: u16) -> Outcome<ExitCode> {
+/// Runs `command` in the sandbox, or an interactive shell if it is empty, which begins with
+/// `hint`: what to try. Gives its exit code.
+pub async fn run(command: &[String], hint: &str) -> Outcome<ExitCode> {
     let shell = env::var("SHELL").unwrap_or_else(|_| "sh".into());
     let (program, arguments) = match command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
         None => (shell, Vec::new()),
     };
     if command.is_empty() {
-        println!("the stack is {STACK}: try ping {STACK}, or nc -u {STACK} {port}; exit ends it");
+        println!("the stack is {STACK}: try {hint}; exit ends it");
     }
     // An interrupt is for the command; we end with it.
     actix::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });

@@ -5,17 +5,14 @@ use std::time::Duration;
 use virtroupe::{Lifecycle, Stack};
 
 use crate::exit::Outcome;
-use crate::report;
 
-/// Waits until the time is over, or until SIGINT; calls `show` once a second. A stack that ends
-/// by itself is an error.
+/// Waits until `end`; calls `show` once a second. A stack that ends by itself is an error.
 pub async fn until_end(
     stack: &Stack,
-    seconds: Option<u64>,
+    end: impl Future<Output = ()>,
     mut show: impl AsyncFnMut(Duration),
 ) -> Outcome<()> {
     let tick = Duration::from_secs(1);
-    let end = report::wait(seconds);
     tokio::pin!(end);
     loop {
         tokio::select! {

@@ -1,41 +1,14 @@
-//! The live tables: redrawn in place on a terminal, plain lines elsewhere.
+//! The live table of the demo.
 
-use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
 use virtroupe::{Drops, Stats};
 
 use crate::client::{FLOWS, Report, WINDOW};
 use crate::cpus::{CpuTable, rate};
-use crate::demo::{CLIENT, SERVER};
 use crate::exit::Outcome;
-
-/// Lines that replace those shown before.
-pub struct Live {
-    is_terminal: bool,
-    /// Lines on the terminal that the next ones replace.
-    lines: usize,
-}
-
-impl Live {
-    /// Shows nothing yet.
-    pub fn new() -> Self {
-        Live {
-            is_terminal: stdout().is_terminal(),
-            lines: 0,
-        }
-    }
-
-    /// Shows `lines` in place of those before.
-    pub fn show(&mut self, lines: &[String]) {
-        let up = match self.is_terminal && self.lines > 0 {
-            true => format!("\x1b[{}A\x1b[J", self.lines),
-            false => String::new(),
-        };
-        print(&format!("{up}{}\n", lines.join("\n")));
-        self.lines = lines.len();
-    }
-}
+use crate::link::{CLIENT, SERVER};
+use crate::live::{Live, print, reasons};
 
 /// Prints what the demo measured, row by row.
 pub struct Table {
@@ -114,12 +87,6 @@ impl Table {
     }
 }
 
-/// Prints at once. A reader that has gone away is no error: the demo ends by itself.
-fn print(text: &str) {
-    let mut out = stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
 fn percentiles(report: &Report) -> [String; 3] {
     [0.5, 0.99, 0.999].map(|quantile| {
         if report.round_trip.is_empty() {
@@ -134,16 +101,4 @@ fn percentiles(report: &Report) -> [String; 3] {
 
 fn both([server, client]: &[Drops; 2]) -> String {
     format!("{}; {}", reasons(server), reasons(client))
-}
-
-/// The reasons for which packets were dropped, with their counts.
-pub fn reasons(drops: &Drops) -> String {
-    let reasons: Vec<String> = drops
-        .nonzero()
-        .map(|(reason, count)| format!("{} {count}", reason.name()))
-        .collect();
-    match reasons.is_empty() {
-        true => "none".into(),
-        false => reasons.join(", "),
-    }
 }

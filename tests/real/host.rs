@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use virtroupe::driver::embedded::TapConfig;
 use virtroupe::driver::memory::HugePages;
 use virtroupe::transport::tap_transport;
-use virtroupe::{Config, Payload, Stack, Stats, Supervisor, UdpSend};
+use virtroupe::{Config, LocalStack, Payload, Stack, Stats, Supervisor, UdpSend};
 
 use crate::probe::{Probe, Seen, Send, within};
 use crate::support::Outcome;
@@ -25,6 +25,9 @@ pub const KERNEL: &str = "10.0.0.1";
 pub const ECHO: &str = "10.0.0.2:7";
 /// The kernel's name for the interface.
 pub const INTERFACE: &str = "vt0";
+
+/// For work that moves much.
+const LONG: Duration = Duration::from_secs(120);
 
 /// A running stack, 10.0.0.2/24, and the kernel in front of it, 10.0.0.1/24.
 pub struct Host {
@@ -82,6 +85,17 @@ impl Host {
     /// Waits for `work`, but not for ever.
     pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(within(work))
+    }
+
+    /// Runs `work` on the stack's first cpu.
+    pub fn run<T, F, Fut>(&self, work: F) -> Outcome<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(LocalStack) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        let done = async { tokio::time::timeout(LONG, self.stack.run_on(0, work)).await };
+        Ok(self.runtime.block_on(done)??)
     }
 
     /// Starts an actor that echoes at [`ECHO`].

@@ -1,0 +1,98 @@
+//! TCP connections of a stack, on all of its cpus.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use virtroupe::{ListenOptions, LocalStack, Stack, TcpOptions, TcpStream};
+
+use crate::exit::Outcome;
+use crate::stream::{Tally, Transfer};
+
+/// Does `transfer` with whoever connects to `port`, on the cpu that owns the connection.
+pub async fn listen(
+    stack: &Stack,
+    port: u16,
+    transfer: Transfer,
+    tally: &Arc<Tally>,
+) -> Outcome<()> {
+    let tally = Arc::clone(tally);
+    let listening = stack.run_on_each(move |local| {
+        let tally = Arc::clone(&tally);
+        async move {
+            let any = (Ipv4Addr::UNSPECIFIED, port).into();
+            let mut listener = local
+                .listen_tcp_per_cpu(any, ListenOptions::default())
+                .await?;
+            actix::spawn(async move {
+                // Ends with the stack.
+                while let Ok(stream) = listener.accept().await {
+                    actix::spawn(carry(stream, transfer, Arc::clone(&tally)));
+                }
+            });
+            Ok::<_, virtroupe::BindError>(())
+        }
+    });
+    Ok(listening.await?.into_iter().collect::<Result<_, _>>()?)
+}
+
+/// Ends when all connections that were made together have ended.
+pub struct Done(mpsc::Receiver<()>);
+
+impl Done {
+    /// Waits for that, or for `end` if it is sooner.
+    pub async fn or(mut self, end: impl Future<Output = ()>) {
+        tokio::select! {
+            _ = self.0.recv() => {} // nobody sends, so it is over when all have ended
+            () = end => {}
+        }
+    }
+}
+
+/// Connects `count` times from each cpu to `server`, and does `transfer` with each connection.
+pub async fn connect(
+    stack: &Stack,
+    server: SocketAddr,
+    count: usize,
+    transfer: Transfer,
+    tally: &Arc<Tally>,
+) -> Outcome<Done> {
+    let tally = Arc::clone(tally);
+    let (working, done) = mpsc::channel(1);
+    let connected = stack.run_on_each(move |local| {
+        let (tally, working) = (Arc::clone(&tally), working.clone());
+        connect_from(local, server, count, move |stream| {
+            let (tally, working) = (Arc::clone(&tally), working.clone());
+            actix::spawn(async move {
+                carry(stream, transfer, tally).await;
+                drop(working);
+            });
+        })
+    });
+    connected
+        .await?
+        .into_iter()
+        .collect::<io::Result<()>>()
+        .map_err(|error| format!("cannot connect to {server}: {error}"))?;
+    Ok(Done(done))
+}
+
+async fn connect_from(
+    local: LocalStack,
+    server: SocketAddr,
+    count: usize,
+    begin: impl Fn(TcpStream),
+) -> io::Result<()> {
+    for _ in 0..count {
+        begin(local.connect_tcp(server, TcpOptions::default()).await?);
+    }
+    Ok(())
+}
+
+async fn carry(stream: TcpStream, transfer: Transfer, tally: Arc<Tally>) {
+    let peer = stream.peer_addr();
+    if let Err(error) = transfer.run(stream, &tally).await {
+        tracing::warn!("connection with {peer}: {error}");
+    }
+}
