@@ -69,14 +69,14 @@ async fn start_on(local: LocalStack, port: u16) -> Result<(), BindError> {
 }
 
 /// Serves each connection in a task of its own, on this cpu, until the stack ends.
-async fn accept(mut listener: TcpListener) {
+async fn accept(listener: TcpListener) {
     while let Ok(stream) = listener.accept().await {
         let peer = stream.peer_addr();
         actix::spawn(async move {
             let connection =
                 http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(http::answer));
             if let Err(error) = connection.await {
-                tracing::debug!(%peer, %error, "the connection ended early");
+                tracing::debug!(?peer, %error, "the connection ended early");
             }
         });
     }

@@ -22,7 +22,7 @@ pub async fn listen(
         let tally = Arc::clone(&tally);
         async move {
             let any = (Ipv4Addr::UNSPECIFIED, port).into();
-            let mut listener = local
+            let listener = local
                 .listen_tcp_per_cpu(any, ListenOptions::default())
                 .await?;
             actix::spawn(async move {
@@ -93,6 +93,6 @@ async fn connect_from(
 async fn carry(stream: TcpStream, transfer: Transfer, tally: Arc<Tally>) {
     let peer = stream.peer_addr();
     if let Err(error) = transfer.run(stream, &tally).await {
-        tracing::warn!("connection with {peer}: {error}");
+        tracing::warn!("connection with {peer:?}: {error}");
     }
 }
