@@ -6,7 +6,7 @@ use actix::Recipient;
 use actix::prelude::SendError;
 use virtroupe_driver::{Chunk, Frame};
 use virtroupe_wire::tcp::{
-    ConnectionId, ListenerId, Readiness, TcpEngine, TcpEvent as EngineEvent, TcpState,
+    ConnectionId, ListenerId, Readiness, TcpEngine, TcpError, TcpEvent as EngineEvent, TcpState,
 };
 use virtroupe_wire::{Buffer, Instant};
 
@@ -128,10 +128,13 @@ impl Shard {
         if engine.is_at_end(id) && !std::mem::replace(&mut delivery.told_end, true) {
             delivery.tell(id, TcpEventKind::EndOfStream);
         }
-        if matches!(
+        let is_over = matches!(
             engine.state(id),
             Some(TcpState::Closed | TcpState::TimeWait)
-        ) {
+        );
+        // What the stack resets at its end, it closes afterwards, and says so.
+        let is_reset = self.tcp.drain.is_some() && engine.error(id) == Some(TcpError::Aborted);
+        if is_over && !is_reset {
             delivery.tell_over(id, TcpEventKind::Ended(engine.error(id)));
         }
     }
@@ -231,11 +234,17 @@ impl Shard {
     /// it is for, a few slots each.
     fn wake_short(&mut self) {
         let ports = self.ports.clone();
-        let spare = Self::spare_slots(ports.borrow_mut().egress.pool());
-        for _ in 0..spare.div_ceil(SLOTS_EACH) {
+        let spare = Self::spare_slots(&mut ports.borrow_mut().egress);
+        let mut turns = spare.div_ceil(SLOTS_EACH);
+        for _ in 0..self.tcp.short.len().min(RETRIES) {
             let Some(id) = self.tcp.short.pop_front() else {
                 return;
             };
+            if turns == 0 && !self.tcp.has_nothing_under_way(id) {
+                self.tcp.short.push_back(id);
+                continue;
+            }
+            turns = turns.saturating_sub(1);
             let Some(socket) = self.tcp.sockets.get_mut(&id) else {
                 continue;
             };
