@@ -90,13 +90,14 @@ async fn run(options: &Options) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     if let Some(server) = options.connect {
         let done = connect(&stack, server, options.connections, transfer, &tally).await?;
-        show(&stack, &tally, done.or(report::wait(options.seconds))).await?;
+        show(&stack, &tally, sooner(done.wait(), report::wait(options.seconds))).await?;
     } else {
         listen(&stack, options.port, transfer, &tally).await?;
         show(&stack, &tally, report::wait(options.seconds)).await?;
     }
+    let outcome = tally.outcome();
     stack.shutdown().await;
-    tally.outcome()
+    outcome
 }
 
 /// The server does what was asked for, and the client its opposite.
@@ -106,11 +107,24 @@ async fn demo(options: &Options, transfer: Transfer, tally: &Arc<Tally>) -> Outc
     let address = (link::SERVER, options.port).into();
     let (opposite, others) = (transfer.opposite(), Arc::new(Tally::default()));
     let done = connect(&client, address, options.connections, opposite, &others).await?;
-    show(&server, tally, done.or(report::wait(options.seconds))).await?;
+    // What the client has written is under way when it is done.
+    let done = async {
+        done.wait().await;
+        tally.idle().await;
+    };
+    show(&server, tally, sooner(done, report::wait(options.seconds))).await?;
+    let outcome = others.outcome().and(tally.outcome());
     client.shutdown().await;
     server.shutdown().await;
-    others.outcome()?;
-    tally.outcome()
+    outcome
+}
+
+/// Waits for the first of the two.
+async fn sooner(this: impl Future<Output = ()>, that: impl Future<Output = ()>) {
+    tokio::select! {
+        () = this => {}
+        () = that => {}
+    }
 }
 
 /// Shows the rates and what each cpu does, once a second until `end`; then the statistics.

@@ -41,12 +41,10 @@ pub async fn listen(
 pub struct Done(mpsc::Receiver<()>);
 
 impl Done {
-    /// Waits for that, or for `end` if it is sooner.
-    pub async fn or(mut self, end: impl Future<Output = ()>) {
-        tokio::select! {
-            _ = self.0.recv() => {} // nobody sends, so it is over when all have ended
-            () = end => {}
-        }
+    /// Waits for that.
+    pub async fn wait(mut self) {
+        // Nobody sends.
+        while self.0.recv().await.is_some() {}
     }
 }
 

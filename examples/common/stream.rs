@@ -145,7 +145,17 @@ async fn echo(
     }
 }
 
+/// How often to look whether something has ended.
+const TICK: Duration = Duration::from_millis(10);
+
 impl Tally {
+    /// Waits until no connection is open.
+    pub async fn idle(&self) {
+        while self.open.load(RELAXED) > 0 {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
     /// How the program is to end: connections that failed are an error.
     pub fn outcome(&self) -> Outcome<ExitCode> {
         match self.failed.load(RELAXED) {

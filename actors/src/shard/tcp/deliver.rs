@@ -240,7 +240,7 @@ impl Shard {
             let Some(id) = self.tcp.short.pop_front() else {
                 return;
             };
-            if turns == 0 && !self.tcp.has_nothing_under_way(id) {
+            if turns == 0 && !self.tcp.may_use_heap(id) {
                 self.tcp.short.push_back(id);
                 continue;
             }

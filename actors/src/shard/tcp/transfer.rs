@@ -21,8 +21,9 @@ use crate::tcp::{
     StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome,
 };
 
-/// Bytes that a connection with nothing under way may write to the heap when slots are short.
-const ON_HEAP: usize = 2048;
+/// Bytes that a connection may write to the heap at once when slots are short, if it has no more
+/// under way: enough to keep a fast link busy.
+const ON_HEAP: usize = 32 << 10;
 
 /// The bytes of several slices, from front to back.
 struct Gather<'a> {
@@ -174,15 +175,15 @@ impl Shard {
         Ok(written)
     }
 
-    /// A connection with nothing under way can always write something: it may be what others wait
-    /// for that hold the memory.
+    /// A connection with little under way can always write something: it may be what others wait
+    /// for that hold the memory, as an echo does whose peer's bytes fill it.
     #[cold]
     fn write_to_heap(
         &mut self,
         id: ConnectionId,
         source: &mut Gather<'_>,
     ) -> Result<usize, TcpSendError> {
-        if !self.tcp.has_nothing_under_way(id) {
+        if !self.tcp.may_use_heap(id) {
             return Err(TcpSendError::PoolEmpty);
         }
         let bytes = source.next().unwrap_or_default();
@@ -225,7 +226,7 @@ impl Shard {
     ) -> Poll<Result<(), TcpSendError>> {
         loop {
             let reason = match self.tcp_room(id) {
-                Ok(_) => match self.has_slots() || self.tcp.has_nothing_under_way(id) {
+                Ok(_) => match self.has_slots() || self.tcp.may_use_heap(id) {
                     true => return Poll::Ready(Ok(())),
                     false => TcpSendError::PoolEmpty,
                 },
@@ -251,7 +252,7 @@ impl Shard {
         if *reason == TcpSendError::Full {
             return self.tcp.engine.want_room(self.clock.now(), id);
         }
-        if self.has_slots() || self.tcp.has_nothing_under_way(id) {
+        if self.has_slots() || self.tcp.may_use_heap(id) {
             return false;
         }
         if let Some(socket) = self.tcp.sockets.get_mut(&id)
@@ -358,11 +359,10 @@ impl Shard {
 }
 
 impl Tcp {
-    /// Whether everything that was written is acknowledged: then a little can be written whatever
-    /// memory there is.
-    pub(super) fn has_nothing_under_way(&self, id: ConnectionId) -> bool {
+    /// Whether so little is under way that more can be written whatever packet memory there is.
+    pub(super) fn may_use_heap(&self, id: ConnectionId) -> bool {
         let stats = self.engine.stats(id);
-        stats.is_some_and(|stats| stats.unacknowledged == 0)
+        stats.is_some_and(|stats| stats.unacknowledged <= ON_HEAP as u64)
     }
 }
 
