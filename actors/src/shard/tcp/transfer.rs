@@ -17,9 +17,7 @@ use super::connections::keep;
 use crate::egress::Egress;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
-use crate::tcp::{
-    StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome,
-};
+use crate::tcp::{StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome};
 
 /// Bytes that a connection with nothing under way may write to the heap when slots are short.
 const ON_HEAP: usize = 2048;
