@@ -1,4 +1,5 @@
 //! TCP through the whole stack: listeners, streams and messages, on one cpu and on several.
 
 mod bulk;
+mod life;
 mod support;

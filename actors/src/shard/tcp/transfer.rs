@@ -17,9 +17,7 @@ use super::connections::keep;
 use crate::egress::Egress;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
-use crate::tcp::{
-    StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome,
-};
+use crate::tcp::{StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome};
 
 /// Bytes that a connection may write to the heap at once when slots are short, if it has no more
 /// under way: enough to keep a fast link busy.
