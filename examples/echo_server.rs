@@ -1,4 +1,4 @@
-//! UDP echo on actors.
+//! UDP and TCP echo on actors.
 //!
 //! ```sh
 //! cargo run --release --example echo_server                  # a demo, and its own client
@@ -32,6 +32,8 @@ mod sandbox;
 mod serve;
 #[path = "common/table.rs"]
 mod table;
+#[path = "common/tcp_echo.rs"]
+mod tcp_echo;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -41,14 +43,14 @@ use clap::Parser;
 use exit::Outcome;
 use virtroupe::{BindError, Config, LocalStack, Stack, Supervisor, UdpReceived, UdpSocket};
 
-/// Answers UDP datagrams with themselves.
+/// Answers UDP datagrams with themselves, and TCP streams.
 ///
 /// Without a device, this is a demo: two stacks in one process, one of which is the client.
 #[derive(Parser)]
 struct Options {
     #[command(flatten)]
     device: device::DeviceArgs,
-    /// The UDP port
+    /// The port
     #[arg(long, default_value_t = 7)]
     port: u16,
     /// Stop after so many seconds; run until interrupted by default
@@ -62,13 +64,14 @@ struct Options {
     command: Vec<String>,
 }
 
-/// Sends each datagram back.
+/// Sends each datagram back. TCP is echoed beside it, by a task for each connection.
 struct Echo(UdpSocket);
 
 impl Echo {
     async fn start_on(local: LocalStack, port: u16) -> Result<Addr<Echo>, BindError> {
         let any = (Ipv4Addr::UNSPECIFIED, port).into();
         let socket = local.bind_udp_per_cpu(any).await?;
+        tcp_echo::start_on(local, port).await?;
         Ok(Echo(socket).start())
     }
 }

@@ -15,12 +15,12 @@ mod cpus;
 mod device;
 #[path = "common/exit.rs"]
 mod exit;
-#[path = "common/pattern.rs"]
-mod pattern;
 #[path = "common/http.rs"]
 mod http;
 #[path = "common/live.rs"]
 mod live;
+#[path = "common/pattern.rs"]
+mod pattern;
 #[path = "common/report.rs"]
 mod report;
 #[path = "common/sandbox.rs"]
@@ -73,8 +73,8 @@ async fn accept(listener: TcpListener) {
     while let Ok(stream) = listener.accept().await {
         let peer = stream.peer_addr();
         actix::spawn(async move {
-            let connection =
-                http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(http::answer));
+            let connection = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service_fn(http::answer));
             if let Err(error) = connection.await {
                 tracing::debug!(?peer, %error, "the connection ended early");
             }

@@ -90,7 +90,12 @@ async fn run(options: &Options) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     if let Some(server) = options.connect {
         let done = connect(&stack, server, options.connections, transfer, &tally).await?;
-        show(&stack, &tally, sooner(done.wait(), report::wait(options.seconds))).await?;
+        show(
+            &stack,
+            &tally,
+            sooner(done.wait(), report::wait(options.seconds)),
+        )
+        .await?;
     } else {
         listen(&stack, options.port, transfer, &tally).await?;
         show(&stack, &tally, report::wait(options.seconds)).await?;

@@ -11,6 +11,7 @@ mod real {
     pub mod dpdk;
     pub mod environment;
     pub mod host;
+    pub mod http;
     pub mod icmp;
     pub mod neighbors;
     pub mod paths;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         real::dpdk::tests(&suite),
         real::rings::tests(&suite),
         real::tcp::tests(&suite),
+        real::http::tests(&suite),
     ];
     let tests = tests.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()

@@ -10,8 +10,11 @@ const PERIOD: usize = 251;
 /// Bytes in a piece, at most.
 const LONGEST: usize = 64 << 10;
 
-static PATTERN: LazyLock<Bytes> =
-    LazyLock::new(|| (0..PERIOD + LONGEST).map(|at| (at % PERIOD) as u8).collect());
+static PATTERN: LazyLock<Bytes> = LazyLock::new(|| {
+    (0..PERIOD + LONGEST)
+        .map(|at| (at % PERIOD) as u8)
+        .collect()
+});
 
 /// The bytes of the stream from `position` on: up to `most`, or 64 KiB. Copies nothing.
 pub fn piece(position: u64, most: u64) -> Bytes {

@@ -90,8 +90,8 @@ impl Host {
     /// Runs `work` on the stack's first cpu.
     pub fn run<T, F, Fut>(&self, work: F) -> Outcome<T>
     where
-        T: Send + 'static,
-        F: FnOnce(LocalStack) -> Fut + Send + 'static,
+        T: std::marker::Send + 'static,
+        F: FnOnce(LocalStack) -> Fut + std::marker::Send + 'static,
         Fut: Future<Output = T> + 'static,
     {
         let done = async { tokio::time::timeout(LONG, self.stack.run_on(0, work)).await };

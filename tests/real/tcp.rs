@@ -31,23 +31,40 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
     use Requirement::{Namespaces, Tun};
     let test = |name, body| suite.test(name, &[Namespaces, Tun, IP], body);
     vec![
-        test("tcp::a_gibibyte_each_way_as_server", a_gibibyte_each_way_as_server),
-        test("tcp::a_gibibyte_each_way_as_client", a_gibibyte_each_way_as_client),
-        test("tcp::half_closed_by_either_side", half_closed_by_either_side),
+        test(
+            "tcp::a_gibibyte_each_way_as_server",
+            a_gibibyte_each_way_as_server,
+        ),
+        test(
+            "tcp::a_gibibyte_each_way_as_client",
+            a_gibibyte_each_way_as_client,
+        ),
+        test(
+            "tcp::half_closed_by_either_side",
+            half_closed_by_either_side,
+        ),
         test("tcp::reset_by_either_side", reset_by_either_side),
         test("tcp::refused_by_either_side", refused_by_either_side),
-        test("tcp::connecting_to_nobody_times_out", connecting_to_nobody_times_out),
-        test("tcp::keepalive_finds_a_dead_peer", keepalive_finds_a_dead_peer),
-        test("tcp::a_window_is_closed_for_ten_seconds", a_window_is_closed_for_ten_seconds),
+        test(
+            "tcp::connecting_to_nobody_times_out",
+            connecting_to_nobody_times_out,
+        ),
+        test(
+            "tcp::keepalive_finds_a_dead_peer",
+            keepalive_finds_a_dead_peer,
+        ),
+        test(
+            "tcp::a_window_is_closed_for_ten_seconds",
+            a_window_is_closed_for_ten_seconds,
+        ),
     ]
 }
 
-/// Both directions at once: what each side has read.
-type BothWays = (io::Result<Content>, io::Result<Content>);
-
 fn a_gibibyte_each_way_as_server() -> Outcome<()> {
     let host = Host::start()?;
-    let ours = serve(&host, |mut stream| async move { both_ways(&mut stream, GIB).await })?;
+    let ours = serve(&host, |mut stream| async move {
+        both_ways(&mut stream, GIB).await
+    })?;
     let kernel = connect(&host)?;
     let theirs = kernel_both_ways(kernel, GIB);
     check(ours.recv_timeout(LIMIT)?, theirs, GIB)
@@ -85,7 +102,8 @@ fn kernel_both_ways(kernel: TcpStream, length: u64) -> io::Result<Content> {
     let mut reader = kernel.try_clone()?;
     let read = thread::spawn(move || stream::read(&mut reader));
     let mut writer = &kernel;
-    let written = stream::write(&mut writer, length).and_then(|()| kernel.shutdown(Shutdown::Write));
+    let written =
+        stream::write(&mut writer, length).and_then(|()| kernel.shutdown(Shutdown::Write));
     let read = read.join().expect("it does not panic");
     written.and(read)
 }
@@ -93,7 +111,10 @@ fn kernel_both_ways(kernel: TcpStream, length: u64) -> io::Result<Content> {
 fn check(ours: io::Result<Content>, theirs: io::Result<Content>, length: u64) -> Outcome<()> {
     let expected = content(length);
     assert_eq!(ours.map_err(|error| format!("ours: {error}"))?, expected);
-    assert_eq!(theirs.map_err(|error| format!("the kernel's: {error}"))?, expected);
+    assert_eq!(
+        theirs.map_err(|error| format!("the kernel's: {error}"))?,
+        expected
+    );
     Ok(())
 }
 
@@ -146,7 +167,10 @@ fn reset_by_either_side() -> Outcome<()> {
     })?;
     let mut kernel = connect(&host)?;
     kernel.write_all(b"w")?;
-    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
     setsockopt(&kernel, sockopt::Linger, &linger)?;
     drop(kernel);
     let error = ours.recv_timeout(LIMIT)?.expect_err("it was reset");
@@ -274,9 +298,14 @@ where
     T: Send + 'static,
 {
     let (results, received) = channel();
-    let options = ListenOptions { connection, ..ListenOptions::default() };
+    let options = ListenOptions {
+        connection,
+        ..ListenOptions::default()
+    };
     host.run(move |local| async move {
-        let mut listener = local.listen_tcp(STACK.parse().expect("an address"), options).await?;
+        let listener = local
+            .listen_tcp(STACK.parse().expect("an address"), options)
+            .await?;
         actix::spawn(async move {
             while let Ok(stream) = listener.accept().await {
                 let (work, results) = (work(stream), results.clone());

@@ -35,6 +35,18 @@ pub const PING: Requirement = Requirement::Program {
     package: "iputils-ping",
 };
 
+/// `curl`, which speaks HTTP and HTTPS.
+pub const CURL: Requirement = Requirement::Program {
+    name: "curl",
+    package: "curl",
+};
+
+/// `wrk`, which makes many HTTP requests.
+pub const WRK: Requirement = Requirement::Program {
+    name: "wrk",
+    package: "wrk",
+};
+
 /// `tshark`, which reads captures.
 pub const TSHARK: Requirement = Requirement::Program {
     name: "tshark",
