@@ -8,6 +8,7 @@ use crate::cpu::{CpuSetup, start_stack};
 use crate::device::{DeviceActor, DeviceChanged, Initialize, ResetDevice};
 use crate::plan::CpuPlan;
 use crate::registry::PortRegistry;
+use crate::tcp::TcpSettings;
 
 /// Takes what a supervisor would.
 struct Sink;
