@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use virtroupe::driver::embedded::{Link, LinkConfig};
 use virtroupe::{
     CloseReason, LocalStack, Stack, TcpConnectError, TcpError, TcpEvent, TcpEventKind, TcpOptions,
@@ -318,7 +319,9 @@ async fn a_stack_that_shuts_down_finishes_its_connections() {
         watcher.start();
     })
     .await;
-    let (ready, connected) = tokio::sync::oneshot::channel();
+    let (ready, connected) = oneshot::channel();
+    let (read, result) = oneshot::channel();
+    let (release, released) = oneshot::channel::<()>();
     let reader = actix::spawn({
         let client = client.clone();
         async move {
@@ -328,14 +331,18 @@ async fn a_stack_that_shuts_down_finishes_its_connections() {
                 let _ = ready.send(());
                 let mut rest = Vec::new();
                 let end = stream.read_to_end(&mut rest).await;
-                (first[0], rest, end.map_err(|error| error.kind()))
+                let _ = read.send((first[0], rest, end.map_err(|error| error.kind())));
+                // This side does not finish: the connection is not over by itself.
+                let _ = released.await;
             })
-            .await
+            .await;
         }
     });
     within(connected).await.expect("connected");
     within(server.shutdown()).await;
-    let (first, rest, end) = within(reader).await.expect("it ends");
+    let (first, rest, end) = within(result).await.expect("it ends");
+    drop(release);
+    within(reader).await.expect("it ends");
     let expected = bytes(1, 100_000);
     assert!((first, &rest[..]) == (expected[0], &expected[1..]));
     assert!(end.is_ok(), "{end:?}");
