@@ -17,7 +17,7 @@ use crate::transport::RingLayout;
 
 mod linear;
 
-use linear::{Needs, gather, segments};
+use linear::{Needs, SLOT_ROOM, gather, segments};
 
 /// Counters of a transmit queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +55,16 @@ pub(crate) struct TransmitQueue<R> {
 /// Chains of more segments are copied into fewer. A chain is walked for each segment that is
 /// appended to it, which is fast for as many; and they hold the largest IP packet twice.
 const MOST_SEGMENTS: usize = 64;
+
+fn most_segments(queue_size: u16) -> usize {
+    usize::from(queue_size).min(MOST_SEGMENTS)
+}
+
+/// Bytes of the longest packet that goes through a ring of `queue_size` descriptors whatever its
+/// segments are: as a copy, if it must be.
+pub(crate) fn longest_chain(queue_size: u16) -> usize {
+    most_segments(queue_size) * SLOT_ROOM
+}
 
 /// The descriptor is not the head of an outstanding frame.
 const VACANT: u32 = u32::MAX;
@@ -95,7 +105,7 @@ impl<R: Ring> TransmitQueue<R> {
         let mut ring = R::new(memory.clone(), layout, event_idx, in_order)?;
         ring.suppress_interrupts();
         Some(TransmitQueue {
-            offloads: TransmitOffloads::new(features),
+            offloads: TransmitOffloads::new(features, layout.size),
             free: FreeDescriptors::new(layout.size),
             slots: vec![VACANT; usize::from(layout.size)].into(),
             others: (0..layout.size).map(|_| Other::default()).collect(),
@@ -189,7 +199,7 @@ impl<R: Ring> TransmitQueue<R> {
     /// The longest chain that is handed to the device. A longer one is copied into fewer
     /// segments or dropped: it could wait for ever for a ring that is shorter.
     fn most_segments(&self) -> usize {
-        self.size().min(MOST_SEGMENTS)
+        most_segments(self.ring.size())
     }
 
     fn wants_table(&self, segments: usize) -> bool {
