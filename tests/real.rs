@@ -13,6 +13,7 @@ mod real {
     pub mod host;
     pub mod icmp;
     pub mod neighbors;
+    pub mod offloads;
     pub mod paths;
     pub mod program;
     pub mod rings;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         real::tap::tests(&suite),
         real::neighbors::tests(&suite),
         real::icmp::tests(&suite),
+        real::offloads::tests(&suite),
         real::paths::tests(&suite),
         real::program::tests(&suite),
         real::dpdk::tests(&suite),
