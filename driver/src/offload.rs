@@ -59,7 +59,7 @@ impl TransmitOffloads {
     /// Whether the device does what `frame` asks for. It can not cut what a short ring does not
     /// hold in one chain.
     pub fn takes(&self, frame: &Frame) -> bool {
-        let offload = frame.offload();
+        let offload = frame.offload().for_length(frame.len());
         let is_held = offload.segmentation.is_none() || frame.len() <= self.longest;
         is_held && self.header(&offload, frame.head()).is_some()
     }
@@ -140,7 +140,7 @@ fn carry_out_one(
     pool: &mut Pool,
     out: &mut Vec<Frame>,
 ) -> Result<(), DropReason> {
-    let offload = frame.offload();
+    let offload = frame.offload().for_length(frame.len());
     frame.set_offload(Offload::NONE);
     if offload.segmentation.is_some() {
         return segment(&mut frame, &offload, pool, out);

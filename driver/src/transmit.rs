@@ -287,7 +287,7 @@ impl<R: Ring> TransmitQueue<R> {
     /// enough descriptors.
     #[cold]
     fn push_other(&mut self, frame: Frame, pool: &mut Pool) -> Result<(), DropReason> {
-        let offload = frame.offload();
+        let offload = frame.offload().for_length(frame.len());
         let mut frame = self.in_sight(frame, pool)?;
         let header = self.write_header(&mut frame, &offload)?;
         let count = segments(&frame);

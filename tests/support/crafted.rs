@@ -11,10 +11,10 @@ use virtroupe::{Buffer, FeatureBits};
 
 /// Where all packets come from.
 pub const SOURCE: [u8; 6] = [2, 0, 0, 0, 0xcc, 1];
-/// Where all packets go to, unless a test says otherwise.
-pub const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0xcc, 2];
+/// Where all packets go to.
+const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0xcc, 2];
 /// Most pieces that a packet is cut into.
-pub const MOST_PIECES: usize = 100;
+const MOST_PIECES: usize = 100;
 /// Payload that a TCP segment or a fragment has at most.
 const MOST_SIZE: usize = 1400;
 const ETHERNET: usize = 14;
@@ -77,7 +77,7 @@ impl Crafter {
         }
     }
 
-    /// The next packet. What asks to be cut is longer than one piece.
+    /// The next packet.
     pub fn packet(&mut self) -> Crafted {
         let kind = self.kind();
         let (is_v6, protocol) = match kind {
@@ -110,7 +110,11 @@ impl Crafter {
         if kind == Kind::Nothing {
             bytes = completed(&bytes, partial);
         }
-        Crafted { bytes, offload }
+        let mut crafted = Crafted { bytes, offload };
+        if kind != Kind::Nothing && size > 1 && length > 1 && self.below(6) == 0 {
+            crafted.make_sum_zero(header_length, start + offset);
+        }
+        crafted
     }
 
     /// Bytes in a piece, and in the payload.
@@ -128,9 +132,10 @@ impl Crafter {
         let most = longest.min(size * MOST_PIECES - header);
         let length = match kind {
             Kind::Checksum { .. } | Kind::Nothing => self.below(MOST_SIZE),
-            // The longest, and what just is more than one piece.
+            // The longest; what just is more than one piece, and what is not more.
             _ if self.below(5) == 0 => most,
-            _ if self.below(5) == 0 => size + 1,
+            _ if self.below(5) == 0 => size + 1 - header,
+            _ if self.below(5) == 0 => size.saturating_sub(self.below(8 * header + 40)),
             _ => size + 1 + self.below(most.saturating_sub(size).max(1)),
         };
         (size, length)
@@ -231,17 +236,23 @@ fn completed(bytes: &[u8], partial: PartialChecksum) -> Vec<u8> {
 }
 
 impl Crafted {
+    /// Changes the payload so that the first piece has a sum of zero, which UDP may not say.
+    fn make_sum_zero(&mut self, payload: usize, checksum: usize) {
+        self.bytes[payload..payload + 2].fill(0);
+        let first = self.in_software().swap_remove(0);
+        let missing = &first[checksum..checksum + 2];
+        self.bytes[payload..payload + 2].copy_from_slice(missing);
+    }
+
     /// The features with which a device takes it as it is.
     pub fn needs(&self) -> FeatureBits {
         if self.offload.is_none() {
             return FeatureBits::NONE;
         }
         let is_v6 = self.bytes[12] == 0x86;
-        let segmentation = match self
-            .offload
-            .segmentation
-            .map(|segmentation| segmentation.kind)
-        {
+        let offload = self.offload.for_length(self.bytes.len());
+        let kind = offload.segmentation.map(|segmentation| segmentation.kind);
+        let segmentation = match kind {
             None => FeatureBits::NONE,
             Some(SegmentKind::Tcp { ecn }) => {
                 let tso = [FeatureBits::HOST_TSO4, FeatureBits::HOST_TSO6][usize::from(is_v6)];
@@ -257,7 +268,7 @@ impl Crafted {
     /// What our software makes of it.
     pub fn in_software(&self) -> Vec<Vec<u8>> {
         let mut packet = HeapBuffer::new(&self.bytes);
-        match self.offload {
+        match self.offload.for_length(self.bytes.len()) {
             Offload {
                 segmentation: Some(_),
                 ..

@@ -73,6 +73,7 @@ pub(super) fn carry_out(packet: &Packet, out: &mut Vec<Packet>) -> bool {
     let Some(offload) = describe(&packet.header, &packet.bytes) else {
         return false;
     };
+    let offload = offload.for_length(packet.bytes.len());
     let mut pieces = Vec::new();
     if offload.segmentation.is_some() {
         if segment(&mut buffer, &offload, &mut Heap, &mut pieces).is_err() {

@@ -1,7 +1,7 @@
 //! Segmentation in software: one long packet becomes what a device would make of it.
 
 use super::{
-    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
+    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, complete, complete_checksum,
 };
 use crate::buffer::{Allocator, Buffer, allocate_up_to, extend};
 use crate::checksum;
@@ -293,7 +293,9 @@ fn finish_checksum<B: Buffer>(
         start: layout.transport as u16,
         offset: offset as u16,
     };
-    complete_checksum(piece, partial).then_some(())
+    // Zero says that there is no checksum in UDP alone (RFC 768).
+    let zero = if protocol == ipv4::UDP { 0xffff } else { 0 };
+    complete(piece, partial, zero).then_some(())
 }
 
 /// The sum of a pseudo-header (RFC 768, RFC 8200 section 8.1), not complemented: what the field of
