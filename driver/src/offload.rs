@@ -117,7 +117,7 @@ impl TransmitOffloads {
 
 /// The type of segmentation in the virtio-net header, and the feature that it needs.
 fn gso(kind: SegmentKind, head: &[u8]) -> Option<(u8, FeatureBits)> {
-    let ethertype = u16::from_be_bytes(*head.get(12..)?.first_chunk()?);
+    let (ethertype, _) = ethernet::carried(head)?;
     Some(match (kind, ethertype) {
         (SegmentKind::Tcp { ecn: false }, ethernet::IPV4) => (GSO_TCPV4, FeatureBits::HOST_TSO4),
         (SegmentKind::Tcp { ecn: false }, ethernet::IPV6) => (GSO_TCPV6, FeatureBits::HOST_TSO6),

@@ -4,6 +4,9 @@ use virtroupe::driver::embedded::{EmbeddedConfig, Link, LinkConfig};
 use virtroupe::driver::{RingFormat, TransmitOffloads};
 use virtroupe::{Config, FeatureBits, Frame, Payload, UdpSend};
 
+use crate::crafted::Crafter;
+use crate::station::UnboundStation;
+
 use super::support::{Probe, Seen, Send, address, config, start_device, within};
 
 /// What is sent: so many bytes, in datagrams of a length, or in one.
@@ -152,6 +155,51 @@ async fn every_set_of_offloads_delivers_the_same() {
             let frames = send(&sendings, *features, config).await;
             let on_the_wire = 4 + 1 + 2 + 45 + 5 + 2 + 28;
             assert_eq!(frames.taken + frames.added, on_the_wire, "{features}");
+        }
+    }
+}
+
+/// Frames of an application, of every kind: all subsets of the offloads, on both formats of rings.
+#[test]
+fn every_set_of_offloads_cuts_frames_alike() {
+    const PACKETS: usize = 10;
+    let offloads = [
+        FeatureBits::CSUM,
+        FeatureBits::HOST_TSO4,
+        FeatureBits::HOST_TSO6,
+        FeatureBits::HOST_ECN,
+        FeatureBits::HOST_UFO,
+        FeatureBits::HOST_USO,
+    ];
+    let none = EmbeddedConfig::SUPPORTED - TransmitOffloads::ALL;
+    for seed in 0..128u64 {
+        let has = |(bit, feature): (usize, &FeatureBits)| {
+            if seed >> bit & 1 == 1 {
+                *feature
+            } else {
+                FeatureBits::NONE
+            }
+        };
+        let offered = offloads.iter().enumerate().map(has);
+        let features = offered.fold(none, |set, feature| set | feature);
+        let format = [RingFormat::Split, RingFormat::Packed][usize::from(seed >= 64)];
+        let (left, right) = Link::pair(LinkConfig::default());
+        let station = |end, features| UnboundStation::new(end, features, format).expect("ready");
+        let mut sender = station(left, features).bind();
+        let mut receiver = station(right, EmbeddedConfig::SUPPORTED).bind();
+        let mut crafter = Crafter::new(seed);
+        for number in 0..PACKETS {
+            let packet = crafter.packet();
+            let expected = packet.in_software();
+            let taken = sender.send(&packet, &mut crafter);
+            let is_taken = sender.features().contains(packet.needs());
+            let context = format!("seed {seed}, packet {number}, {:?}", packet.offload);
+            let frames = if is_taken { 1 } else { expected.len() as u64 };
+            assert_eq!(taken, frames, "frames to the device; {context}");
+            assert!(
+                receiver.receive(expected.len(), |_| true) == expected,
+                "{context}"
+            );
         }
     }
 }

@@ -17,7 +17,6 @@ const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0xcc, 2];
 const MOST_PIECES: usize = 100;
 /// Payload that a TCP segment or a fragment has at most.
 const MOST_SIZE: usize = 1400;
-const ETHERNET: usize = 14;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -91,6 +90,9 @@ impl Crafter {
         let longest = 65_535 - if is_v6 { 0 } else { network } - transport.len();
         let (size, length) = self.lengths(kind, longest);
         let mut bytes = [&DESTINATION[..], &SOURCE].concat();
+        if self.below(4) == 0 {
+            bytes.extend([0x81, 0, 0, 1 + self.below(255) as u8]);
+        }
         let behind = transport.len() + length;
         match is_v6 {
             true => self.push_ipv6(&mut bytes, protocol, behind),
@@ -100,7 +102,7 @@ impl Crafter {
         let transport_length = transport.len();
         bytes.extend(transport);
         bytes.extend(self.bytes(length));
-        let offset = finish_transport(&mut bytes, start, protocol, is_v6);
+        let offset = finish_transport(&mut bytes, start - network, start, protocol);
         let partial = PartialChecksum {
             start: start as u16,
             offset: offset as u16,
@@ -196,15 +198,15 @@ impl Crafter {
 }
 
 /// Writes lengths and the sum of the pseudo-header. Returns where the checksum is from `start` on.
-fn finish_transport(bytes: &mut [u8], start: usize, protocol: u8, is_v6: bool) -> usize {
+fn finish_transport(bytes: &mut [u8], network: usize, start: usize, protocol: u8) -> usize {
     let length = bytes.len() - start;
     let offset = if protocol == TCP { 16 } else { 6 };
     if protocol == UDP {
         bytes[start + 4..start + 6].copy_from_slice(&(length as u16).to_be_bytes());
     }
-    let addresses = match is_v6 {
-        true => ETHERNET + 8..ETHERNET + 40,
-        false => ETHERNET + 12..ETHERNET + 20,
+    let addresses = match bytes[network] >> 4 {
+        6 => network + 8..network + 40,
+        _ => network + 12..network + 20,
     };
     let sum = sum_of(&bytes[addresses], u32::from(protocol) + length as u32);
     bytes[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
@@ -249,7 +251,7 @@ impl Crafted {
         if self.offload.is_none() {
             return FeatureBits::NONE;
         }
-        let is_v6 = self.bytes[12] == 0x86;
+        let is_v6 = self.bytes[12] == 0x86 || self.bytes[12] == 0x81 && self.bytes[16] == 0x86;
         let offload = self.offload.for_length(self.bytes.len());
         let kind = offload.segmentation.map(|segmentation| segmentation.kind);
         let segmentation = match kind {
