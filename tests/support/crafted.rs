@@ -12,7 +12,7 @@ use virtroupe::{Buffer, FeatureBits};
 /// Where all packets come from.
 pub const SOURCE: [u8; 6] = [2, 0, 0, 0, 0xcc, 1];
 /// Where all packets go to.
-const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0xcc, 2];
+pub const DESTINATION: [u8; 6] = [2, 0, 0, 0, 0xcc, 2];
 /// Most pieces that a packet is cut into.
 const MOST_PIECES: usize = 100;
 /// Payload that a TCP segment or a fragment has at most.
@@ -56,7 +56,8 @@ impl Crafter {
         (self.random.next_u64() % bound as u64) as usize
     }
 
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
+    /// Random bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.random.fill_bytes(&mut bytes);
         bytes
@@ -238,6 +239,34 @@ fn completed(bytes: &[u8], partial: PartialChecksum) -> Vec<u8> {
 }
 
 impl Crafted {
+    /// A complete TCP packet, whose options are none, that is to be cut into segments of `size`
+    /// bytes.
+    #[allow(dead_code, reason = "for the kernel's TCP")]
+    pub fn tcp(mut bytes: Vec<u8>, size: u16) -> Crafted {
+        let network = 14;
+        let start = network + if bytes[12] == 0x86 { 40 } else { 20 };
+        let offset = finish_transport(&mut bytes, network, start, TCP);
+        let partial = PartialChecksum {
+            start: start as u16,
+            offset: offset as u16,
+        };
+        let kind = Kind::Tcp {
+            is_v6: false,
+            ecn: false,
+        };
+        let offload = offload(kind, partial, size.into(), start + 20);
+        Crafted { bytes, offload }
+    }
+
+    /// A frame that asks for nothing.
+    #[allow(dead_code, reason = "for the kernel's TCP")]
+    pub fn plain(bytes: Vec<u8>) -> Crafted {
+        Crafted {
+            bytes,
+            offload: Offload::NONE,
+        }
+    }
+
     /// Changes the payload so that the first piece has a sum of zero, which UDP may not say.
     fn make_sum_zero(&mut self, payload: usize, checksum: usize) {
         self.bytes[payload..payload + 2].fill(0);
