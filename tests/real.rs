@@ -17,6 +17,7 @@ mod real {
     pub mod paths;
     pub mod program;
     pub mod rings;
+    pub mod super_segments;
     pub mod tap;
 }
 #[allow(dead_code, reason = "the tests over the embedded device use all of it")]
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         real::program::tests(&suite),
         real::dpdk::tests(&suite),
         real::rings::tests(&suite),
+        real::super_segments::tests(&suite),
     ];
     let tests = tests.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()

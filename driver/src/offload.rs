@@ -176,7 +176,11 @@ mod tests {
     #[test]
     fn a_device_is_not_asked_for_what_is_not_in_the_packet() {
         let device = TransmitOffloads::new(TransmitOffloads::ALL, 256);
-        let takes = |start, size, header| device.takes(&train_frame(60, start, size, header));
+        let takes = |start, size, header_length| {
+            let mut frame = train_frame(60, start, size, header_length);
+            frame.append(Frame::on_heap(&[0; 3000]));
+            device.takes(&frame)
+        };
         assert!(takes(34, 1000, 42));
         assert!(takes(52, 1000, 60));
         for (start, size, header_length) in [(53, 1000, 42), (34, 0, 42), (34, 1000, 61)] {
