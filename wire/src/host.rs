@@ -4,7 +4,7 @@
 //! receive()  frame -> runs   (whole UDP, the common case) ---------------------> sockets
 //!                  -> receive (Ethernet, IPv4, fragments) -> arp, icmp, UDP ---> sockets
 //! send_udp() datagram -> send (header) -> output (route, neighbour, fragments) -> transmit()
-//!                                                                 `-> looped (to ourselves)
+//!                     `-> long (to be cut later) -^               `-> looped (to ourselves)
 //! ```
 //!
 //! TCP has an engine of its own, [`TcpEngine`](crate::tcp::TcpEngine): after
