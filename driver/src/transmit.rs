@@ -44,6 +44,8 @@ pub(crate) struct TransmitQueue<R> {
     others: Box<[Other]>,
     /// Chains outstanding.
     chains: u16,
+    /// Slots that they hold beyond one for each descriptor: those of chains in indirect tables.
+    further_slots: usize,
     iova_offset: u64,
     offloads: TransmitOffloads,
     /// Whether the device takes indirect descriptors.
@@ -78,6 +80,8 @@ struct Other {
     next: Option<u16>,
     /// The slot that holds the chain's indirect table.
     table: Option<u32>,
+    /// Segments in that table.
+    in_table: usize,
 }
 
 /// Forgets the first `count` frames, at most all: the ring has their slots now.
@@ -110,6 +114,7 @@ impl<R: Ring> TransmitQueue<R> {
             slots: vec![VACANT; usize::from(layout.size)].into(),
             others: (0..layout.size).map(|_| Other::default()).collect(),
             chains: 0,
+            further_slots: 0,
             ring,
             iova_offset,
             indirect: features.contains(FeatureBits::INDIRECT_DESC),
@@ -132,6 +137,11 @@ impl<R: Ring> TransmitQueue<R> {
     /// Descriptors that are free now.
     pub(crate) fn room(&self) -> usize {
         usize::from(self.free.len())
+    }
+
+    /// Slots that the device holds beyond one for each descriptor.
+    pub(crate) fn further_slots(&self) -> usize {
+        self.further_slots
     }
 
     /// Chains that the device holds.
@@ -304,6 +314,11 @@ impl<R: Ring> TransmitQueue<R> {
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = Some(frame);
             other.table = table;
+            if table.is_some() {
+                // The table itself takes the place of the one that the descriptor stands for.
+                other.in_table = count;
+                self.further_slots += count;
+            }
         }
         self.occupy(head);
         Ok(())
@@ -531,6 +546,7 @@ impl<R: Ring> TransmitQueue<R> {
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = None;
             if let Some(table) = other.table.take() {
+                self.further_slots -= other.in_table;
                 pool.give(table);
             }
         }
@@ -567,6 +583,7 @@ impl<R: Ring> TransmitQueue<R> {
             frames += 1;
         }
         self.chains = 0;
+        self.further_slots = 0;
         frames
     }
 }

@@ -233,3 +233,18 @@ async fn a_ring_that_is_too_short_for_a_long_frame_gets_its_pieces() {
         }
     );
 }
+
+/// Each holds ten slots and one descriptor: of 256 slots, a ring of 64 descriptors that is emptied
+/// when half of it is used leaves none.
+#[actix::test]
+async fn many_long_frames_do_not_empty_the_pool() {
+    let all = EmbeddedConfig::SUPPORTED;
+    let frames = send(&[(20_000, None); 60], all, config(1)).await;
+    assert_eq!(
+        frames,
+        Frames {
+            taken: 60,
+            added: 60 * 13
+        }
+    );
+}
