@@ -14,10 +14,12 @@ mod real {
     pub mod http;
     pub mod icmp;
     pub mod neighbors;
+    pub mod offloads;
     pub mod paths;
     pub mod program;
     pub mod rings;
     pub mod stream;
+    pub mod super_segments;
     pub mod tap;
     pub mod tcp;
 }
@@ -40,12 +42,14 @@ fn main() -> ExitCode {
         real::tap::tests(&suite),
         real::neighbors::tests(&suite),
         real::icmp::tests(&suite),
+        real::offloads::tests(&suite),
         real::paths::tests(&suite),
         real::program::tests(&suite),
         real::dpdk::tests(&suite),
         real::rings::tests(&suite),
         real::tcp::tests(&suite),
         real::http::tests(&suite),
+        real::super_segments::tests(&suite),
     ];
     let tests = tests.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, tests).exit_code()

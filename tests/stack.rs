@@ -18,3 +18,9 @@ mod stack {
     mod udp;
     mod wake_ups;
 }
+
+// The tests against the real world send the same packets.
+#[path = "support/crafted.rs"]
+mod crafted;
+#[path = "support/station.rs"]
+mod station;

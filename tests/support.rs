@@ -1,10 +1,12 @@
 //! What the tests against the real world share.
 
 pub mod clients;
+pub mod crafted;
 pub mod namespace;
 pub mod privileges;
 pub mod process;
 pub mod requirement;
+pub mod station;
 
 // The process of the benchmarks' peer serves the tests too. These modules take `Outcome` and
 // each other from here.

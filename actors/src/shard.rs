@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use actix::Recipient;
 use serde::{Deserialize, Serialize};
-use virtroupe_driver::{Features, Frame, Pool};
+use virtroupe_driver::{FeatureBits, Features, Frame, Pool};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters};
 use virtroupe_wire::placement::Placement;
@@ -195,6 +195,7 @@ impl Shard {
             host.set_transmit_capacity(ports.egress.capacity());
             host.set_transmit_room(ports.egress.room());
             host.set_shortage(ports.egress.shortage());
+            host.set_fragmentation_offload(features.bits.contains(FeatureBits::HOST_UFO));
             if ports.crossings.is_some() {
                 host.set_sharded();
             }

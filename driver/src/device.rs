@@ -73,8 +73,9 @@ pub struct DeviceOptions {
     /// Whether to use `VIRTIO_F_IN_ORDER` where offered: sent frames come back in batches. On by
     /// default.
     pub in_order: bool,
-    /// Whether the device shall complete checksums and segment long packets that are sent, as far
-    /// as it offers that. On by default; what it does not do is done in software.
+    /// Whether the device shall complete checksums, segment long packets that are sent and make
+    /// fragments of long datagrams, as far as it offers that. On by default; what it does not do is
+    /// done in software. Turn it off where whoever is behind the device drops long packets.
     pub transmit_offloads: bool,
 }
 
@@ -100,7 +101,7 @@ impl Default for DeviceOptions {
 impl Features {
     /// The transmit offloads that the device carries out.
     pub fn transmit_offloads(&self) -> TransmitOffloads {
-        TransmitOffloads::new(self.bits)
+        TransmitOffloads::new(self.bits, self.queue_size)
     }
 }
 

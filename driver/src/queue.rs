@@ -137,6 +137,11 @@ impl AnyTransmitQueue {
         on_either!(self, queue => queue.room())
     }
 
+    #[inline]
+    pub(crate) fn further_slots(&self) -> usize {
+        on_either!(self, queue => queue.further_slots())
+    }
+
     pub(crate) fn outstanding(&self) -> usize {
         on_either!(self, queue => queue.outstanding())
     }

@@ -86,13 +86,15 @@ impl QueuePair {
     }
 
     /// Hands frames from the front of `burst` to the device; those that find no room stay, in
-    /// order. Takes back what was sent when less than half of the ring would be free.
+    /// order. Takes back what was sent when less than half of the ring would be free, or the device
+    /// holds as many slots in chains: the pool would run empty before the ring does.
     ///
     /// # Errors
     /// When the device broke the rules of the ring.
     #[inline]
     pub fn transmit(&mut self, burst: &mut Vec<Frame>) -> Result<(), Violation> {
-        let scarce = self.transmit.room() < burst.len().saturating_add(self.transmit.size() / 2);
+        let taken = burst.len().saturating_add(self.transmit.further_slots());
+        let scarce = self.transmit.room() < taken.saturating_add(self.transmit.size() / 2);
         if scarce {
             self.transmit.reclaim(&mut self.pool)?;
         }

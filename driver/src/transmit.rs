@@ -17,7 +17,7 @@ use crate::transport::RingLayout;
 
 mod linear;
 
-use linear::{Needs, gather, segments};
+use linear::{Needs, SLOT_ROOM, gather, segments};
 
 /// Counters of a transmit queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +44,8 @@ pub(crate) struct TransmitQueue<R> {
     others: Box<[Other]>,
     /// Chains outstanding.
     chains: u16,
+    /// Slots that they hold beyond one for each descriptor: those of chains in indirect tables.
+    further_slots: usize,
     iova_offset: u64,
     offloads: TransmitOffloads,
     /// Whether the device takes indirect descriptors.
@@ -55,6 +57,16 @@ pub(crate) struct TransmitQueue<R> {
 /// Chains of more segments are copied into fewer. A chain is walked for each segment that is
 /// appended to it, which is fast for as many; and they hold the largest IP packet twice.
 const MOST_SEGMENTS: usize = 64;
+
+fn most_segments(queue_size: u16) -> usize {
+    usize::from(queue_size).min(MOST_SEGMENTS)
+}
+
+/// Bytes of the longest packet that goes through a ring of `queue_size` descriptors whatever its
+/// segments are: as a copy, if it must be.
+pub(crate) fn longest_chain(queue_size: u16) -> usize {
+    most_segments(queue_size) * SLOT_ROOM
+}
 
 /// The descriptor is not the head of an outstanding frame.
 const VACANT: u32 = u32::MAX;
@@ -68,6 +80,8 @@ struct Other {
     next: Option<u16>,
     /// The slot that holds the chain's indirect table.
     table: Option<u32>,
+    /// Segments in that table.
+    in_table: usize,
 }
 
 /// Forgets the first `count` frames, at most all: the ring has their slots now.
@@ -95,11 +109,12 @@ impl<R: Ring> TransmitQueue<R> {
         let mut ring = R::new(memory.clone(), layout, event_idx, in_order)?;
         ring.suppress_interrupts();
         Some(TransmitQueue {
-            offloads: TransmitOffloads::new(features),
+            offloads: TransmitOffloads::new(features, layout.size),
             free: FreeDescriptors::new(layout.size),
             slots: vec![VACANT; usize::from(layout.size)].into(),
             others: (0..layout.size).map(|_| Other::default()).collect(),
             chains: 0,
+            further_slots: 0,
             ring,
             iova_offset,
             indirect: features.contains(FeatureBits::INDIRECT_DESC),
@@ -122,6 +137,11 @@ impl<R: Ring> TransmitQueue<R> {
     /// Descriptors that are free now.
     pub(crate) fn room(&self) -> usize {
         usize::from(self.free.len())
+    }
+
+    /// Slots that the device holds beyond one for each descriptor.
+    pub(crate) fn further_slots(&self) -> usize {
+        self.further_slots
     }
 
     /// Chains that the device holds.
@@ -189,7 +209,7 @@ impl<R: Ring> TransmitQueue<R> {
     /// The longest chain that is handed to the device. A longer one is copied into fewer
     /// segments or dropped: it could wait for ever for a ring that is shorter.
     fn most_segments(&self) -> usize {
-        self.size().min(MOST_SEGMENTS)
+        most_segments(self.ring.size())
     }
 
     fn wants_table(&self, segments: usize) -> bool {
@@ -277,7 +297,7 @@ impl<R: Ring> TransmitQueue<R> {
     /// enough descriptors.
     #[cold]
     fn push_other(&mut self, frame: Frame, pool: &mut Pool) -> Result<(), DropReason> {
-        let offload = frame.offload();
+        let offload = frame.offload().for_length(frame.len());
         let mut frame = self.in_sight(frame, pool)?;
         let header = self.write_header(&mut frame, &offload)?;
         let count = segments(&frame);
@@ -294,6 +314,11 @@ impl<R: Ring> TransmitQueue<R> {
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = Some(frame);
             other.table = table;
+            if table.is_some() {
+                // The table itself takes the place of the one that the descriptor stands for.
+                other.in_table = count;
+                self.further_slots += count;
+            }
         }
         self.occupy(head);
         Ok(())
@@ -521,6 +546,7 @@ impl<R: Ring> TransmitQueue<R> {
         if let Some(other) = self.others.get_mut(usize::from(head)) {
             other.frame = None;
             if let Some(table) = other.table.take() {
+                self.further_slots -= other.in_table;
                 pool.give(table);
             }
         }
@@ -557,6 +583,7 @@ impl<R: Ring> TransmitQueue<R> {
             frames += 1;
         }
         self.chains = 0;
+        self.further_slots = 0;
         frames
     }
 }

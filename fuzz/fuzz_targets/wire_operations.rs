@@ -9,9 +9,10 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use virtroupe_fuzz::invariants;
+use virtroupe_wire::offload::segment;
 use virtroupe_wire::{
-    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Payload, UdpSend,
-    UdpSocketId,
+    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Offload, Payload,
+    UdpSend, UdpSocketId,
 };
 
 #[derive(Arbitrary, Debug, Clone, Copy)]
@@ -160,7 +161,7 @@ impl World {
     }
 
     fn carry(&mut self, from: Side, fates: &[Fate]) {
-        let sent = std::mem::take(self.end(from).host.transmit());
+        let sent = cut(std::mem::take(self.end(from).host.transmit()));
         let mut arriving = Vec::new();
         for (index, mut frame) in sent.into_iter().enumerate() {
             match fates.get(index).copied().unwrap_or(Fate::Arrive) {
@@ -214,6 +215,7 @@ impl End {
         };
         let mut host = Host::new(config, number.into()).expect("the settings are valid");
         host.set_transmit_room(64);
+        host.set_fragmentation_offload(number == 1);
         End {
             host,
             sockets: Vec::new(),
@@ -305,6 +307,21 @@ impl End {
             }
         }
     }
+}
+
+/// What a device makes of frames.
+fn cut(frames: Vec<HeapBuffer>) -> Vec<HeapBuffer> {
+    let mut pieces = Vec::new();
+    for mut frame in frames {
+        let offload = frame.offload();
+        frame.set_offload(Offload::NONE);
+        if offload.is_none() {
+            pieces.push(frame);
+        } else {
+            segment(&mut frame, &offload, &mut Heap, &mut pieces).expect("described rightly");
+        }
+    }
+    pieces
 }
 
 /// What a datagram of `length` bytes carries.

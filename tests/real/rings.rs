@@ -90,6 +90,8 @@ fn every_case(ring_format: RingFormat) -> Outcome<()> {
                 options.mtu == Some(9000) || options.mergeable == Mergeable::Always,
             ),
             (FeatureBits::INDIRECT_DESC, options.indirect),
+            // Offered, by a backend that cuts nothing.
+            (FeatureBits::HOST_UFO, false),
         ];
         for (feature, expected) in negotiated {
             assert_eq!(bits.contains(feature), expected, "{feature}: {options:?}");

@@ -1,12 +1,18 @@
 //! Linux as the client of the stack, over TAP: ping and UDP echo of every length.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use libtest_mimic::Trial;
 use virtroupe::{Payload, UdpSend};
 
-use super::host::{ECHO, Host, kernel_socket};
+use super::host::{ECHO, Host, INTERFACE, kernel_socket};
 use crate::support::clients::{LONGEST, flood_ping, udp_echo};
 use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::{Outcome, Suite, take_turn};
+
+/// No frame takes as long.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The tests of this module.
 pub fn tests(suite: &Suite) -> Vec<Trial> {
@@ -36,6 +42,11 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             "tap::a_train_reaches_a_kernel_socket_as_datagrams",
             &[Namespaces, Tun, IP],
             a_train_reaches_a_kernel_socket_as_datagrams,
+        ),
+        suite.test(
+            "tap::a_long_datagram_is_one_frame_to_a_kernel_socket",
+            &[Namespaces, Tun, IP],
+            a_long_datagram_is_one_frame_to_a_kernel_socket,
         ),
         suite.test(
             "tap::two_queues_and_two_cpus_answer_the_kernel",
@@ -156,4 +167,44 @@ fn a_train_reaches_a_kernel_socket_as_datagrams() -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// It keeps whole what it is told to cut if it must; fragments of ours it puts together.
+fn a_long_datagram_is_one_frame_to_a_kernel_socket() -> Outcome<()> {
+    let peer = "10.0.0.1:6000".parse()?;
+    for offloads in [true, false] {
+        let host = Host::start_with(|config| config.options.transmit_offloads = offloads)?;
+        let sender = host.actor("0.0.0.0:5000", false)?;
+        let socket = kernel_socket(&host.kernel, "10.0.0.1:6000")?;
+        let mut buffer = vec![0; LONGEST + 1];
+        // Besides the first one, a question to the neighbour.
+        let mut frames = 1;
+        for length in [1, 1472, 1473, 2953, 9000, LONGEST] {
+            let payload: Vec<u8> = (0..length).map(|at| (at * 7 + length) as u8).collect();
+            host.send(&sender, peer, &payload)?;
+            let got = socket.recv(&mut buffer)?;
+            assert!(buffer[..got] == payload, "{length}, {offloads}");
+            frames += match offloads {
+                true => 1,
+                false => (length as u64 + 8).div_ceil(1480),
+            };
+            // It counts a frame after it has delivered it.
+            let deadline = Instant::now() + LIMIT;
+            while frames_of_the_kernel(&host)? < frames && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(frames_of_the_kernel(&host)?, frames, "{length}, {offloads}");
+        }
+    }
+    Ok(())
+}
+
+/// Frames that the kernel got through the interface.
+fn frames_of_the_kernel(host: &Host) -> Outcome<u64> {
+    let path = "/proc/thread-self/net/dev";
+    let table = host.kernel.enter(|| std::fs::read_to_string(path))??;
+    let mut lines = table.lines().filter_map(|line| line.trim().split_once(':'));
+    let counters = lines.find(|(name, _)| *name == INTERFACE);
+    let frames = counters.and_then(|(_, counters)| counters.split_whitespace().nth(1));
+    Ok(frames.ok_or("the interface is not listed")?.parse()?)
 }

@@ -109,9 +109,19 @@ impl Probe {
         local: &str,
         echo: bool,
     ) -> Result<(Addr<Probe>, UnboundedReceiver<Seen>), BindError> {
+        Self::start_on(stack, 0, local, echo).await
+    }
+
+    /// Starts a probe on a cpu of `stack`, bound to `local`.
+    pub async fn start_on(
+        stack: &Stack,
+        cpu: u16,
+        local: &str,
+        echo: bool,
+    ) -> Result<(Addr<Probe>, UnboundedReceiver<Seen>), BindError> {
         let (seen, receiver) = unbounded_channel();
         let local_address = address(local);
-        let probe = stack.run_on(0, move |local: LocalStack| async move {
+        let probe = stack.run_on(cpu, move |local: LocalStack| async move {
             let socket = local.bind_udp(local_address).await?;
             Ok::<_, BindError>(Probe { socket, seen, echo }.start())
         });

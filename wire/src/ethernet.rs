@@ -20,6 +20,20 @@ pub const VLAN: u16 = 0x8100;
 /// EtherType of an IEEE 802.1ad service tag.
 pub const SERVICE_VLAN: u16 = 0x88a8;
 
+/// What `frame` carries, behind one VLAN tag if there is one: its EtherType, and where it begins.
+/// `None` if the frame ends before.
+pub fn carried(frame: &[u8]) -> Option<(u16, usize)> {
+    let ethertype = |at: usize| {
+        let field = frame.get(at..)?.first_chunk()?;
+        Some((u16::from_be_bytes(*field), at + 2))
+    };
+    let (outer, behind) = ethertype(HEADER - 2)?;
+    match outer {
+        VLAN | SERVICE_VLAN => ethertype(behind + 2),
+        _ => Some((outer, behind)),
+    }
+}
+
 /// An Ethernet II header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EthernetHeader {

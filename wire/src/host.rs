@@ -4,7 +4,7 @@
 //! receive()  frame -> runs   (whole UDP, the common case) ---------------------> sockets
 //!                  -> receive (Ethernet, IPv4, fragments) -> arp, icmp, UDP ---> sockets
 //! send_udp() datagram -> send (header) -> output (route, neighbour, fragments) -> transmit()
-//!                                                                 `-> looped (to ourselves)
+//!                     `-> long (to be cut later) -^               `-> looped (to ourselves)
 //! ```
 //!
 //! TCP has an engine of its own, [`TcpEngine`](crate::tcp::TcpEngine): after
@@ -25,6 +25,7 @@ mod counters;
 mod fast;
 mod handover;
 mod icmp;
+mod long;
 mod neighbors;
 mod output;
 mod paths;
@@ -110,6 +111,8 @@ pub struct Host<B: Buffer> {
     shortage: DropReason,
     /// Whether a packet with an offload was sent since the caller asked.
     has_offloads: bool,
+    /// Whether the device makes fragments of datagrams.
+    offloads_fragmentation: bool,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,
@@ -179,6 +182,7 @@ impl<B: Buffer> Host<B> {
             reassembled: VecDeque::new(),
             shortage: DropReason::RingFull,
             has_offloads: false,
+            offloads_fragmentation: false,
             pieces: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),
@@ -294,6 +298,16 @@ impl<B: Buffer> Host<B> {
     /// datagram in more fragments is refused as `TooBig`: waiting for room would not help it.
     pub fn set_transmit_capacity(&mut self, frames: usize) {
         self.most_frames = frames;
+    }
+
+    /// Sets whether the device cuts UDP datagrams that are longer than their path allows
+    /// (`VIRTIO_NET_F_HOST_UFO`): they then leave as one frame with its
+    /// [`Offload`](crate::Offload), which takes as much room as its fragments. Only for packet memory
+    /// that keeps a description: else they are refused as `TooBig`. Off by default: the host then
+    /// makes the fragments itself as it copies a datagram, which costs less than to copy it first
+    /// and to cut it afterwards.
+    pub fn set_fragmentation_offload(&mut self, is_taken: bool) {
+        self.offloads_fragmentation = is_taken;
     }
 
     /// Sets the reason for which packets are refused that find no room: `RingFull` by default,

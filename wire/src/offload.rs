@@ -91,6 +91,16 @@ impl Offload {
     pub fn is_none(&self) -> bool {
         *self == Offload::NONE
     }
+
+    /// What is left to do for a packet of `length` bytes: one that is no longer than a piece is
+    /// not cut. Linux drops some that ask for it all the same.
+    pub fn for_length(&self, length: usize) -> Offload {
+        let is_cut = |segmentation: &Segmentation| segmentation.pieces(length) > 1;
+        Offload {
+            segmentation: self.segmentation.filter(is_cut),
+            ..*self
+        }
+    }
 }
 
 impl Segmentation {
@@ -110,6 +120,11 @@ impl Segmentation {
 ///
 /// A sum of zero is written as all ones, which is right for UDP (RFC 768) and equal for others.
 pub fn complete_checksum<B: Buffer>(packet: &mut B, partial: PartialChecksum) -> bool {
+    complete(packet, partial, 0xffff)
+}
+
+/// Completes a checksum; `zero` is written for a sum of zero.
+fn complete<B: Buffer>(packet: &mut B, partial: PartialChecksum, zero: u16) -> bool {
     let start = usize::from(partial.start);
     let field = start + usize::from(partial.offset);
     if packet.head().get(field..field + 2).is_none() {
@@ -123,7 +138,7 @@ pub fn complete_checksum<B: Buffer>(packet: &mut B, partial: PartialChecksum) ->
         sum.add(bytes.get(skipped..).unwrap_or_default());
     });
     let sum = match sum.finish() {
-        0 => 0xffff,
+        0 => zero,
         sum => sum,
     };
     if let Some(field) = packet.head_mut().get_mut(field..field + 2) {

@@ -66,7 +66,8 @@ pub struct UdpSend<B> {
     pub ttl: Option<u8>,
     /// The byte that holds DSCP (upper six bits) and ECN (lower two).
     pub dscp_ecn: u8,
-    /// What it carries: 0 to 65 507 bytes.
+    /// What it carries: 0 to 65 507 bytes. What is longer than the path's MTU goes in fragments: the
+    /// device makes them if it can (`VIRTIO_NET_F_HOST_UFO`), else we do.
     pub payload: Payload<B>,
     /// Makes it a *train*: the payload is sent in datagrams of so many bytes each, the last one
     /// shorter, as with `UDP_SEGMENT` of Linux. At most [`LONGEST_TRAIN`] datagrams, none longer

@@ -159,7 +159,7 @@ impl Shard {
         let now = self.clock.now();
         let ports = self.ports.clone();
         let egress = &mut ports.borrow_mut().egress;
-        if self.host.transmit_room() < frames {
+        if self.host.transmit_room() < frames || egress.pool().available() < frames {
             self.look_for_room(egress);
         }
         let sender = Waiter::Socket(id);

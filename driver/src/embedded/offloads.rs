@@ -18,8 +18,9 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// The longest packet that is to be segmented: IP, and Ethernet with a VLAN tag.
-const LONGEST: usize = 65_535 + 18;
+/// The longest packet that is to be segmented: IPv6, whose length does not count its own header,
+/// and Ethernet with a VLAN tag.
+const LONGEST: usize = 65_535 + 40 + 18;
 
 /// Features with which a driver may send packets that are longer than the MTU.
 const SEGMENTATION: FeatureBits = FeatureBits(
@@ -72,6 +73,7 @@ pub(super) fn carry_out(packet: &Packet, out: &mut Vec<Packet>) -> bool {
     let Some(offload) = describe(&packet.header, &packet.bytes) else {
         return false;
     };
+    let offload = offload.for_length(packet.bytes.len());
     let mut pieces = Vec::new();
     if offload.segmentation.is_some() {
         if segment(&mut buffer, &offload, &mut Heap, &mut pieces).is_err() {

@@ -12,8 +12,8 @@ use crate::ring::split::Used;
 use crate::ring::{Ring, Violation};
 
 /// The longest frame that is believed: the largest IP packet behind an Ethernet header with a
-/// VLAN tag. It bounds the chain that one frame becomes.
-const LONGEST: u32 = 65_535 + 18;
+/// VLAN tag. That of IPv6 does not count its own header. It bounds the chain that one frame becomes.
+const LONGEST: u32 = 65_535 + 40 + 18;
 /// Where `num_buffers` is in the virtio-net header.
 const NUM_BUFFERS: usize = 10;
 

@@ -7,7 +7,7 @@ use crate::frame::{Frame, SLOT_DATA};
 use crate::pool::{Pool, SLOT_STRIDE};
 
 /// Bytes that a slot takes of a copy.
-const SLOT_ROOM: usize = SLOT_STRIDE - SLOT_DATA as usize;
+pub(super) const SLOT_ROOM: usize = SLOT_STRIDE - SLOT_DATA as usize;
 
 /// Number of segments of a frame.
 pub(super) fn segments(frame: &Frame) -> usize {

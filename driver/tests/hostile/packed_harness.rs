@@ -19,7 +19,7 @@ const START: usize = 128 - HEADER;
 /// Bytes of a receive buffer: a slot less its headroom.
 pub const BUFFER: u32 = (SLOT_STRIDE - START) as u32;
 /// The longest frame that is believed.
-pub const LONGEST: u32 = 65_535 + 18;
+pub const LONGEST: u32 = 65_535 + 40 + 18;
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;

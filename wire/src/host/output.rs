@@ -67,8 +67,19 @@ impl Plan {
     }
 
     /// Bytes in each fragment but the last: a multiple of 8 (RFC 791, section 3.2).
-    fn per_fragment(&self) -> usize {
+    pub(super) fn per_fragment(&self) -> usize {
         self.room() / 8 * 8
+    }
+
+    /// The plan for a packet that is cut into fragments on its way.
+    pub(super) fn for_fragments(self) -> Plan {
+        Plan {
+            mtu: PathMtu {
+                dont_fragment: false,
+                ..self.mtu
+            },
+            ..self
+        }
     }
 
     /// Whether packets go into the transmit queue at once.
@@ -76,7 +87,8 @@ impl Plan {
         matches!(self.target, Target::Station(_))
     }
 
-    fn frames(&self, length: usize) -> usize {
+    /// Frames that `length` bytes of transport packet become.
+    pub(super) fn frames(&self, length: usize) -> usize {
         match self.must_fragment(length) {
             true => length.div_ceil(self.per_fragment()),
             false => 1,

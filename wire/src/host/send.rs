@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Host;
+use super::long::partial_header;
 use super::neighbors::Sender;
 use super::output::{Outgoing, Plan};
 use super::template::HEADERS;
@@ -195,9 +196,19 @@ impl<B: Buffer> Host<B> {
         {
             return self.send_train(now, local, send, size, pool);
         }
-        let ready = self.prepare(now, local, send, header, pool)?;
         let length = udp::HEADER + send.payload.len();
+        let offloads_fragmentation = self.offloads_fragmentation;
+        let is_cut_later =
+            |plan: &Plan| offloads_fragmentation && plan.is_direct() && plan.must_fragment(length);
+        let header = |plan: &Plan, source, destination, payload: &_| match is_cut_later(plan) {
+            true => partial_header(source, destination, payload),
+            false => header(source, destination, payload),
+        };
+        let ready = self.prepare(now, local, send, header, pool)?;
         self.check_room(&ready.plan, length)?;
+        if is_cut_later(&ready.plan) {
+            return self.send_to_be_fragmented(ready, send, pool);
+        }
         let is_in_place = match &send.payload {
             Payload::Buffer(buffer) => buffer.headroom() >= HEADERS,
             Payload::Bytes(_) | Payload::Empty => false,
@@ -219,14 +230,14 @@ impl<B: Buffer> Host<B> {
         Ok(())
     }
 
-    /// Decides where and how a datagram goes, and computes its header by `header`, from source,
-    /// destination and payload. Whether there is room is still to be checked.
+    /// Decides where and how a datagram goes, and computes its header by `header`, from the plan,
+    /// source, destination and payload. Whether there is room is still to be checked.
     pub(super) fn prepare<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         local: &Local,
         send: &UdpSend<B>,
-        header: impl FnOnce(SocketAddrV4, SocketAddrV4, &Payload<B>) -> [u8; udp::HEADER],
+        header: impl FnOnce(&Plan, SocketAddrV4, SocketAddrV4, &Payload<B>) -> [u8; udp::HEADER],
         pool: &mut A,
     ) -> Result<Ready, DropReason> {
         let SocketAddr::V4(peer) = send.destination else {
@@ -241,6 +252,7 @@ impl<B: Buffer> Host<B> {
         let plan = self.plan(now, *peer.ip(), pool)?;
         let source = self.source(local, send.source, plan.source)?;
         let source_and_port = SocketAddrV4::new(source, local.port);
+        let header = header(&plan, source_and_port, peer, &send.payload);
         Ok(Ready {
             plan,
             outgoing: Outgoing {
@@ -255,7 +267,7 @@ impl<B: Buffer> Host<B> {
                     peer,
                 }),
             },
-            header: header(source_and_port, peer, &send.payload),
+            header,
         })
     }
 

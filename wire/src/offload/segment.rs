@@ -1,7 +1,7 @@
 //! Segmentation in software: one long packet becomes what a device would make of it.
 
 use super::{
-    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
+    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, complete, complete_checksum,
 };
 use crate::buffer::{Allocator, Buffer, allocate_up_to, extend};
 use crate::checksum;
@@ -30,6 +30,8 @@ enum Version {
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     version: Version,
+    /// Where the IP header begins.
+    network: usize,
     /// Where the transport header begins.
     transport: usize,
     /// Bytes that every piece repeats.
@@ -43,9 +45,9 @@ struct Layout {
 /// those that Linux makes.
 ///
 /// # Errors
-/// `Malformed` if the headers are not where they are said to be, or the packet is longer than IP
-/// allows; `PoolEmpty` if memory is short.
-/// `out` is then as it was.
+/// `Malformed` if the headers are not where they are said to be (behind at most one VLAN tag, and in
+/// IPv6 without extension headers), or the packet is longer than IP allows; `PoolEmpty` if memory is
+/// short. `out` is then as it was.
 pub fn segment<A: Allocator>(
     packet: &mut A::Buffer,
     offload: &Offload,
@@ -70,8 +72,8 @@ fn cut<A: Allocator>(
     let layout = layout(packet.head(), &segmentation).ok_or(DropReason::Malformed)?;
     // Lengths and offsets have 16 bits; that of IPv6 does not count its own header.
     let uncounted = match layout.version {
-        Version::V4 => ethernet::HEADER,
-        Version::V6 => ethernet::HEADER + IPV6_HEADER,
+        Version::V4 => layout.network,
+        Version::V6 => layout.network + IPV6_HEADER,
     };
     if packet.len() > uncounted + ipv4::MAX_PACKET {
         return Err(DropReason::Malformed);
@@ -98,25 +100,40 @@ fn cut<A: Allocator>(
 
 /// Finds the headers; `None` if they are not what `segmentation` says.
 fn layout(head: &[u8], segmentation: &Segmentation) -> Option<Layout> {
-    let ethertype = u16::from_be_bytes(*head.get(12..)?.first_chunk()?);
-    let first = *head.get(ethernet::HEADER)?;
-    let (version, network) = match (ethertype, first >> 4) {
-        (ethernet::IPV4, 4) if first & 0xf >= 5 => (Version::V4, usize::from(first & 0xf) * 4),
-        (ethernet::IPV6, 6) => (Version::V6, IPV6_HEADER),
+    let (ethertype, network) = ethernet::carried(head)?;
+    let first = *head.get(network)?;
+    let (version, length, protocol) = match (ethertype, first >> 4) {
+        (ethernet::IPV4, 4) if first & 0xf >= 5 => (
+            Version::V4,
+            usize::from(first & 0xf) * 4,
+            *head.get(network + 9)?,
+        ),
+        // Behind extension headers it is unknown what is to be counted and summed.
+        (ethernet::IPV6, 6) => (Version::V6, IPV6_HEADER, *head.get(network + 6)?),
         _ => return None,
     };
-    let transport = ethernet::HEADER + network;
+    let transport = network + length;
     let headers = usize::from(segmentation.header_length);
     let (repeated, is_right) = match segmentation.kind {
-        SegmentKind::Tcp { .. } => (headers, headers >= transport + TCP_HEADER),
-        SegmentKind::Udp => (headers, headers == transport + udp::HEADER),
+        SegmentKind::Tcp { .. } => (
+            headers,
+            protocol == ipv4::TCP && headers >= transport + TCP_HEADER,
+        ),
+        SegmentKind::Udp => (
+            headers,
+            protocol == ipv4::UDP && headers == transport + udp::HEADER,
+        ),
         SegmentKind::UdpFragments => {
             let is_whole = version == Version::V4 && segmentation.size.is_multiple_of(8);
-            (transport, is_whole && headers == transport + udp::HEADER)
+            (
+                transport,
+                is_whole && protocol == ipv4::UDP && headers == transport + udp::HEADER,
+            )
         }
     };
     (is_right && segmentation.size > 0 && head.len() >= headers).then_some(Layout {
         version,
+        network,
         transport,
         repeated,
         size: usize::from(segmentation.size),
@@ -209,8 +226,8 @@ fn finish<B: Buffer>(
 
 /// Length and identification of the IP header.
 fn finish_network(head: &mut [u8], length: usize, index: usize, layout: &Layout) -> Option<()> {
-    let network = head.get_mut(ethernet::HEADER..layout.transport)?;
-    let packet = length.checked_sub(ethernet::HEADER)?;
+    let network = head.get_mut(layout.network..layout.transport)?;
+    let packet = length.checked_sub(layout.network)?;
     match layout.version {
         Version::V4 => {
             network
@@ -258,8 +275,8 @@ fn finish_tcp<B: Buffer>(piece: &mut B, place: Place, layout: &Layout) -> Option
 
 /// Offset and flags of an IPv4 fragment. The checksum of the datagram is complete.
 fn finish_fragment(head: &mut [u8], length: usize, place: Place, layout: &Layout) -> Option<()> {
-    let network = head.get_mut(ethernet::HEADER..layout.transport)?;
-    let packet = length.checked_sub(ethernet::HEADER)? as u16;
+    let network = head.get_mut(layout.network..layout.transport)?;
+    let packet = length.checked_sub(layout.network)? as u16;
     let more = u16::from(!place.is_last) << 13;
     let offset = (place.index * layout.size / 8) as u16;
     network
@@ -282,8 +299,8 @@ fn finish_checksum<B: Buffer>(
     let length = piece.len().checked_sub(layout.transport)?;
     let head = piece.head_mut();
     let addresses = match layout.version {
-        Version::V4 => head.get(ethernet::HEADER + 12..ethernet::HEADER + 20)?,
-        Version::V6 => head.get(ethernet::HEADER + 8..ethernet::HEADER + IPV6_HEADER)?,
+        Version::V4 => head.get(layout.network + 12..layout.network + 20)?,
+        Version::V6 => head.get(layout.network + 8..layout.network + IPV6_HEADER)?,
     };
     let sum = pseudo_header_sum(addresses, protocol, length);
     let field = layout.transport + offset;
@@ -293,7 +310,9 @@ fn finish_checksum<B: Buffer>(
         start: layout.transport as u16,
         offset: offset as u16,
     };
-    complete_checksum(piece, partial).then_some(())
+    // Zero says that there is no checksum in UDP alone (RFC 768).
+    let zero = if protocol == ipv4::UDP { 0xffff } else { 0 };
+    complete(piece, partial, zero).then_some(())
 }
 
 /// The sum of a pseudo-header (RFC 768, RFC 8200 section 8.1), not complemented: what the field of

@@ -1,7 +1,9 @@
+use etherparse::{PacketBuilder, VlanId};
 use proptest::prelude::*;
 
 use super::*;
 use crate::buffer::{Heap, HeapBuffer};
+use crate::drops::DropReason;
 use crate::ipv4::Ipv4Header;
 use crate::{ethernet, ipv4};
 
@@ -59,6 +61,36 @@ fn chain(bytes: &[u8], first: usize, cuts: &[usize]) -> HeapBuffer {
         packet.append(HeapBuffer::new(rest));
     }
     packet
+}
+
+/// A segment or datagram that carries `payload`, and the length of its headers. `at` is where the
+/// payload lies in the whole.
+fn built_over_ipv6(
+    payload: &[u8],
+    (is_tcp, is_tagged): (bool, bool),
+    (at, is_last): (usize, bool),
+) -> (Vec<u8>, usize) {
+    let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let (source, destination) = ([0xfd; 16], [0xfe; 16]);
+    let tag = VlanId::try_new(7).expect("a tag");
+    let network = match is_tagged {
+        true => link.single_vlan(tag).ipv6(source, destination, 9),
+        false => link.ipv6(source, destination, 9),
+    };
+    let mut bytes = Vec::new();
+    if is_tcp {
+        let mut header = network.tcp(80, 81, 0xffff_ff00u32.wrapping_add(at as u32), 256);
+        header = header.ack(7);
+        if is_last {
+            header = header.psh().fin();
+        }
+        header.write(&mut bytes, payload).expect("written");
+    } else {
+        let header = network.udp(80, 81);
+        header.write(&mut bytes, payload).expect("written");
+    }
+    let headers = bytes.len() - payload.len();
+    (bytes, headers)
 }
 
 fn offset(protocol: u8) -> usize {
@@ -174,6 +206,40 @@ proptest! {
         prop_assert_eq!(&whole[42..], &payload);
     }
 
+    /// Built one by one by etherparse.
+    #[test]
+    fn segments_over_ipv6_and_behind_a_tag_are_packets_of_their_own(
+        payload in proptest::collection::vec(any::<u8>(), 1..5000),
+        size in 1u16..2000,
+        cuts in proptest::collection::vec(0usize..5000, 0..5),
+        is_tcp in any::<bool>(),
+        is_tagged in any::<bool>(),
+    ) {
+        let built = |payload: &[u8], at: usize, is_last: bool| {
+            built_over_ipv6(payload, (is_tcp, is_tagged), (at, is_last))
+        };
+        let (bytes, headers) = built(&payload, 0, true);
+        let (start, field) = if is_tcp { (headers - 20, 16) } else { (headers - 8, 6) };
+        let mut whole = bytes;
+        let sum = pseudo_header_sum(&whole[start - 32..start], if is_tcp { 6 } else { 17 }, whole.len() - start);
+        whole[start + field..start + field + 2].copy_from_slice(&sum.to_be_bytes());
+        let kind = if is_tcp { SegmentKind::Tcp { ecn: false } } else { SegmentKind::Udp };
+        let offload = Offload {
+            checksum: ChecksumState::Partial(PartialChecksum { start: start as u16, offset: field as u16 }),
+            segmentation: Some(Segmentation { kind, size, header_length: headers as u16 }),
+        };
+        let mut out = Vec::new();
+        let mut packet = chain(&whole, headers, &cuts);
+        segment(&mut packet, &offload, &mut Heap, &mut out).expect("well-formed");
+        let chunks = payload.chunks(size.into());
+        prop_assert_eq!(out.len(), chunks.len());
+        let last = out.len() - 1;
+        for (index, (piece, chunk)) in out.iter().zip(chunks).enumerate() {
+            let expected = built(chunk, index * usize::from(size), index == last).0;
+            prop_assert_eq!(piece.to_vec(), expected);
+        }
+    }
+
     #[test]
     fn any_bytes_with_any_description_are_cut_or_refused(
         bytes in proptest::collection::vec(any::<u8>(), 0..200),
@@ -226,5 +292,45 @@ fn a_packet_that_is_longer_than_ip_allows_is_refused() {
             let result = segment(&mut long, &offload(kind, 1400), &mut Heap, &mut out);
             assert_eq!(result.is_ok(), is_cut, "{length} bytes");
         }
+    }
+}
+
+#[test]
+fn what_is_behind_extension_headers_is_refused() {
+    let (mut bytes, headers) = built_over_ipv6(&[7; 3000], (true, false), (0, true));
+    let offload = Offload {
+        checksum: ChecksumState::Plain,
+        segmentation: Some(Segmentation {
+            kind: SegmentKind::Tcp { ecn: false },
+            size: 1000,
+            header_length: headers as u16,
+        }),
+    };
+    let mut out = Vec::new();
+    assert!(segment(&mut HeapBuffer::new(&bytes), &offload, &mut Heap, &mut out).is_ok());
+    // Destination options.
+    bytes[20] = 60;
+    let result = segment(&mut HeapBuffer::new(&bytes), &offload, &mut Heap, &mut out);
+    assert_eq!(result, Err(DropReason::Malformed));
+    assert_eq!(out.len(), 3);
+}
+
+#[test]
+fn a_packet_that_is_no_longer_than_a_piece_is_not_cut() {
+    for kind in [
+        SegmentKind::Tcp { ecn: true },
+        SegmentKind::Udp,
+        SegmentKind::UdpFragments,
+    ] {
+        let offload = offload(kind, 1000);
+        let header = offload.segmentation.expect("set").header_length;
+        let before = usize::from(kind == SegmentKind::UdpFragments) * 8;
+        let longest = usize::from(header) + 1000 - before;
+        assert_eq!(offload.for_length(longest + 1), offload);
+        let expected = Offload {
+            segmentation: None,
+            ..offload
+        };
+        assert_eq!(offload.for_length(longest), expected);
     }
 }

@@ -28,7 +28,7 @@ fn message(kind: u8, code: u8, word: u32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn error(kind: u8, code: u8, word: u32, cited: &[u8]) -> Vec<u8> {
+pub fn error(kind: u8, code: u8, word: u32, cited: &[u8]) -> Vec<u8> {
     ipv4(1, OUR, &message(kind, code, word, cited), |_| ())
 }
 
@@ -155,7 +155,7 @@ fn no_error_answers_what_rfc_1122_forbids() {
 }
 
 #[test]
-fn errors_are_sent_at_a_bounded_rate() {
+pub fn errors_are_sent_at_a_bounded_rate() {
     let mut bed = Bed::new(HostConfig {
         limits: Limits {
             icmp_errors_per_second: 10,

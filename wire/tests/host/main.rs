@@ -3,6 +3,7 @@
 //! test.
 
 mod arp;
+mod fragments;
 mod icmp;
 mod ipv4;
 mod link;

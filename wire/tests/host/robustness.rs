@@ -106,12 +106,14 @@ proptest! {
     #[test]
     fn any_sequence_of_frames_and_calls_is_survived_and_accounted_for(
         steps in prop::collection::vec(step(), 1..60),
+        offloads in any::<bool>(),
     ) {
         let mut bed = Bed::new(HostConfig {
             addresses: vec!["10.0.0.1/24".parse().unwrap()],
             owned: vec!["10.0.0.8/30".parse().unwrap()],
             ..dynamic()
         });
+        bed.host.set_fragmentation_offload(offloads);
         let mut socket = bed.bind("0.0.0.0:7");
         for step in steps {
             match step {

@@ -1,0 +1,137 @@
+//! Packets that are longer than their path allows and leave as one frame all the same, with a
+//! description of how they are cut: trains (USO), and datagrams in fragments (UFO).
+
+use std::net::SocketAddrV4;
+
+use super::Host;
+use super::send::Ready;
+use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
+use crate::drops::DropReason;
+use crate::offload::{
+    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, pseudo_header_sum,
+};
+use crate::udp::{self, UdpSend};
+use crate::{ethernet, ipv4};
+
+/// Where the UDP header of a frame begins.
+const TRANSPORT: usize = ethernet::HEADER + ipv4::HEADER;
+
+/// Where the checksum is in a UDP header.
+const CHECKSUM: usize = 6;
+
+impl<B: Buffer> Host<B> {
+    /// Sends the payload of `send` in one frame, which `frames` come out of: there is room for
+    /// them. The header in `ready` is a [`partial_header`].
+    ///
+    /// # Errors
+    /// `PoolEmpty`; or `TooBig` if this kind of memory can not keep a description. The payload is
+    /// then where it was.
+    pub(super) fn send_described<A: Allocator<Buffer = B>>(
+        &mut self,
+        ready: &Ready,
+        send: &mut UdpSend<B>,
+        (kind, size): (SegmentKind, u16),
+        frames: usize,
+        pool: &mut A,
+    ) -> Result<(), DropReason> {
+        let offload = Offload {
+            checksum: ChecksumState::Partial(PartialChecksum {
+                start: TRANSPORT as u16,
+                offset: CHECKSUM as u16,
+            }),
+            segmentation: Some(Segmentation {
+                kind,
+                size,
+                header_length: (TRANSPORT + udp::HEADER) as u16,
+            }),
+        };
+        let packet = whole_packet(&ready.header, offload, send, pool)?;
+        self.output(&ready.plan, &ready.outgoing, packet);
+        // One that waits for a neighbour uses up room when it is released.
+        if ready.plan.is_direct() {
+            self.use_room(frames - 1);
+            self.has_offloads = true;
+        }
+        Ok(())
+    }
+
+    /// Sends a datagram that the device cuts into fragments. There is room for them.
+    #[inline(never)]
+    pub(super) fn send_to_be_fragmented<A: Allocator<Buffer = B>>(
+        &mut self,
+        ready: Ready,
+        send: &mut UdpSend<B>,
+        pool: &mut A,
+    ) -> Result<(), DropReason> {
+        let frames = ready.plan.frames(udp::HEADER + send.payload.len());
+        // The greatest packet, less its header.
+        let size = ready.plan.per_fragment() as u16;
+        let ready = Ready {
+            plan: ready.plan.for_fragments(),
+            ..ready
+        };
+        self.send_described(
+            &ready,
+            send,
+            (SegmentKind::UdpFragments, size),
+            frames,
+            pool,
+        )?;
+        self.counters.fragmented += 1;
+        Ok(())
+    }
+}
+
+/// The UDP header of a long packet, with a payload of at most 65 507 bytes. The checksum is that
+/// of the pseudo-header alone: whoever cuts the packet reads all bytes anyway.
+pub(super) fn partial_header<B: Buffer>(
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    payload: &Payload<B>,
+) -> [u8; udp::HEADER] {
+    let length = udp::HEADER + payload.len();
+    let [s0, s1, s2, s3] = source.ip().octets();
+    let [d0, d1, d2, d3] = destination.ip().octets();
+    let addresses = [s0, s1, s2, s3, d0, d1, d2, d3];
+    let sum = pseudo_header_sum(&addresses, ipv4::UDP, length);
+    let fields = [source.port(), destination.port(), length as u16, sum];
+    let mut header = [0; udp::HEADER];
+    for (room, field) in header.chunks_exact_mut(2).zip(fields) {
+        room.copy_from_slice(&field.to_be_bytes());
+    }
+    header
+}
+
+/// The header and the payload, with the description: where the payload lies if there is room in
+/// front of it, else a copy.
+fn whole_packet<A: Allocator>(
+    header: &[u8; udp::HEADER],
+    offload: Offload,
+    send: &mut UdpSend<A::Buffer>,
+    pool: &mut A,
+) -> Result<A::Buffer, DropReason> {
+    if let Payload::Buffer(buffer) = &mut send.payload
+        && buffer.headroom() >= TRANSPORT + udp::HEADER
+        && buffer.set_offload(offload)
+        && let Some(room) = buffer.prepend(udp::HEADER)
+    {
+        room.copy_from_slice(header);
+        let taken = std::mem::replace(&mut send.payload, Payload::Empty);
+        if let Payload::Buffer(buffer) = taken {
+            return Ok(buffer);
+        }
+    }
+    let allocated = allocate_up_to(pool, udp::HEADER + send.payload.len());
+    let (mut packet, _) = allocated.ok_or(DropReason::PoolEmpty)?;
+    if !packet.set_offload(offload) {
+        return Err(DropReason::TooBig);
+    }
+    let mut is_whole = packet.extend_from_slice(header);
+    send.payload.for_each_segment(|segment| {
+        is_whole = is_whole && extend(&mut packet, segment, pool);
+    });
+    match is_whole {
+        true => Ok(packet),
+        false => Err(DropReason::PoolEmpty),
+    }
+}
