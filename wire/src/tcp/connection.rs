@@ -16,6 +16,7 @@ mod arrival;
 mod expiry;
 mod handshake;
 mod output;
+mod spurious;
 mod stats;
 
 use std::sync::Arc;
@@ -179,6 +180,8 @@ pub(crate) struct Connection<B, S> {
     timeouts_in_row: u8,
     timeouts: u32,
     retransmits: u32,
+    /// Responses to loss that were undone.
+    undone: u32,
 }
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
@@ -241,6 +244,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             timeouts_in_row: 0,
             timeouts: 0,
             retransmits: 0,
+            undone: 0,
             options,
         }
     }

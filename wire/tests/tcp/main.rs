@@ -8,6 +8,7 @@ mod hosts;
 mod lifecycles;
 mod network;
 mod recovery;
+mod spurious;
 mod states;
 mod streams;
 mod support;

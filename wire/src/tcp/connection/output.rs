@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::tcp::header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags, TcpHeader};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
-use crate::tcp::recovery::{Mode, TailProbe};
+use crate::tcp::recovery::{Frto, Mode, TailProbe};
 use crate::tcp::segment::Outgoing;
 use crate::tcp::sequence::{Origin, WindowScale};
 use crate::tcp::state::TcpState;
@@ -69,6 +69,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return Some((SYN, Kind::New));
         }
         let capacity = self.capacity(options);
+        if let Frto::New(until) = self.recovery.frto {
+            if let Some(range) = self.next_question(until, capacity, cx) {
+                return Some((range, Kind::New));
+            }
+            if self.recovery.frto != Frto::Off {
+                return None;
+            }
+        }
         if let Some(range) = self.next_lost(capacity, cx) {
             return Some((range, Kind::Again));
         }
@@ -102,6 +110,23 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// The longest piece that is sent at once: one segment, or many that are split later.
     fn longest(capacity: u64, cx: &Context<'_>) -> u64 {
         (u64::from(cx.most_payload) / capacity * capacity).max(capacity)
+    }
+
+    /// New bytes that ask whether a timeout was needless, up to `until` (RFC 5682, section 3, step
+    /// 2b). Behind them, what counts as lost waits for the answer.
+    fn next_question(&mut self, until: u64, capacity: u64, cx: &Context<'_>) -> Option<Range> {
+        if self.send.nxt >= until {
+            return None;
+        }
+        let range = self.next_new(capacity, cx);
+        if range.is_none() && self.send.nxt <= self.recovery.high {
+            // There is nothing to ask with.
+            self.recovery.frto = Frto::Off;
+        }
+        range.map(|range| Range {
+            end: range.end.min(range.start + capacity),
+            ..range
+        })
     }
 
     /// The next bytes to send again.
@@ -245,8 +270,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.send.queue.read(data_start, data_end, &mut out.payload);
         }
         let length = data_end.saturating_sub(data_start);
+        let mss = capacity as u16;
         if length > capacity {
-            out.segment_size = capacity as u16;
+            out.segment_size = mss;
         }
         // What probes a closed window carries neither ECT nor CWR (RFC 3168, section 6.1.6).
         let is_probe = range.end > self.send.una + self.send.window;
@@ -257,7 +283,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         let flags = self.flags_of(range, data_end, is_new, length);
         match kind {
             Kind::New => {
-                self.send.board.sent(range, cx.now);
+                self.send.board.sent(range, mss, cx.now);
                 self.send.nxt = range.end;
             }
             Kind::Again => {
@@ -265,13 +291,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
                     start: range.start,
                     end: range.end.min(self.send.nxt),
                 };
-                self.send.board.resent(sent_before, cx.now);
+                self.send.board.resent(sent_before, mss, cx.now);
+                self.count_resent(sent_before.end - sent_before.start, capacity, cx.now);
                 if range.end > self.send.nxt {
                     let new = Range {
                         start: self.send.nxt,
                         end: range.end,
                     };
-                    self.send.board.sent(new, cx.now);
+                    self.send.board.sent(new, mss, cx.now);
                     self.send.nxt = range.end;
                 }
                 self.retransmits = self.retransmits.saturating_add(1);
