@@ -147,6 +147,7 @@ mod counters;
 mod engine;
 pub mod header;
 mod listeners;
+mod pacing;
 pub mod payload;
 mod reassembly;
 mod receiver;
@@ -162,6 +163,7 @@ pub mod sequence;
 mod slab;
 mod state;
 mod timers;
+mod user_timeout;
 mod wheel;
 
 pub use config::{Keepalive, ListenOptions, TcpConfig, TcpOptions, WindowScaling};

@@ -175,7 +175,39 @@ impl<B: Buffer> Host<B> {
                 }
                 self.send_tcp_pieces(now, outgoing, pool);
             }
-            Err(reason) => self.drop_sent(reason),
+            Err(reason) => {
+                if matches!(
+                    reason,
+                    DropReason::NoRoute | DropReason::NeighborUnreachable
+                ) {
+                    self.report_tcp_unreachable(outgoing.flow, outgoing.header.sequence);
+                }
+                self.drop_sent(reason);
+            }
+        }
+    }
+
+    /// Tells the engine that a segment could not be delivered by this host.
+    fn report_tcp_unreachable(&mut self, flow: Flow, sequence: SeqNumber) {
+        if self.tcp_errors.len() < MOST_WAITING {
+            let icmp = TcpIcmp {
+                flow,
+                sequence,
+                kind: TcpIcmpKind::NoNeighbor,
+            };
+            self.tcp_errors.push(Reported { icmp, cited: None });
+        }
+    }
+
+    /// A frame waited for a neighbour that did not answer: if it is a segment, the engine is told.
+    pub(super) fn fail_tcp(&mut self, frame: &B) {
+        let packet = frame.head().get(ethernet::HEADER..).unwrap_or_default();
+        if let Ok(cited) = Cited::parse(packet)
+            && cited.protocol == ipv4::TCP
+            && self.has_tcp
+        {
+            let flow = Flow::new(cited.local.into(), cited.peer.into());
+            self.report_tcp_unreachable(flow, SeqNumber(cited.behind_ports));
         }
     }
 

@@ -75,6 +75,18 @@ pub enum Congestion {
     Custom(MakeCongestionControl),
 }
 
+impl PartialEq for Congestion {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Congestion::Cubic, Congestion::Cubic) | (Congestion::Reno, Congestion::Reno) => true,
+            (Congestion::Custom(one), Congestion::Custom(other)) => {
+                std::ptr::fn_addr_eq(*one, *other)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The algorithm of one connection. The usual ones need no allocation.
 #[derive(Debug)]
 pub(crate) enum Controller {

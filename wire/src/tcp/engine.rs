@@ -5,10 +5,11 @@ mod arrival;
 mod handshake;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::config::TcpConfig;
+use super::config::{TcpConfig, TcpOptions};
 use super::connection::{Connection, Context, Owner};
 use super::counters::{TcpCounters, TcpUsage};
 use super::header::TcpHeader;
@@ -89,6 +90,8 @@ pub struct TcpEngine<B, S> {
     memory: usize,
     /// The connection that was found last: a burst often is of one flow.
     last_found: u32,
+    /// The settings of the connection that was asked for last.
+    last_options: Option<Arc<TcpOptions>>,
     /// Payload bytes of the longest segment that is split later; 0: one segment.
     most_payload: u32,
     counters: TcpCounters,
@@ -116,6 +119,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             replies: VecDeque::new(),
             memory: 0,
             last_found: 0,
+            last_options: None,
             most_payload: 0,
             counters: TcpCounters::default(),
             drops: Drops::default(),
@@ -244,7 +248,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
-    /// Handles an ICMP error about a segment of ours. It is believed only if it cites a segment
+    /// Handles an ICMP error about a segment of ours, or what our own host says about one. It is believed only if it cites a segment
     /// that is under way (RFC 5927, section 4.1), and never ends an open connection (section 5).
     /// Whether it is believed.
     pub fn handle_icmp(&mut self, now: Instant, icmp: &TcpIcmp) -> bool {
@@ -268,6 +272,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             }
             TcpIcmpKind::Refused if is_opening => {
                 connection.end(Some(TcpError::Refused));
+                true
+            }
+            TcpIcmpKind::NoNeighbor if is_opening => {
+                connection.end(Some(TcpError::Unreachable));
                 true
             }
             TcpIcmpKind::Unreachable if is_opening => {

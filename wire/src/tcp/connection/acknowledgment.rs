@@ -65,6 +65,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             window: self.send.window,
         };
         let delivery = self.take_delivery(header, ack, cx);
+        if self.narrow.is_some() {
+            self.finish_path_probe(cx.now);
+        }
         if ack >= self.send.una {
             self.update_window(header, start, ack, cx.now);
         }
@@ -316,6 +319,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
                 self.send.board.lose_first(self.segment_size());
             }
         }
+        // A probe of the path that was too long is no sign of congestion either.
+        let lost = lost + self.lose_path_probe(cx.now);
         if self.send.board.lost() > lost && self.recovery.mode == Mode::Open {
             self.begin_recovery(una, cx);
         }
@@ -399,7 +404,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Something new was acknowledged.
     fn on_progress(&mut self, now: Instant) {
         self.timeouts_in_row = 0;
-        self.widen(now);
         if self.send.board.is_empty() {
             self.timers.clear(Timer::Retransmit);
             self.timers.clear(Timer::TailProbe);

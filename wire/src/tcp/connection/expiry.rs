@@ -36,6 +36,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             // RFC 8985, section 7.3: the timeout begins anew with the probe.
             self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
         }
+        // Whoever called asks for output then.
+        self.timers.take(Timer::Pace, now);
         if self.timers.take(Timer::Retransmit, now) {
             self.on_timeout(cx);
         }
@@ -70,6 +72,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         cx.counters.timeouts += 1;
         let is_reneged = self.send.board.is_reneged();
         self.send.board.lose_all(is_reneged);
+        self.lose_path_probe(cx.now);
         let is_open = self.state.is_synchronized();
         // A closed window says nothing about the path.
         if is_open && self.send.window > 0 {

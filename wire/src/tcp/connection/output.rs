@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::arrival::user_timeout_option;
 use super::{Connection, Context};
 use crate::buffer::Buffer;
 use crate::tcp::header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags, TcpHeader};
+use crate::tcp::pacing::{self, Pace};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
 use crate::tcp::recovery::{Frto, Mode, TailProbe};
@@ -13,6 +13,7 @@ use crate::tcp::segment::Outgoing;
 use crate::tcp::sequence::{Origin, WindowScale};
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
+use crate::tcp::user_timeout;
 use crate::time::Instant;
 
 /// The ECN field of a packet whose sender understands marks (RFC 3168, section 5).
@@ -22,6 +23,8 @@ const ECN_CAPABLE: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     New,
+    /// New, in one segment that is longer than others.
+    PathProbe,
     Again,
 }
 
@@ -89,6 +92,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if std::mem::take(&mut self.wanted.tail_probe) {
             return self.tail_probe(capacity, cx);
         }
+        if self.narrow.is_some()
+            && let Some(range) = self.next_path_probe(options.length() as u64, cx.now)
+        {
+            return Some((range, Kind::PathProbe));
+        }
         let range = self.next_new(capacity, cx)?;
         Some((range, Kind::New))
     }
@@ -100,7 +108,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// Bytes that congestion allows to send now. At least one segment may always be under way.
-    fn congestion_room(&self, capacity: u64) -> u64 {
+    pub(super) fn congestion_room(&self, capacity: u64) -> u64 {
         match self.in_flight() {
             0 => self.congestion_window().max(capacity),
             in_flight => self.congestion_window().saturating_sub(in_flight),
@@ -178,7 +186,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return None;
         }
         self.is_window_limited = room < usable;
-        let mut length = usable.min(room).min(Self::longest(capacity, cx));
+        let paced = self.pace_room(capacity, cx.now)?;
+        let longest = Self::longest(capacity, cx).min(paced);
+        let mut length = usable.min(room).min(longest);
         let is_all = length == want;
         if length >= capacity && !is_all {
             length = length / capacity * capacity;
@@ -194,6 +204,35 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             start: self.send.nxt,
             end: self.send.nxt + length,
         })
+    }
+
+    /// Bytes that the pace allows to send now: at least a segment. `None`: none before a time for
+    /// which a timer is set.
+    #[inline]
+    fn pace_room(&mut self, capacity: u64, now: Instant) -> Option<u64> {
+        match self.pacer.left() {
+            0 if !self.options.pacing || self.rtt.smoothed() < pacing::LEAST_RTT => Some(u64::MAX),
+            0 => self.begin_quantum(capacity, now),
+            left => Some(left.max(capacity)),
+        }
+    }
+
+    fn begin_quantum(&mut self, capacity: u64, now: Instant) -> Option<u64> {
+        if self.send.una <= Origin::SYN + 1 {
+            // The initial window leaves at once (RFC 6928): nothing else tells what the path takes.
+            return Some(u64::MAX);
+        }
+        let window = self.congestion_window();
+        let is_slow_start = window < self.congestion.get().slow_start_threshold() / 2;
+        let pace = Pace {
+            window: window.max(self.in_flight()),
+            rtt: self.rtt.smoothed(),
+            gain: if is_slow_start { 200 } else { 120 },
+        };
+        let quantum = self.pacer.begin(now, pace, capacity);
+        quantum
+            .inspect_err(|release| self.timers.set(Timer::Pace, *release))
+            .ok()
     }
 
     /// Nothing may be sent into the window as it is. If nothing is under way either, nothing
@@ -263,7 +302,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         cx: &mut Context<'_>,
         out: &mut Outgoing<S>,
     ) {
-        let capacity = self.capacity(&options);
+        let capacity = match kind {
+            Kind::PathProbe => range.end - range.start,
+            Kind::New | Kind::Again => self.capacity(&options),
+        };
         let data_end = range.end.min(self.send.queue.end());
         let data_start = range.start.max(Origin::SYN + 1);
         if data_start < data_end {
@@ -276,13 +318,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         // What probes a closed window carries neither ECT nor CWR (RFC 3168, section 6.1.6).
         let is_probe = range.end > self.send.una + self.send.window;
-        let is_new = kind == Kind::New && !is_probe;
+        let is_new = kind != Kind::Again && !is_probe;
         if is_new && length > 0 && self.negotiated.ecn {
             out.dscp_ecn |= ECN_CAPABLE;
         }
         let flags = self.flags_of(range, data_end, is_new, length);
         match kind {
-            Kind::New => {
+            Kind::New | Kind::PathProbe => {
+                self.pacer.on_sent(length);
                 self.send.board.sent(range, mss, cx.now);
                 self.send.nxt = range.end;
             }
@@ -353,7 +396,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !self.timers.is_set(Timer::User) {
             self.timers.set(Timer::User, now + self.user_timeout);
         }
-        if kind == Kind::New {
+        if kind != Kind::Again {
             self.arm_tail_probe(now);
         }
     }
@@ -386,6 +429,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         if self.negotiated.sack {
             options.sack = self.sack_blocks();
+        }
+        if self.wanted.user_timeout {
+            options.user_timeout = user_timeout::announced(&self.options);
         }
         options
     }
@@ -425,9 +471,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             })
             .then_some(timestamps),
             sack: SackBlocks::default(),
-            user_timeout: ours
-                .announce_user_timeout
-                .then(|| user_timeout_option(ours.user_timeout)),
+            user_timeout: user_timeout::announced(ours),
         }
     }
 
@@ -459,6 +503,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.unacknowledged_segments = 0;
             self.receive.duplicate = None;
             self.wanted.ack = false;
+            self.wanted.user_timeout &= is_syn;
             self.timers.clear(Timer::DelayedAck);
         }
         let window = match is_ack {
