@@ -7,6 +7,7 @@
 //! spurious           -> what was taken for loss and was none
 //! application  what its owner asks for
 //! output       the next segment to send, if any
+//! headers      flags, options and window of it
 //! path         how long that may be, and whether it may be longer
 //! expiry       what a timer that fired does
 //! ```
@@ -19,6 +20,7 @@ mod application;
 mod arrival;
 mod expiry;
 mod handshake;
+mod headers;
 mod output;
 mod path;
 mod spurious;

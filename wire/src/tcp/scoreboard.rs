@@ -54,7 +54,6 @@ impl Record {
 }
 
 /// What was sent again, in the order of that; boxed, as most connections never need it.
-#[expect(clippy::box_collection, reason = "a connection is to be small")]
 type Again = Option<Box<VecDeque<Resent>>>;
 
 /// The segment that was sent last among those that arrived (RFC 8985, section 5.2).
