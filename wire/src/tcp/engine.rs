@@ -91,6 +91,8 @@ pub struct TcpEngine<B, S> {
     memory: usize,
     /// The connection that was found last: a burst often is of one flow.
     last_found: u32,
+    /// Where those of a burst were found; kept for its memory.
+    places: Vec<u32>,
     /// The settings of the connection that was asked for last.
     last_options: Option<Arc<TcpOptions>>,
     /// Payload bytes of the longest segment that is split later; 0: one segment.
@@ -120,6 +122,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             replies: VecDeque::new(),
             memory: 0,
             last_found: 0,
+            places: Vec::new(),
             last_options: None,
             most_payload: 0,
             counters: TcpCounters::default(),
