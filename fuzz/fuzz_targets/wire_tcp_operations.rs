@@ -100,6 +100,7 @@ fn act(sides: &mut [Side; 2], now: Instant, step: Step) {
                 sack: kind & 1 == 0,
                 timestamps: kind & 2 == 0,
                 nodelay: kind & 4 == 0,
+                announce_user_timeout: kind & 8 == 0,
                 receive_buffer: 4096 << (kind >> 4 & 7),
                 ..TcpOptions::default()
             };

@@ -130,6 +130,7 @@ impl Bed {
                     kind: match mtu {
                         0 => TcpIcmpKind::Refused,
                         1 => TcpIcmpKind::Unreachable,
+                        2 => TcpIcmpKind::NoNeighbor,
                         mtu => TcpIcmpKind::TooBig { mtu },
                     },
                 };

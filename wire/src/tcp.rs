@@ -23,7 +23,7 @@
 //! | [`config`] | settings of the engine, of listeners and of connections |
 //! | [`congestion`] | congestion control as a trait; CUBIC and Reno |
 //! | `engine`, `records`, `cookies`, `listeners` | the tables in which connections are found |
-//! | `connection` | one connection: `sender`, `receiver`, `recovery`, `timers` |
+//! | `connection` | one connection: `sender`, `receiver`, `recovery`, `pacing`, `timers` |
 //! | `scoreboard`, `reassembly`, `send_queue` | what is under way, out of order, not acknowledged |
 //! | `slab`, `wheel`, `secrets` | stable indexes, deadlines, and what must not be guessed |
 //!
@@ -45,10 +45,17 @@
 //! - *Challenge ACKs are limited for each connection* (RFC 5961, section 7), since a limit for all
 //!   tells one connection about another.
 //!
+//! - *A response to loss can be undone.* Timestamps (Eifel, RFC 3522), F-RTO (RFC 5682) and D-SACK
+//!   (RFC 3708) find out that nothing was lost; then congestion control is put back into the state
+//!   that it was in (RFC 4015).
+//! - *What is new is paced*, where a round trip takes 2 ms or more: see [`TcpOptions::pacing`]. What is
+//!   sent again follows the acknowledgments, and the initial window leaves at once.
+//! - *A wider path is searched for with one segment*, ten minutes after it was found to be narrow,
+//!   whose loss counts for nothing (RFC 4821, RFC 8899).
+//!
 //! # What is not there
 //!
-//! Pacing; F-RTO (RFC 5682) and the Eifel response: a spurious timeout is not undone; probing for
-//! a larger path MTU (RFC 4821 is used only to leave a black hole); TCP Fast Open; AccECN; MPTCP.
+//! TCP Fast Open; AccECN; MPTCP; a first search for a path MTU above that of the link.
 //!
 //! # Example
 //!
@@ -147,6 +154,7 @@ mod counters;
 mod engine;
 pub mod header;
 mod listeners;
+mod pacing;
 pub mod payload;
 mod reassembly;
 mod receiver;
@@ -162,6 +170,7 @@ pub mod sequence;
 mod slab;
 mod state;
 mod timers;
+mod user_timeout;
 mod wheel;
 
 pub use config::{Keepalive, ListenOptions, TcpConfig, TcpOptions, WindowScaling};

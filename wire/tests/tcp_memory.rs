@@ -205,7 +205,7 @@ fn idle_connections_are_small() {
         (CONNECTIONS, CONNECTIONS)
     );
     let held = dhat::HeapStats::get().curr_bytes - before - ids;
-    // Of the clients each has settings of its own; those of a listener are shared.
+    // Settings are shared: by all of a listener, and by all that were asked for with the same.
     let each = held / (2 * CONNECTIONS);
     println!("{each} bytes for an idle connection, mean of both sides");
     assert!(each <= 1024, "{each}");

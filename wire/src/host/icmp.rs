@@ -27,7 +27,7 @@ pub(super) struct Cited {
     pub(super) peer: SocketAddrV4,
     total_length: usize,
     dont_fragment: bool,
-    protocol: u8,
+    pub(super) protocol: u8,
     /// The four bytes behind the ports: of TCP, the sequence number.
     pub(super) behind_ports: u32,
 }
@@ -239,7 +239,7 @@ impl Cited {
     }
 
     /// The start of a packet of ours: an IPv4 header and the first 8 bytes behind it.
-    fn parse(body: &[u8]) -> Result<Self, DropReason> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, DropReason> {
         let header = Ipv4HeaderSlice::from_slice(body).map_err(|_| DropReason::Malformed)?;
         let segment = body.get(header.slice().len()..).unwrap_or_default();
         let [s0, s1, d0, d1, b0, b1, b2, b3] =

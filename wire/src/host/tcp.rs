@@ -11,12 +11,10 @@ use super::output::{Outgoing as Packet, Plan, frames_of};
 use super::receive::{Arrival, Link};
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
-use crate::ipv4::Ipv4Header;
 use crate::offload::{ChecksumState, Offload, Segmentation};
 use crate::tcp::header::HEADER;
 use crate::tcp::{
-    Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpHeader, TcpIcmp,
-    TcpIcmpKind,
+    Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpIcmp, TcpIcmpKind,
 };
 use crate::time::Instant;
 use crate::{ethernet, icmp, ipv4};
@@ -198,43 +196,36 @@ impl<B: Buffer> Host<B> {
             Err(reason) => {
                 if matches!(
                     reason,
-                    DropReason::NeighborUnreachable | DropReason::NoRoute
+                    DropReason::NoRoute | DropReason::NeighborUnreachable
                 ) {
-                    let sequence = outgoing.header.sequence;
-                    self.report_no_neighbor(outgoing.flow, sequence);
+                    self.report_tcp_unreachable(outgoing.flow, outgoing.header.sequence);
                 }
                 self.drop_sent(reason);
             }
         }
     }
 
-    /// A frame waited for a neighbour that did not answer: if it is a TCP segment, the engine is
-    /// told.
-    pub(super) fn report_unresolved(&mut self, frame: &B) {
-        let packet = frame.head().get(ethernet::HEADER..).unwrap_or_default();
-        let Ok(header) = Ipv4Header::parse(packet, frame.len().saturating_sub(ethernet::HEADER))
-        else {
-            return;
-        };
-        let segment = packet.get(header.header_length..).unwrap_or_default();
-        if header.protocol != ipv4::TCP || header.fragment_offset > 0 {
-            return;
-        }
-        if let Ok((tcp, _)) = TcpHeader::parse(segment) {
-            let local = SocketAddr::new(header.source.into(), tcp.source_port);
-            let remote = SocketAddr::new(header.destination.into(), tcp.destination_port);
-            self.report_no_neighbor(Flow::new(local, remote), tcp.sequence);
-        }
-    }
-
-    fn report_no_neighbor(&mut self, flow: Flow, sequence: SeqNumber) {
-        if self.has_tcp && self.tcp_errors.len() < MOST_WAITING {
+    /// Tells the engine that a segment could not be delivered by this host.
+    fn report_tcp_unreachable(&mut self, flow: Flow, sequence: SeqNumber) {
+        if self.tcp_errors.len() < MOST_WAITING {
             let icmp = TcpIcmp {
                 flow,
                 sequence,
                 kind: TcpIcmpKind::NoNeighbor,
             };
             self.tcp_errors.push(Reported { icmp, cited: None });
+        }
+    }
+
+    /// A frame waited for a neighbour that did not answer: if it is a segment, the engine is told.
+    pub(super) fn fail_tcp(&mut self, frame: &B) {
+        let packet = frame.head().get(ethernet::HEADER..).unwrap_or_default();
+        if let Ok(cited) = Cited::parse(packet)
+            && cited.protocol == ipv4::TCP
+            && self.has_tcp
+        {
+            let flow = Flow::new(cited.local.into(), cited.peer.into());
+            self.report_tcp_unreachable(flow, SeqNumber(cited.behind_ports));
         }
     }
 

@@ -87,8 +87,9 @@ impl Default for Keepalive {
     }
 }
 
-/// Settings of one connection, or of all that a listener accepts.
-#[derive(Debug, Clone)]
+/// Settings of one connection, or of all that a listener accepts. Connections that are made one
+/// after the other with equal settings share them.
+#[derive(Debug, Clone, PartialEq)]
 pub struct TcpOptions {
     /// The longest segment in bytes that we announce (RFC 9293, section 3.7.1), and also the
     /// longest that we send. `None`, the default: what the MTU allows.
@@ -105,6 +106,11 @@ pub struct TcpOptions {
     /// Whether short segments are sent while others are under way: Nagle's algorithm (RFC 9293,
     /// section 3.7.4) off. Default: no.
     pub nodelay: bool,
+    /// Whether what is sent is spread over the round trip, at twice the rate of the congestion
+    /// window in slow start and 1.2 times it later, in quanta of about a millisecond or two
+    /// segments. The initial window, and what is sent again, leave as fast as windows allow; and so
+    /// does everything where a round trip takes less than 2 ms. Default: yes.
+    pub pacing: bool,
     /// Keepalive. Default: `None`, none (RFC 9293, section 3.8.4: MUST default to off).
     pub keepalive: Option<Keepalive>,
     /// Bytes of memory that received data may hold, at most: 4096 or more. Default 4 MiB. The
@@ -135,9 +141,8 @@ pub struct TcpOptions {
     /// Time without acknowledgment of what was sent after which the connection ends (RFC 9293,
     /// section 3.8.3; RFC 5482). Default 5 min.
     pub user_timeout: Duration,
-    /// Whether `user_timeout` is announced to the peer, and one from the peer used (RFC 5482).
-    /// Only in the SYNs of connections that we ask for: what a listener accepts neither announces
-    /// nor learns one. Default: no.
+    /// Whether `user_timeout` is announced to the peer, in the SYN and the first segment behind it,
+    /// and one from the peer used if it is longer (RFC 5482, section 3). Default: no.
     pub announce_user_timeout: bool,
     /// Time without progress after which a connection that the application closed is given up:
     /// in FIN-WAIT-1, FIN-WAIT-2, CLOSING and LAST-ACK. Default 60 s.
@@ -153,6 +158,7 @@ impl Default for TcpOptions {
             sack: true,
             ecn: true,
             nodelay: false,
+            pacing: true,
             keepalive: None,
             receive_buffer: 4 << 20,
             initial_receive_buffer: 128 << 10,

@@ -53,6 +53,10 @@ pub trait CongestionControl: fmt::Debug + Send {
 
     /// The segment size has changed.
     fn set_segment_size(&mut self, bytes: u64);
+
+    /// This algorithm in the state that it is in: kept before a response to congestion, and put
+    /// back if there was none (RFC 4015).
+    fn clone_boxed(&self) -> Box<dyn CongestionControl>;
 }
 
 /// Makes an algorithm for one connection from its segment size and initial window in bytes.
@@ -71,12 +75,34 @@ pub enum Congestion {
     Custom(MakeCongestionControl),
 }
 
+impl PartialEq for Congestion {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Congestion::Cubic, Congestion::Cubic) | (Congestion::Reno, Congestion::Reno) => true,
+            (Congestion::Custom(one), Congestion::Custom(other)) => {
+                std::ptr::fn_addr_eq(*one, *other)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The algorithm of one connection. The usual ones need no allocation.
 #[derive(Debug)]
 pub(crate) enum Controller {
     Cubic(Cubic),
     Reno(Reno),
     Custom(Box<dyn CongestionControl>),
+}
+
+impl Clone for Controller {
+    fn clone(&self) -> Self {
+        match self {
+            Controller::Cubic(cubic) => Controller::Cubic(cubic.clone()),
+            Controller::Reno(reno) => Controller::Reno(reno.clone()),
+            Controller::Custom(custom) => Controller::Custom(custom.clone_boxed()),
+        }
+    }
 }
 
 impl Controller {

@@ -4,18 +4,26 @@
 //! arrival    segment -> checks in the order of RFC 9293, section 3.10.7 -> acknowledgment
 //!                                                                       -> data, FIN
 //! acknowledgment     -> what arrived, what is lost, how fast to go on
-//! output     the next segment to send, if any
-//! expiry     what a timer that fired does
+//! spurious           -> what was taken for loss and was none
+//! application  what its owner asks for
+//! output       the next segment to send, if any
+//! headers      flags, options and window of it
+//! path         how long that may be, and whether it may be longer
+//! expiry       what a timer that fired does
 //! ```
 //!
 //! A connection knows neither the tables of the engine nor other connections. It says through
 //! [`Connection::has_output`], [`Timers`] and [`Readiness`] what it wants.
 
 mod acknowledgment;
+mod application;
 mod arrival;
 mod expiry;
 mod handshake;
+mod headers;
 mod output;
+mod path;
+mod spurious;
 mod stats;
 
 use std::sync::Arc;
@@ -24,7 +32,8 @@ use std::time::Duration;
 use super::config::TcpOptions;
 use super::congestion::{Controller, initial_window};
 use super::counters::TcpCounters;
-use super::header::{HEADER, Timestamps};
+use super::header::Timestamps;
+use super::pacing::Pacer;
 use super::payload::SharedPayload;
 use super::receiver::Receiver;
 use super::recovery::{Mode, Recovery};
@@ -32,13 +41,14 @@ use super::rtt::RttEstimator;
 use super::segment::Flow;
 use super::sender::Sender;
 use super::sequence::{Origin, SeqNumber, WindowScale};
-use super::state::{Readiness, TcpError, TcpState, WriteError};
-use super::timers::{Timer, Timers};
+use super::state::{Readiness, TcpError, TcpState};
+use super::timers::Timers;
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
 use crate::time::Instant;
 
 pub(crate) use handshake::Opened;
+use path::Narrow;
 
 /// The engine around a connection, for the length of one call.
 #[derive(Debug)]
@@ -114,6 +124,8 @@ pub(crate) struct Wanted {
     pub(crate) keepalive: bool,
     /// A reset, after which there is nothing more.
     pub(crate) reset: bool,
+    /// The user timeout, with whatever is sent next.
+    pub(crate) user_timeout: bool,
 }
 
 /// Challenge ACKs in this span (RFC 5961, section 7: 10 in 5 s, here for each connection, so
@@ -142,13 +154,14 @@ pub(crate) struct Connection<B, S> {
     rtt: RttEstimator,
     congestion: Controller,
     recovery: Recovery,
+    pacer: Pacer,
 
     /// Payload bytes that a segment without options may have: by the peer, and by the path.
     peer_mss: u16,
     path_mss: u16,
-    /// What the link allows, to which the path is set again at this time.
+    /// What the link allows, and what is known if the path allows less.
     link_mss: u16,
-    narrow_until: Instant,
+    narrow: Option<Box<Narrow>>,
     /// What is added to the clock for timestamps.
     timestamp_offset: u32,
     /// The peer's timestamp to echo, and when it came (TS.Recent).
@@ -179,6 +192,8 @@ pub(crate) struct Connection<B, S> {
     timeouts_in_row: u8,
     timeouts: u32,
     retransmits: u32,
+    /// Responses to loss that were undone.
+    undone: u32,
 }
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
@@ -220,7 +235,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             peer_mss,
             path_mss,
             link_mss: path_mss,
-            narrow_until: now,
+            narrow: None,
+            pacer: Pacer::new(),
             timestamp_offset: 0,
             recent: 0,
             recent_at: now,
@@ -241,6 +257,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             timeouts_in_row: 0,
             timeouts: 0,
             retransmits: 0,
+            undone: 0,
             options,
         }
     }
@@ -254,6 +271,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             window_probe,
             keepalive,
             reset,
+            user_timeout: _,
         } = self.wanted;
         ack || tail_probe
             || window_probe
@@ -261,160 +279,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             || reset
             || (self.state != TcpState::Closed
                 && (self.send.has_unsent() || self.send.board.lost() > 0))
-    }
-
-    /// Puts `chunk` behind what was written before.
-    ///
-    /// # Errors
-    /// Why not, with the chunk.
-    pub(crate) fn write(&mut self, chunk: S) -> Result<(), (WriteError, S)> {
-        if !self.can_write() {
-            return Err((WriteError::Finished, chunk));
-        }
-        if self.room() == 0 {
-            self.wants_room = true;
-            return Err((WriteError::Full, chunk));
-        }
-        self.send.queue.push(chunk);
-        Ok(())
-    }
-
-    /// Bytes that may be written before the send buffer is full.
-    pub(crate) fn room(&self) -> usize {
-        let waiting = self.send.queue.end().saturating_sub(self.send.una) as usize;
-        self.options.send_buffer.saturating_sub(waiting)
-    }
-
-    /// Whether this side may still write.
-    pub(crate) fn can_write(&self) -> bool {
-        self.state.can_write() && !self.send.is_finished
-    }
-
-    /// Asks for `writable` as soon as there is room. Returns whether it will come.
-    pub(crate) fn want_room(&mut self) -> bool {
-        self.wants_room = self.can_write() && self.room() == 0;
-        self.wants_room
-    }
-
-    /// Takes the next payload that arrived. May want to announce a larger window then.
-    pub(crate) fn read(&mut self, now: Instant) -> Option<B> {
-        let payload = self.receive.take(now, self.rtt.smoothed())?;
-        if self.state != TcpState::Closed {
-            self.timers.set(Timer::Idle, now + IDLE);
-        }
-        if self.state.can_receive() && self.receive.wants_update(self.receive_segment_size()) {
-            self.wanted.ack = true;
-        }
-        Some(payload)
-    }
-
-    /// Finishes this side: the FIN goes behind the last byte (RFC 9293, section 3.10.4).
-    pub(crate) fn finish(&mut self) {
-        if !self.can_write() {
-            return;
-        }
-        self.send.is_finished = true;
-        match self.state {
-            TcpState::Established => self.state = TcpState::FinWait1,
-            TcpState::CloseWait => self.state = TcpState::LastAck,
-            // Before the connection is open, the FIN waits for that.
-            _ => {}
-        }
-    }
-
-    /// The application lets go of the connection. What it has not read can not be delivered any
-    /// more, so the peer must not believe that it was (RFC 9293, section 3.6.1).
-    pub(crate) fn close(&mut self, now: Instant) {
-        self.owner = Owner::Nobody;
-        match self.state {
-            TcpState::SynSent => self.end(None),
-            _ if !self.receive.queue.is_empty() || self.receive.has_gap() => self.abort(),
-            TcpState::Closed => {}
-            _ => {
-                self.finish();
-                self.timers
-                    .set(Timer::Close, now + self.options.close_timeout);
-            }
-        }
-    }
-
-    /// Ends the connection by a reset (RFC 9293, section 3.10.5).
-    pub(crate) fn abort(&mut self) {
-        let must_tell = !matches!(
-            self.state,
-            TcpState::SynSent
-                | TcpState::Closing
-                | TcpState::LastAck
-                | TcpState::TimeWait
-                | TcpState::Closed
-        );
-        self.end(Some(TcpError::Aborted));
-        self.wanted.reset = must_tell;
-    }
-
-    /// The connection has ended, because of `error` if there is one.
-    pub(crate) fn end(&mut self, error: Option<TcpError>) {
-        if self.state == TcpState::Closed {
-            return;
-        }
-        self.state = TcpState::Closed;
-        self.error = self.error.or(error);
-        self.readiness.closed = true;
-        self.wanted = Wanted::default();
-        self.timers.clear_all();
-        self.send.queue.clear();
-        if self.owner == Owner::Nobody {
-            self.receive.clear();
-        }
-    }
-
-    /// Sets a new user timeout (RFC 5482).
-    pub(crate) fn set_user_timeout(&mut self, timeout: Duration, now: Instant) {
-        self.user_timeout = timeout;
-        if self.timers.is_set(Timer::User) {
-            self.timers.set(Timer::User, now + timeout);
-        }
-    }
-
-    /// Keepalive begins, or its setting has changed.
-    pub(crate) fn start_keepalive(&mut self, now: Instant) {
-        match self.options.keepalive {
-            Some(keepalive) if self.state.is_synchronized() => {
-                self.timers.set(Timer::Keepalive, now + keepalive.idle);
-            }
-            _ => self.timers.clear(Timer::Keepalive),
-        }
-    }
-
-    /// Routers say that packets to the peer may not be longer than `mtu` bytes, or a black hole
-    /// suggests it. Whether that lowers the segment size; what is too long is sent again at once
-    /// and is no sign of congestion (RFC 1191, section 6.4). After a while a longer one is tried
-    /// again (section 6.3).
-    pub(crate) fn lower_mtu(&mut self, mtu: u16, now: Instant) -> bool {
-        // RFC 8201, section 4: such a report is discarded.
-        if self.flow.remote().is_ipv6() && mtu < LEAST_IPV6_MTU {
-            return false;
-        }
-        let headers = (self.flow.ip_header() + HEADER) as u16;
-        let mss = mtu.saturating_sub(headers).max(LEAST_MSS);
-        if mss >= self.path_mss {
-            return false;
-        }
-        self.path_mss = mss;
-        self.narrow_until = now + NARROW;
-        let segment_size = self.segment_size();
-        self.congestion.get_mut().set_segment_size(segment_size);
-        self.send.board.lose_longer(segment_size);
-        true
-    }
-
-    /// The path may have become wider, or never was narrow.
-    fn widen(&mut self, now: Instant) {
-        if self.path_mss < self.link_mss && now >= self.narrow_until {
-            self.path_mss = self.link_mss;
-            let segment_size = self.segment_size();
-            self.congestion.get_mut().set_segment_size(segment_size);
-        }
     }
 
     /// Payload bytes in a full segment, with the options that every segment has.
@@ -491,19 +355,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 }
 
-/// How long a narrow path is believed in (RFC 1191, section 6.3).
-const NARROW: Duration = Duration::from_secs(600);
-
 /// How long nothing must be under way before the memory of empty queues is given back: longer
 /// than the pauses of a stream, so that it does not allocate all the time.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// No path narrower than this is believed: 536 bytes of segment are what every host takes (RFC
-/// 9293, section 3.7.1), less the most options.
-const LEAST_MSS: u16 = 496;
-
-/// Every IPv6 link carries packets of this length (RFC 8200, section 5).
-const LEAST_IPV6_MTU: u16 = 1280;
 
 /// The clock of timestamps: milliseconds (RFC 7323, section 5.4).
 pub(crate) fn clock(now: Instant) -> u32 {
@@ -520,6 +374,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let size = size_of::<Connection<HeapBuffer, Bytes>>();
-        assert!(size <= 840, "{size} bytes");
+        assert!(size <= 872, "{size} bytes");
     }
 }

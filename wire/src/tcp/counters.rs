@@ -32,6 +32,9 @@ pub struct TcpCounters {
     pub timeouts: u64,
     /// Recoveries that began because of loss.
     pub recoveries: u64,
+    /// Recoveries and timeouts that turned out to be needless, and whose effect on the congestion
+    /// window was undone (RFC 3522, RFC 5682, RFC 3708).
+    pub undone: u64,
     /// Tail loss probes.
     pub tail_probes: u64,
     /// Probes of closed windows.
@@ -124,6 +127,8 @@ pub struct ConnectionStats {
     pub retransmits: u32,
     /// Retransmission timeouts.
     pub timeouts: u32,
+    /// Recoveries and timeouts that turned out to be needless, and were undone.
+    pub undone: u32,
     /// Records of what is under way and pieces that wait for others: what a peer can make us keep.
     pub records: usize,
     /// Whether ECN is used.

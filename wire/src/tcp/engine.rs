@@ -3,12 +3,14 @@
 mod application;
 mod arrival;
 mod handshake;
+mod settle;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::config::TcpConfig;
+use super::config::{TcpConfig, TcpOptions};
 use super::connection::{Connection, Context, Owner};
 use super::counters::{TcpCounters, TcpUsage};
 use super::header::TcpHeader;
@@ -93,6 +95,10 @@ pub struct TcpEngine<B, S> {
     memory: usize,
     /// The connection that was found last: a burst often is of one flow.
     last_found: u32,
+    /// Where those of a burst were found; kept for its memory.
+    places: Vec<u32>,
+    /// The settings of the connection that was asked for last.
+    last_options: Option<Arc<TcpOptions>>,
     /// Payload bytes of the longest segment that is split later; 0: one segment.
     most_payload: u32,
     /// Whether the application is told when connections that it closed are over.
@@ -122,6 +128,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             replies: VecDeque::new(),
             memory: 0,
             last_found: 0,
+            places: Vec::new(),
+            last_options: None,
             most_payload: 0,
             tells_ends: false,
             counters: TcpCounters::default(),
@@ -264,7 +272,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
-    /// Handles an ICMP error about a segment of ours. It is believed only if it cites a segment
+    /// Handles an ICMP error about a segment of ours, or what our own host says about one. It is believed only if it cites a segment
     /// that is under way (RFC 5927, section 4.1), and never ends an open connection (section 5).
     /// Whether it is believed.
     pub fn handle_icmp(&mut self, now: Instant, icmp: &TcpIcmp) -> bool {
@@ -391,99 +399,6 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
         if self.table.is_empty() && self.table.capacity() > 1024 {
             self.table = HashTable::new();
-        }
-    }
-
-    /// Does what a connection wants after something was done with it: puts it into the lists,
-    /// arms its timer, and takes it out of the tables if it has ended. `may_send` is false if
-    /// it was just asked and had nothing.
-    fn settle(&mut self, now: Instant, index: u32, may_send: bool) {
-        let Some(connection) = self.connections.at_mut(index) else {
-            return;
-        };
-        let has_output = connection.has_output();
-        if has_output && may_send && !connection.is_ready {
-            connection.is_ready = true;
-            self.ready.push_back(index);
-        }
-        let is_told = connection.readiness.is_any() && connection.owner == Owner::Application;
-        if is_told && !connection.is_told {
-            connection.is_told = true;
-            self.events.push_back(Told::Connection(index));
-        }
-        self.connection_timers
-            .arm(now, index, connection.timers.first());
-        match connection.state {
-            TcpState::Closed => self.settle_closed(index, has_output),
-            TcpState::TimeWait if !has_output => self.settle_time_wait(now, index),
-            _ => {}
-        }
-    }
-
-    fn settle_closed(&mut self, index: u32, has_output: bool) {
-        let Some(connection) = self.connections.at_mut(index) else {
-            return;
-        };
-        let (flow, owner) = (connection.flow, connection.owner);
-        if std::mem::take(&mut connection.is_attached) {
-            self.counters.closed += 1;
-            self.detach(&flow, Entry::Connection(index));
-        }
-        if owner == Owner::Nobody && !has_output {
-            self.remove_connection(index);
-        }
-    }
-
-    /// A connection has become one in TIME-WAIT: a record takes its place. What was not read
-    /// stays with its owner.
-    fn settle_time_wait(&mut self, now: Instant, index: u32) {
-        let Some(connection) = self.connections.at_mut(index) else {
-            return;
-        };
-        connection.timers.clear_all();
-        self.connection_timers.disarm(index);
-        let (flow, owner) = (connection.flow, connection.owner);
-        let record = TimeWait::new(
-            flow,
-            connection.numbers(),
-            connection.recent_timestamp(),
-            now,
-        );
-        if std::mem::take(&mut connection.is_attached) {
-            self.counters.closed += 1;
-            self.detach(&flow, Entry::Connection(index));
-            if self.time_wait.len() < self.config.time_wait {
-                let key = self.time_wait.insert(record);
-                self.attach(&flow, Entry::TimeWait(key.index));
-                let until = now + self.config.time_wait_time;
-                self.time_wait_timers.arm(now, key.index, Some(until));
-            } else {
-                self.counters.time_wait_overflows += 1;
-            }
-        }
-        if owner == Owner::Nobody {
-            self.remove_connection(index);
-        }
-    }
-
-    fn remove_connection(&mut self, index: u32) {
-        self.connection_timers.disarm(index);
-        let key = self.connections.key(index);
-        if let Some(connection) = self.connections.remove(index) {
-            self.memory = self.memory.saturating_sub(connection.receive.memory());
-            if self.tells_ends
-                && let Some(key) = key
-            {
-                self.events.push_back(Told::Ended(key));
-            }
-        }
-    }
-
-    fn remove_time_wait(&mut self, index: u32) {
-        self.time_wait_timers.disarm(index);
-        if let Some(record) = self.time_wait.at(index).copied() {
-            self.detach(&record.flow, Entry::TimeWait(index));
-            self.time_wait.remove(index);
         }
     }
 

@@ -91,6 +91,8 @@ pub(crate) struct SynAck {
     pub(crate) mss: u16,
     pub(crate) window: u64,
     pub(crate) timestamps: Timestamps,
+    /// The user timeout to announce, if any.
+    pub(crate) user_timeout: Option<u16>,
 }
 
 impl SynAck {
@@ -115,7 +117,7 @@ impl SynAck {
                 sack_permitted: self.agreed.sack,
                 timestamps: self.agreed.timestamps.then_some(self.timestamps),
                 sack: SackBlocks::default(),
-                user_timeout: None,
+                user_timeout: self.user_timeout,
             },
         }
     }

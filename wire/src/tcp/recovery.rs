@@ -1,8 +1,10 @@
-//! Loss detection and recovery of one connection: RACK and tail loss probes (RFC 8985), and the
-//! pace of a recovery (PRR, RFC 6937).
+//! Loss detection and recovery of one connection: RACK and tail loss probes (RFC 8985), the pace
+//! of a recovery (PRR, RFC 6937), and what is needed to find out that nothing was lost (F-RTO, RFC
+//! 5682; Eifel, RFC 3522 and RFC 4015).
 
 use std::time::Duration;
 
+use super::congestion::Controller;
 use super::scoreboard::{Delivery, Newest};
 use crate::time::Instant;
 
@@ -15,6 +17,32 @@ pub(crate) enum Mode {
     Recovery,
     /// Nothing was acknowledged in time.
     Loss,
+}
+
+/// What is known about a timeout (F-RTO, RFC 5682, section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frto {
+    /// Nothing is asked any more.
+    Off,
+    /// The first segment was sent again; the next acknowledgment tells how to go on (step 2).
+    First,
+    /// New bytes up to this position go before what counts as lost, to hear about that (step 3).
+    New(u64),
+}
+
+/// A response to congestion that may turn out to have been needless.
+#[derive(Debug)]
+pub(crate) struct Undo {
+    /// The window before it.
+    pub(crate) before: Controller,
+    /// What was sent again since then is from here on.
+    pub(crate) start: u64,
+    /// How long the peer may still tell: until this is acknowledged.
+    pub(crate) until: u64,
+    /// Our timestamp when something was first sent again.
+    pub(crate) stamp: Option<u32>,
+    /// Segments that were sent again, and not reported to have arrived twice.
+    pub(crate) resent: u32,
 }
 
 /// Round trips for which a wider window of reordering is kept (RFC 8985, section 6.2, step 4).
@@ -37,8 +65,8 @@ pub(crate) struct Recovery {
     pub(crate) high: u64,
     /// The segment sent last among those that arrived (RACK.xmit_ts, RACK.end_seq).
     pub(crate) newest: Option<Newest>,
-    /// The round-trip time of that segment (RACK.rtt).
-    rtt: Duration,
+    /// The round-trip time of that segment in nanoseconds (RACK.rtt).
+    rtt: u64,
     /// Whether the path was ever seen to reorder.
     is_reordered: bool,
     /// How many quarters of the least round-trip time reordering may take.
@@ -56,6 +84,9 @@ pub(crate) struct Recovery {
     flight: u64,
     /// Bytes that may be under way, during a recovery.
     pub(crate) window: u64,
+    pub(crate) frto: Frto,
+    /// What the last response to congestion did, as long as it may be undone.
+    pub(crate) undo: Option<Box<Undo>>,
 }
 
 impl Recovery {
@@ -64,7 +95,7 @@ impl Recovery {
             mode: Mode::Open,
             high: 0,
             newest: None,
-            rtt: Duration::ZERO,
+            rtt: 0,
             is_reordered: false,
             multiplier: 1,
             persist: 0,
@@ -75,6 +106,8 @@ impl Recovery {
             sent: 0,
             flight: 0,
             window: 0,
+            frto: Frto::Off,
+            undo: None,
         }
     }
 
@@ -84,7 +117,7 @@ impl Recovery {
         let Some(newest) = delivery.newest else {
             return;
         };
-        self.rtt = now.since(newest.sent);
+        self.rtt = now.since(newest.sent).as_nanos() as u64;
         let is_newer = self
             .newest
             .is_none_or(|known| (known.sent, known.end) < (newest.sent, newest.end));
@@ -93,7 +126,17 @@ impl Recovery {
         }
     }
 
-    /// The peer reported a duplicate: what was taken for lost was only late (step 4).
+    /// The path was seen to reorder: what was taken for lost was only late.
+    pub(crate) fn on_reordering(&mut self) {
+        self.is_reordered = true;
+    }
+
+    /// Whether the path was ever seen to reorder.
+    pub(crate) fn is_reordered(&self) -> bool {
+        self.is_reordered
+    }
+
+    /// The peer reported a duplicate: the window of reordering is too narrow (step 4).
     pub(crate) fn on_duplicate(&mut self, una: u64, nxt: u64) {
         if una >= self.duplicate_round {
             self.duplicate_round = nxt;
@@ -112,9 +155,10 @@ impl Recovery {
         is_certain: bool,
     ) -> Duration {
         let is_strict = !self.is_reordered && (self.mode != Mode::Open || is_certain);
+        let rtt = Duration::from_nanos(self.rtt);
         match is_strict {
-            true => self.rtt,
-            false => self.rtt + (least_rtt / 4 * u32::from(self.multiplier)).min(smoothed),
+            true => rtt,
+            false => rtt + (least_rtt / 4 * u32::from(self.multiplier)).min(smoothed),
         }
     }
 
@@ -130,6 +174,16 @@ impl Recovery {
         self.tail_probe = None;
     }
 
+    /// Everything up to `high` counts as lost. Whether that is so is asked if this `is_first`
+    /// timeout in a row (RFC 5682, section 3, step 1).
+    pub(crate) fn begin_loss(&mut self, high: u64, is_first: bool) {
+        self.mode = Mode::Loss;
+        self.high = high;
+        self.tail_probe = None;
+        self.duplicates = 0;
+        self.frto = if is_first { Frto::First } else { Frto::Off };
+    }
+
     /// Ends a recovery.
     pub(crate) fn end(&mut self) {
         if self.mode == Mode::Recovery && self.persist > 0 {
@@ -139,6 +193,7 @@ impl Recovery {
             }
         }
         self.mode = Mode::Open;
+        self.frto = Frto::Off;
         self.duplicates = 0;
     }
 

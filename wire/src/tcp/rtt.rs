@@ -11,18 +11,22 @@ const CAREFUL: Duration = Duration::from_secs(3);
 /// The longest timeout (RFC 6298, rule 2.5: at least 60 s).
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The longest sample that counts, in nanoseconds: five hours.
+const MOST: u64 = 1 << 44;
+
 /// Backing off stops to double here; the timeout is at its maximum long before.
 const MAX_BACKOFF: u8 = 16;
 
-/// Smoothed round-trip time, its variation, and what follows from them.
+/// Smoothed round-trip time, its variation, and what follows from them. In nanoseconds, which take
+/// half of the room of a `Duration`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RttEstimator {
-    smoothed: Duration,
-    variation: Duration,
+    smoothed: u64,
+    variation: u64,
     /// The least sample; zero before the first.
-    least: Duration,
+    least: u64,
     /// The least timeout, a setting.
-    floor: Duration,
+    floor: u64,
     backoff: u8,
     /// Whether the first timeout is the longer one of rule 5.7.
     is_careful: bool,
@@ -31,10 +35,13 @@ pub(crate) struct RttEstimator {
 impl RttEstimator {
     pub(crate) const fn new(floor: Duration) -> Self {
         RttEstimator {
-            smoothed: Duration::ZERO,
-            variation: Duration::ZERO,
-            least: Duration::ZERO,
-            floor,
+            smoothed: 0,
+            variation: 0,
+            least: 0,
+            floor: match floor.as_nanos() {
+                nanos if nanos < MOST as u128 => nanos as u64,
+                _ => MOST,
+            },
             backoff: 0,
             is_careful: false,
         }
@@ -48,7 +55,7 @@ impl RttEstimator {
 
     /// A segment that was sent once was acknowledged after `sample` (rules 2.2, 2.3; section 3).
     pub(crate) fn sample(&mut self, sample: Duration) {
-        let sample = sample.max(Duration::from_nanos(1));
+        let sample = (sample.as_nanos() as u64).clamp(1, MOST);
         if self.is_measured() {
             let deviation = self.smoothed.abs_diff(sample);
             self.variation = (self.variation * 3 + deviation) / 4;
@@ -63,32 +70,33 @@ impl RttEstimator {
     }
 
     pub(crate) fn is_measured(&self) -> bool {
-        !self.smoothed.is_zero()
+        self.smoothed != 0
     }
 
     /// The smoothed round-trip time; zero before the first sample.
     pub(crate) fn smoothed(&self) -> Duration {
-        self.smoothed
+        Duration::from_nanos(self.smoothed)
     }
 
     pub(crate) fn variation(&self) -> Duration {
-        self.variation
+        Duration::from_nanos(self.variation)
     }
 
     /// The least sample; zero before the first.
     pub(crate) fn least(&self) -> Duration {
-        self.least
+        Duration::from_nanos(self.least)
     }
 
     /// The timeout (rules 2.1 to 2.5 and 5.5).
     pub(crate) fn timeout(&self) -> Duration {
+        let floor = Duration::from_nanos(self.floor);
         let base = match self.is_measured() {
             // The variation is bounded below too, so that a steady path does not time out at once.
-            true => self.smoothed + (self.variation * 4).max(self.floor),
-            false if self.is_careful => CAREFUL.max(self.floor),
-            false => INITIAL.max(self.floor),
+            true => Duration::from_nanos(self.smoothed + (self.variation * 4).max(self.floor)),
+            false if self.is_careful => CAREFUL.max(floor),
+            false => INITIAL.max(floor),
         };
-        (base * (1 << self.backoff)).min(MAX_TIMEOUT.max(self.floor))
+        (base * (1 << self.backoff)).min(MAX_TIMEOUT.max(floor))
     }
 
     /// The timer went off: the timeout doubles (rule 5.5).

@@ -2,8 +2,13 @@
 //! what SACK (RFC 2018, RFC 6675) and RACK (RFC 8985) say about it.
 //!
 //! Records are sorted by position and leave no gap. A record is split only at multiples of the
-//! segment size, so their number is bounded whatever a peer reports; neighbours that were both
-//! SACKed become one.
+//! segment size that it was sent with, so their number is bounded whatever a peer reports;
+//! neighbours that were both SACKed become one.
+//!
+//! `loss` marks what is lost. What was sent once is in the order of sending; what was sent again
+//! has a list in that order. So looking for losses goes on where it last stopped.
+
+mod loss;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,8 +34,17 @@ struct Record {
     end: u64,
     /// When it was last sent.
     sent: Instant,
+    /// Payload bytes in each segment of it, but the last.
+    mss: u16,
     fate: Fate,
     is_retransmitted: bool,
+}
+
+/// A range that was sent again, and when.
+#[derive(Debug, Clone, Copy)]
+struct Resent {
+    range: Range,
+    sent: Instant,
 }
 
 impl Record {
@@ -38,6 +52,9 @@ impl Record {
         self.end - self.start
     }
 }
+
+/// What was sent again, in the order of that; boxed, as most connections never need it.
+type Again = Option<Box<VecDeque<Resent>>>;
 
 /// The segment that was sent last among those that arrived (RFC 8985, section 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +75,8 @@ pub(crate) struct Delivery {
     pub(crate) rtt: Option<Duration>,
     /// Whether one that was sent once arrived after one behind it.
     pub(crate) is_reordered: bool,
+    /// Whether one arrived that counted as lost and was not sent again.
+    pub(crate) is_found: bool,
 }
 
 /// The records, and sums over them.
@@ -76,6 +95,10 @@ pub(crate) struct Scoreboard {
     highest_delivered: u64,
     /// Nothing before this position is lost.
     lost_from: u64,
+    /// Nothing before this position is in flight and was sent only once.
+    once_from: u64,
+    /// What was sent again, in the order of that. Some of it may have arrived, or be lost, since.
+    again: Again,
 }
 
 impl Scoreboard {
@@ -89,6 +112,8 @@ impl Scoreboard {
             retransmitted: 0,
             highest_delivered: 0,
             lost_from: 0,
+            once_from: 0,
+            again: None,
         }
     }
 
@@ -129,6 +154,7 @@ impl Scoreboard {
     pub(crate) fn shrink(&mut self) {
         if self.records.is_empty() {
             self.records = VecDeque::new();
+            self.again = None;
         }
     }
 
@@ -139,13 +165,19 @@ impl Scoreboard {
         first.is_some_and(|record| record.fate == Fate::Sacked)
     }
 
-    /// New bytes were sent.
-    pub(crate) fn sent(&mut self, range: Range, now: Instant) {
+    /// Positions that were sent again and are not acknowledged yet.
+    pub(crate) fn retransmitted(&self) -> u64 {
+        self.retransmitted
+    }
+
+    /// New bytes were sent, in segments of `mss` bytes.
+    pub(crate) fn sent(&mut self, range: Range, mss: u16, now: Instant) {
         self.in_flight += range.end - range.start;
         self.records.push_back(Record {
             start: range.start,
             end: range.end,
             sent: now,
+            mss: mss.max(1),
             fate: Fate::InFlight,
             is_retransmitted: false,
         });
@@ -182,13 +214,20 @@ impl Scoreboard {
             delivery.rtt = None;
         }
         self.highest_delivered = self.highest_delivered.max(position);
+        if let Some(again) = &mut self.again {
+            while again
+                .front()
+                .is_some_and(|first| first.range.end <= position)
+            {
+                again.pop_front();
+            }
+        }
     }
 
-    /// `block` has arrived out of order. Parts of a record count in multiples of `mss` only.
+    /// `block` has arrived out of order. Parts of a record count as whole segments only.
     pub(crate) fn sack(
         &mut self,
         block: Range,
-        mss: u64,
         now: Instant,
         least_rtt: Duration,
         delivery: &mut Delivery,
@@ -206,6 +245,7 @@ impl Scoreboard {
                 index += 1;
                 continue;
             }
+            let mss = u64::from(record.mss);
             let start = record.start
                 + block
                     .start
@@ -227,76 +267,6 @@ impl Scoreboard {
                 self.sacked_segments += part.length().div_ceil(mss);
                 self.highest_delivered = self.highest_delivered.max(part.end);
                 index = self.merge(index) + 1;
-            }
-        }
-    }
-
-    /// Marks what was sent before `newest`, and has not arrived in spite of `wait` more time, as
-    /// lost. Returns the time after which what remains of it will be (RFC 8985, section 6.2,
-    /// step 5).
-    pub(crate) fn detect(
-        &mut self,
-        newest: Newest,
-        wait: Duration,
-        now: Instant,
-    ) -> Option<Duration> {
-        // Without gap or retransmission, all that is left was sent after what has arrived.
-        if self.sacked == 0 && self.retransmitted == 0 {
-            return None;
-        }
-        let mut longest = None;
-        for index in 0..self.records.len() {
-            let Some(record) = self.records.get(index) else {
-                break;
-            };
-            let is_before = (record.sent, record.end) < (newest.sent, newest.end);
-            if record.fate != Fate::InFlight || !is_before {
-                // Those that were sent once are in the order of sending.
-                if record.start >= self.highest_delivered && !record.is_retransmitted && !is_before
-                {
-                    break;
-                }
-                continue;
-            }
-            let due = record.sent + wait;
-            if due <= now {
-                self.set_fate(index, Fate::Lost);
-            } else {
-                longest = longest.max(Some(due.since(now)));
-            }
-        }
-        longest
-    }
-
-    /// Marks the first `length` bytes as lost, if they are in flight.
-    pub(crate) fn lose_first(&mut self, length: u64) {
-        if let Some(first) = self.records.front()
-            && first.fate == Fate::InFlight
-        {
-            self.split(0, first.start + length);
-            self.set_fate(0, Fate::Lost);
-        }
-    }
-
-    /// Marks everything that has not arrived as lost; with `renege`, what was SACKed too.
-    pub(crate) fn lose_all(&mut self, renege: bool) {
-        for index in 0..self.records.len() {
-            let fate = self.records.get(index).map(|record| record.fate);
-            if fate == Some(Fate::InFlight) || (renege && fate == Some(Fate::Sacked)) {
-                self.set_fate(index, Fate::Lost);
-            }
-        }
-    }
-
-    /// Marks what is in flight and longer than `mss` as lost: a link on the path does not take
-    /// it.
-    pub(crate) fn lose_longer(&mut self, mss: u64) {
-        for index in 0..self.records.len() {
-            if let Some(record) = self.records.get(index)
-                && record.fate == Fate::InFlight
-                && record.length() > mss
-            {
-                self.set_fate(index, Fate::Lost);
             }
         }
     }
@@ -326,8 +296,8 @@ impl Scoreboard {
         })
     }
 
-    /// `range`, the front or the end of one record, was sent again.
-    pub(crate) fn resent(&mut self, range: Range, now: Instant) {
+    /// `range`, the front or the end of one record, was sent again, in segments of `mss` bytes.
+    pub(crate) fn resent(&mut self, range: Range, mss: u16, now: Instant) {
         let mut index = self
             .records
             .partition_point(|record| record.end <= range.start);
@@ -336,16 +306,19 @@ impl Scoreboard {
         self.set_fate(index, Fate::InFlight);
         if let Some(record) = self.records.get_mut(index) {
             record.sent = now;
+            record.mss = mss.max(1);
             if !record.is_retransmitted {
                 record.is_retransmitted = true;
                 self.retransmitted += record.end - record.start;
             }
         }
+        self.remember_resent(Resent { range, sent: now });
     }
 
     /// Takes a record that has arrived into account.
     fn deliver(&self, record: &Record, now: Instant, least_rtt: Duration, delivery: &mut Delivery) {
         delivery.bytes += record.length();
+        delivery.is_found |= record.fate == Fate::Lost && !record.is_retransmitted;
         let elapsed = now.since(record.sent);
         if record.is_retransmitted {
             if elapsed < least_rtt {

@@ -242,6 +242,8 @@ pub enum TcpIcmpKind {
     Refused,
     /// It can not get there now: network or host unreachable, or time exceeded.
     Unreachable,
-    /// It was never sent: no route leads there, or the next hop does not answer.
+    /// Our own host says so: there is no route, or the neighbour does not answer. Nobody can have
+    /// forged that, so an attempt to connect ends at once; an open connection goes on trying (RFC
+    /// 1122, section 4.2.3.9).
     NoNeighbor,
 }

@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     User,
     /// The application has closed the connection, and the peer made no progress since.
     Close,
+    /// The next bytes may leave, as fast as the connection sends.
+    Pace,
     /// Nothing has been under way for a while: the memory of its queues is given back.
     Idle,
 }

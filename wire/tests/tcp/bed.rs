@@ -66,6 +66,7 @@ pub fn plain() -> TcpOptions {
         timestamps: false,
         sack: false,
         ecn: false,
+        pacing: false,
         ..TcpOptions::default()
     }
 }

@@ -13,9 +13,9 @@ use virtroupe_wire::{Buffer, DropReason, Heap, HeapBuffer, Host, HostConfig, Ins
 use crate::support::{Engine, START, content, milliseconds, options};
 
 /// A host with TCP.
-struct Station {
-    host: Host<HeapBuffer>,
-    engine: Engine,
+pub struct Station {
+    pub host: Host<HeapBuffer>,
+    pub engine: Engine,
     outgoing: Outgoing<Bytes>,
     /// Frames that were split on their way out.
     split: usize,
@@ -24,7 +24,7 @@ struct Station {
 }
 
 impl Station {
-    fn new(number: u8) -> Self {
+    pub fn new(number: u8) -> Self {
         let config = HostConfig {
             mac: virtroupe_wire::MacAddr([2, 0, 0, 0, 0, number]),
             addresses: vec![format!("10.0.0.{number}/24").parse().expect("an address")],
@@ -50,7 +50,7 @@ impl Station {
     }
 
     /// Receives frames, does what is due, and returns what it sends.
-    fn turn(&mut self, now: Instant, frames: Vec<HeapBuffer>) -> Vec<HeapBuffer> {
+    pub fn turn(&mut self, now: Instant, frames: Vec<HeapBuffer>) -> Vec<HeapBuffer> {
         let mut frames = frames;
         self.host.receive(now, &mut frames, &mut Heap);
         self.host.handle_timeout(now, &mut Heap);
@@ -92,7 +92,7 @@ fn at(number: u8, port: u16) -> SocketAddr {
     ([10, 0, 0, number], port).into()
 }
 
-fn open(client: &mut Station, to: u8, now: Instant) -> ConnectionId {
+pub fn open(client: &mut Station, to: u8, now: Instant) -> ConnectionId {
     client
         .engine
         .connect(now, at(1, 0), at(to, 80), options(), |_| true)

@@ -11,13 +11,13 @@ use crate::streams::transfer;
 use crate::support::{Family, content, milliseconds, options, seconds};
 
 /// The first number of each segment with data.
-fn starts(sent: &[Sent]) -> Vec<u32> {
+pub fn starts(sent: &[Sent]) -> Vec<u32> {
     let with_data = sent.iter().filter(|sent| !sent.payload.is_empty());
     with_data.map(|sent| sent.numbers().0).collect()
 }
 
 /// A connection whose round-trip time was measured as 20 ms, with ten segments under way.
-fn ten_under_way(options: TcpOptions) -> (Bed, virtroupe_wire::tcp::ConnectionId) {
+pub fn ten_under_way(options: TcpOptions) -> (Bed, virtroupe_wire::tcp::ConnectionId) {
     let mut bed = Bed::new();
     bed.rtt = milliseconds(20);
     let id = bed.accept(options);

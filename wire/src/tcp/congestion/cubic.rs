@@ -164,6 +164,10 @@ impl CongestionControl for Cubic {
         }
         self.window = self.window.max(1.0);
     }
+
+    fn clone_boxed(&self) -> Box<dyn CongestionControl> {
+        Box::new(self.clone())
+    }
 }
 
 #[cfg(test)]

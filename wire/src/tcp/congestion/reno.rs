@@ -75,4 +75,8 @@ impl CongestionControl for Reno {
         self.segment_size = bytes.max(1);
         self.window = self.window.max(self.segment_size);
     }
+
+    fn clone_boxed(&self) -> Box<dyn CongestionControl> {
+        Box::new(self.clone())
+    }
 }

@@ -65,6 +65,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             window: self.send.window,
         };
         let delivery = self.take_delivery(header, ack, cx);
+        if self.narrow.is_some() {
+            self.finish_path_probe(cx.now);
+        }
         if ack >= self.send.una {
             self.update_window(header, start, ack, cx.now);
         }
@@ -73,7 +76,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             && segment.payload.is_empty()
             && self.send.window == before.window
             && !header.flags.contains(TcpFlags::FIN);
-        self.recover(&before, &delivery, is_duplicate, cx);
+        let is_delayed = self.answers_original(header);
+        self.recover(&before, &delivery, (is_duplicate, is_delayed), cx);
         if header.flags.contains(TcpFlags::ECE) {
             self.on_congestion_mark(cx);
         }
@@ -148,11 +152,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         // In order, so that what was reported late does not look reordered.
         blocks.sort_unstable_by_key(|block| block.start);
-        let segment_size = self.segment_size();
         for block in blocks {
             if block.start < block.end && block.start >= ack && block.end <= self.send.nxt {
                 let board = &mut self.send.board;
-                board.sack(block, segment_size, now, least_rtt, &mut delivery);
+                board.sack(block, now, least_rtt, &mut delivery);
             }
         }
         delivery
@@ -180,7 +183,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             Some(probe) if probe.is_retransmission && range.end == probe.end => {
                 self.recovery.tail_probe = None;
             }
-            _ => self.recovery.on_duplicate(self.send.una, self.send.nxt),
+            _ => {
+                self.recovery.on_duplicate(self.send.una, self.send.nxt);
+                self.count_needless(range);
+            }
         }
     }
 
@@ -214,12 +220,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.send.window_ack = ack;
     }
 
-    /// Learns from a delivery what is lost, and moves the congestion window.
+    /// Learns from a delivery what is lost, and moves the congestion window. The acknowledgment may
+    /// be a duplicate, and by its timestamp may answer what was sent before anything was sent
+    /// again.
     fn recover(
         &mut self,
         before: &Before,
         delivery: &Delivery,
-        is_duplicate: bool,
+        (is_duplicate, is_delayed): (bool, bool),
         cx: &mut Context<'_>,
     ) {
         let is_progress = self.send.una > before.una;
@@ -230,8 +238,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.recovery.update(delivery, cx.now);
         self.count_duplicates(before, is_progress, is_duplicate);
         self.finish_tail_probe(is_progress || delivery.bytes > 0, cx);
+        self.look_for_spurious(delivery, is_progress, is_delayed, cx);
         if self.recovery.mode != Mode::Open && self.send.una >= self.recovery.high {
-            self.recovery.end();
+            self.end_recovery();
             // What was sent during the recovery and lost begins another.
             if self.send.board.lost() > 0 {
                 self.begin_recovery(before.una, cx);
@@ -251,7 +260,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             let is_safe = is_progress && !is_more_lost;
             self.recovery
                 .pace(delivered, pipe, threshold, segment_size, is_safe);
-        } else if is_progress && delivery.bytes > 0 {
+        } else if (is_progress || self.recovery.is_reordered()) && delivery.bytes > 0 {
+            // Where the path reorders, most arrives behind a gap that is none.
             self.grow(before, delivery, cx.now);
         }
     }
@@ -276,7 +286,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return;
         }
         if is_duplicate {
-            self.recovery.duplicates = self.recovery.duplicates.saturating_add(1);
+            // No more segments can have arrived than are under way (RFC 5681, section 3.2).
+            let most = (self.send.nxt - self.send.una).div_ceil(self.segment_size());
+            let most = most.min(u32::MAX.into()) as u32;
+            self.recovery.duplicates = self.recovery.duplicates.saturating_add(1).min(most);
         } else if is_progress {
             let segments = (self.send.una - before.una) / self.segment_size();
             self.recovery.duplicates = match self.recovery.mode {
@@ -306,6 +319,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
                 self.send.board.lose_first(self.segment_size());
             }
         }
+        // A probe of the path that was too long is no sign of congestion either.
+        let lost = lost + self.lose_path_probe(cx.now);
         if self.send.board.lost() > lost && self.recovery.mode == Mode::Open {
             self.begin_recovery(una, cx);
         }
@@ -333,12 +348,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         // One acknowledgment may tell of everything that was under way. What that was before is
         // the measure of the path (FlightSize).
         let flight = self.send.nxt - una;
+        self.remember_congestion();
         self.congestion.get_mut().on_congestion(cx.now, flight);
         self.tell_reduced = self.negotiated.ecn;
         self.ecn_high = self.send.nxt;
         let window = self.in_flight() + self.segment_size();
         self.recovery.begin(self.send.nxt, flight, window);
         self.timers.clear(Timer::TailProbe);
+        self.wanted.tail_probe = false;
     }
 
     /// An acknowledgment behind a tail loss probe (RFC 8985, section 7.4.2).
@@ -387,7 +404,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Something new was acknowledged.
     fn on_progress(&mut self, now: Instant) {
         self.timeouts_in_row = 0;
-        self.widen(now);
         if self.send.board.is_empty() {
             self.timers.clear(Timer::Retransmit);
             self.timers.clear(Timer::TailProbe);

@@ -60,6 +60,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.on_acknowledgment(&segment, start, cx)?;
         self.last_received = cx.now;
         self.keepalives = 0;
+        if let Some(option) = segment.header.options.user_timeout {
+            self.learn_user_timeout(option, cx.now);
+        }
         if self.negotiated.ecn {
             self.on_ecn(flags, segment.ecn, segment.payload.is_empty());
         }
@@ -306,25 +309,5 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             TcpState::FinWait2 => TcpState::TimeWait,
             state => state,
         };
-    }
-}
-
-/// The time that a user timeout option means (RFC 5482, section 3): a bit for minutes, and 15
-/// bits; at least 100 s (RFC 9293, section 3.8.3), so that a peer can not make us give up early.
-pub(super) fn user_timeout(option: u16) -> Duration {
-    let count = u64::from(option & 0x7fff);
-    let seconds = match option >> 15 {
-        1 => count * 60,
-        _ => count,
-    };
-    Duration::from_secs(seconds.max(100))
-}
-
-/// The option that means `timeout`: seconds if they fit, else minutes.
-pub(super) fn user_timeout_option(timeout: Duration) -> u16 {
-    let seconds = timeout.as_secs();
-    match u16::try_from(seconds) {
-        Ok(seconds) if seconds < 0x8000 => seconds,
-        _ => 0x8000 | (seconds / 60).min(0x7fff) as u16,
     }
 }

@@ -36,6 +36,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             // RFC 8985, section 7.3: the timeout begins anew with the probe.
             self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
         }
+        // Whoever called asks for output then.
+        self.timers.take(Timer::Pace, now);
         if self.timers.take(Timer::Retransmit, now) {
             self.on_timeout(cx);
         }
@@ -51,6 +53,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.timers.take(Timer::Idle, now) {
             self.send.shrink();
             self.receive.shrink();
+            self.recovery.undo = None;
         }
     }
 
@@ -69,6 +72,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         cx.counters.timeouts += 1;
         let is_reneged = self.send.board.is_reneged();
         self.send.board.lose_all(is_reneged);
+        self.lose_path_probe(cx.now);
         let is_open = self.state.is_synchronized();
         // A closed window says nothing about the path.
         if is_open && self.send.window > 0 {
@@ -82,14 +86,16 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     fn enter_loss(&mut self, cx: &mut Context<'_>) {
-        self.recovery.mode = Mode::Loss;
-        self.recovery.high = self.send.nxt;
-        self.recovery.tail_probe = None;
-        self.recovery.duplicates = 0;
+        let is_first = self.timeouts_in_row == 1;
+        if self.recovery.mode == Mode::Open {
+            self.remember_congestion();
+        }
+        self.recovery.begin_loss(self.send.nxt, is_first);
+        self.wanted.tail_probe = false;
         self.tell_reduced = self.negotiated.ecn;
         self.ecn_high = self.send.nxt;
         // RFC 5681, section 3.1: the threshold is not lowered again by the same loss.
-        if self.timeouts_in_row == 1 {
+        if is_first {
             let flight = self.send.nxt - self.send.una;
             self.congestion.get_mut().on_timeout(cx.now, flight);
         }

@@ -13,6 +13,7 @@ use crate::tcp::segment::{Flow, Segment};
 use crate::tcp::sequence::{Origin, SeqNumber};
 use crate::tcp::state::{TcpError, TcpState};
 use crate::tcp::timers::Timer;
+use crate::tcp::user_timeout;
 use crate::time::Instant;
 
 /// What a listener learned in a handshake that a peer began.
@@ -152,10 +153,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.recent = timestamps.value;
             self.recent_at = now;
         }
-        if self.options.announce_user_timeout
-            && let Some(timeout) = options.user_timeout
-        {
-            self.user_timeout = super::arrival::user_timeout(timeout);
+        if let Some(option) = options.user_timeout {
+            self.learn_user_timeout(option, now);
         }
         self.begin_receive(header.sequence, options.mss);
         // RFC 7323, section 2.2: the window of a SYN is not scaled.
@@ -179,6 +178,17 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.congestion = Controller::new(self.options.congestion, segment_size, window);
     }
 
+    /// The peer announces how long it waits (RFC 5482).
+    pub(super) fn learn_user_timeout(&mut self, option: u16, now: Instant) {
+        if self.options.announce_user_timeout {
+            let timeout = user_timeout::agreed(self.options.user_timeout, option);
+            self.user_timeout = timeout;
+            if self.state.is_synchronized() && self.timers.is_set(Timer::User) {
+                self.timers.set(Timer::User, now + timeout);
+            }
+        }
+    }
+
     /// The connection is open. `was_repeated` says that our SYN had to be sent again: then
     /// begin carefully (RFC 5681, section 3.1).
     pub(super) fn open(&mut self, was_repeated: bool, now: Instant) {
@@ -190,6 +200,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         // A router that said that the peer can not be reached was wrong.
         self.error = None;
         self.start_keepalive(now);
+        // RFC 5482, section 3: again in the first segment behind the SYN, for a peer that has
+        // kept nothing of that.
+        self.wanted.user_timeout = self.options.announce_user_timeout;
         if was_repeated {
             let segment_size = self.segment_size();
             self.congestion = Controller::new(self.options.congestion, segment_size, segment_size);

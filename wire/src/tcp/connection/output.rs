@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::arrival::user_timeout_option;
 use super::{Connection, Context};
 use crate::buffer::Buffer;
-use crate::tcp::header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags, TcpHeader};
+use crate::tcp::header::{HeaderOptions, TcpFlags};
+use crate::tcp::pacing::{self, Pace};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
-use crate::tcp::recovery::{Mode, TailProbe};
+use crate::tcp::recovery::{Frto, Mode, TailProbe};
 use crate::tcp::segment::Outgoing;
-use crate::tcp::sequence::{Origin, WindowScale};
+use crate::tcp::sequence::Origin;
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
 use crate::time::Instant;
@@ -22,6 +22,8 @@ const ECN_CAPABLE: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     New,
+    /// New, in one segment that is longer than others.
+    PathProbe,
     Again,
 }
 
@@ -69,6 +71,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return Some((SYN, Kind::New));
         }
         let capacity = self.capacity(options);
+        if let Frto::New(until) = self.recovery.frto {
+            if let Some(range) = self.next_question(until, capacity, cx) {
+                return Some((range, Kind::New));
+            }
+            if self.recovery.frto != Frto::Off {
+                return None;
+            }
+        }
         if let Some(range) = self.next_lost(capacity, cx) {
             return Some((range, Kind::Again));
         }
@@ -81,6 +91,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if std::mem::take(&mut self.wanted.tail_probe) {
             return self.tail_probe(capacity, cx);
         }
+        if self.narrow.is_some()
+            && let Some(range) = self.next_path_probe(options.length() as u64, cx.now)
+        {
+            return Some((range, Kind::PathProbe));
+        }
         let range = self.next_new(capacity, cx)?;
         Some((range, Kind::New))
     }
@@ -92,7 +107,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// Bytes that congestion allows to send now. At least one segment may always be under way.
-    fn congestion_room(&self, capacity: u64) -> u64 {
+    pub(super) fn congestion_room(&self, capacity: u64) -> u64 {
         match self.in_flight() {
             0 => self.congestion_window().max(capacity),
             in_flight => self.congestion_window().saturating_sub(in_flight),
@@ -102,6 +117,23 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// The longest piece that is sent at once: one segment, or many that are split later.
     fn longest(capacity: u64, cx: &Context<'_>) -> u64 {
         (u64::from(cx.most_payload) / capacity * capacity).max(capacity)
+    }
+
+    /// New bytes that ask whether a timeout was needless, up to `until` (RFC 5682, section 3, step
+    /// 2b). Behind them, what counts as lost waits for the answer.
+    fn next_question(&mut self, until: u64, capacity: u64, cx: &Context<'_>) -> Option<Range> {
+        if self.send.nxt >= until {
+            return None;
+        }
+        let range = self.next_new(capacity, cx);
+        if range.is_none() && self.send.nxt <= self.recovery.high {
+            // There is nothing to ask with.
+            self.recovery.frto = Frto::Off;
+        }
+        range.map(|range| Range {
+            end: range.end.min(range.start + capacity),
+            ..range
+        })
     }
 
     /// The next bytes to send again.
@@ -153,7 +185,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return None;
         }
         self.is_window_limited = room < usable;
-        let mut length = usable.min(room).min(Self::longest(capacity, cx));
+        let paced = self.pace_room(capacity, cx.now)?;
+        let longest = Self::longest(capacity, cx).min(paced);
+        let mut length = usable.min(room).min(longest);
         let is_all = length == want;
         if length >= capacity && !is_all {
             length = length / capacity * capacity;
@@ -169,6 +203,35 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             start: self.send.nxt,
             end: self.send.nxt + length,
         })
+    }
+
+    /// Bytes that the pace allows to send now: at least a segment. `None`: none before a time for
+    /// which a timer is set.
+    #[inline]
+    fn pace_room(&mut self, capacity: u64, now: Instant) -> Option<u64> {
+        match self.pacer.left() {
+            0 if !self.options.pacing || self.rtt.smoothed() < pacing::LEAST_RTT => Some(u64::MAX),
+            0 => self.begin_quantum(capacity, now),
+            left => Some(left.max(capacity)),
+        }
+    }
+
+    fn begin_quantum(&mut self, capacity: u64, now: Instant) -> Option<u64> {
+        if self.send.una <= Origin::SYN + 1 {
+            // The initial window leaves at once (RFC 6928): nothing else tells what the path takes.
+            return Some(u64::MAX);
+        }
+        let window = self.congestion_window();
+        let is_slow_start = window < self.congestion.get().slow_start_threshold() / 2;
+        let pace = Pace {
+            window: window.max(self.in_flight()),
+            rtt: self.rtt.smoothed(),
+            gain: if is_slow_start { 200 } else { 120 },
+        };
+        let quantum = self.pacer.begin(now, pace, capacity);
+        quantum
+            .inspect_err(|release| self.timers.set(Timer::Pace, *release))
+            .ok()
     }
 
     /// Nothing may be sent into the window as it is. If nothing is under way either, nothing
@@ -238,26 +301,31 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         cx: &mut Context<'_>,
         out: &mut Outgoing<S>,
     ) {
-        let capacity = self.capacity(&options);
+        let capacity = match kind {
+            Kind::PathProbe => range.end - range.start,
+            Kind::New | Kind::Again => self.capacity(&options),
+        };
         let data_end = range.end.min(self.send.queue.end());
         let data_start = range.start.max(Origin::SYN + 1);
         if data_start < data_end {
             self.send.queue.read(data_start, data_end, &mut out.payload);
         }
         let length = data_end.saturating_sub(data_start);
+        let mss = capacity as u16;
         if length > capacity {
-            out.segment_size = capacity as u16;
+            out.segment_size = mss;
         }
         // What probes a closed window carries neither ECT nor CWR (RFC 3168, section 6.1.6).
         let is_probe = range.end > self.send.una + self.send.window;
-        let is_new = kind == Kind::New && !is_probe;
+        let is_new = kind != Kind::Again && !is_probe;
         if is_new && length > 0 && self.negotiated.ecn {
             out.dscp_ecn |= ECN_CAPABLE;
         }
         let flags = self.flags_of(range, data_end, is_new, length);
         match kind {
-            Kind::New => {
-                self.send.board.sent(range, cx.now);
+            Kind::New | Kind::PathProbe => {
+                self.pacer.on_sent(length);
+                self.send.board.sent(range, mss, cx.now);
                 self.send.nxt = range.end;
             }
             Kind::Again => {
@@ -265,13 +333,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
                     start: range.start,
                     end: range.end.min(self.send.nxt),
                 };
-                self.send.board.resent(sent_before, cx.now);
+                self.send.board.resent(sent_before, mss, cx.now);
+                self.count_resent(sent_before.end - sent_before.start, capacity, cx.now);
                 if range.end > self.send.nxt {
                     let new = Range {
                         start: self.send.nxt,
                         end: range.end,
                     };
-                    self.send.board.sent(new, cx.now);
+                    self.send.board.sent(new, mss, cx.now);
                     self.send.nxt = range.end;
                 }
                 self.retransmits = self.retransmits.saturating_add(1);
@@ -288,37 +357,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.write_header(range.start, flags, options, cx, out);
     }
 
-    fn flags_of(&mut self, range: Range, data_end: u64, is_new: bool, length: u64) -> TcpFlags {
-        if range.start == Origin::SYN {
-            return self.syn_flags();
-        }
-        let mut flags = TcpFlags::ACK;
-        if length > 0 && data_end == self.send.queue.end() {
-            flags = flags.with(TcpFlags::PSH);
-        }
-        if range.end > self.send.queue.end() {
-            flags = flags.with(TcpFlags::FIN);
-        }
-        if is_new && length > 0 && std::mem::take(&mut self.tell_reduced) {
-            flags = flags.with(TcpFlags::CWR);
-        }
-        flags
-    }
-
-    /// RFC 3168, section 6.1.1: both bits offer ECN, the first alone accepts it; and an offer
-    /// that was not answered is not repeated (section 6.1.1.1).
-    fn syn_flags(&self) -> TcpFlags {
-        let ecn = TcpFlags::ECE;
-        match self.state {
-            TcpState::SynSent if self.options.ecn && self.timeouts == 0 => {
-                TcpFlags::SYN.with(ecn).with(TcpFlags::CWR)
-            }
-            TcpState::SynSent => TcpFlags::SYN,
-            _ if self.negotiated.ecn => TcpFlags::SYN.with(TcpFlags::ACK).with(ecn),
-            _ => TcpFlags::SYN.with(TcpFlags::ACK),
-        }
-    }
-
     fn arm_after_sending(&mut self, range: Range, kind: Kind, now: Instant) {
         if !self.timers.is_set(Timer::Retransmit) || range.start == self.send.una {
             self.timers.set(Timer::Retransmit, now + self.rtt.timeout());
@@ -326,7 +364,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !self.timers.is_set(Timer::User) {
             self.timers.set(Timer::User, now + self.user_timeout);
         }
-        if kind == Kind::New {
+        if kind != Kind::Again {
             self.arm_tail_probe(now);
         }
     }
@@ -349,130 +387,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         let at = (now + timeout).min(self.timers.get(Timer::Retransmit));
         self.timers.set(Timer::TailProbe, at);
-    }
-
-    /// The options of a segment; a SYN has others.
-    fn header_options(&self, now: Instant) -> HeaderOptions {
-        let mut options = HeaderOptions::default();
-        if self.negotiated.timestamps {
-            options.timestamps = Some(self.timestamps(now));
-        }
-        if self.negotiated.sack {
-            options.sack = self.sack_blocks();
-        }
-        options
-    }
-
-    fn sack_blocks(&self) -> SackBlocks {
-        let mut blocks = SackBlocks::default();
-        let most = if self.negotiated.timestamps { 3 } else { 4 };
-        for range in self.receive.blocks().take(most) {
-            blocks.push(SackBlock {
-                start: self.receive.origin.number(range.start),
-                end: self.receive.origin.number(range.end),
-            });
-        }
-        blocks
-    }
-
-    /// The options of a SYN: what is offered, or of that what was agreed on.
-    fn syn_options(&self, mtu: u16, now: Instant) -> HeaderOptions {
-        let ours = &self.options;
-        let is_first = self.state == TcpState::SynSent;
-        let agreed = &self.negotiated;
-        let mut timestamps = self.timestamps(now);
-        if is_first {
-            timestamps.echo = 0;
-        }
-        HeaderOptions {
-            mss: Some(ours.announced_mss(mtu, self.flow.ip_header())),
-            window_scale: match is_first {
-                true => ours.scale(),
-                false => agreed.scaling.then_some(agreed.our_scale),
-            },
-            sack_permitted: if is_first { ours.sack } else { agreed.sack },
-            timestamps: (if is_first {
-                ours.timestamps
-            } else {
-                agreed.timestamps
-            })
-            .then_some(timestamps),
-            sack: SackBlocks::default(),
-            user_timeout: ours
-                .announce_user_timeout
-                .then(|| user_timeout_option(ours.user_timeout)),
-        }
-    }
-
-    /// Fills in the header. Whatever it is, it acknowledges what has arrived.
-    fn write_header(
-        &mut self,
-        sequence: u64,
-        flags: TcpFlags,
-        options: HeaderOptions,
-        cx: &mut Context<'_>,
-        out: &mut Outgoing<S>,
-    ) {
-        let is_syn = flags.contains(TcpFlags::SYN);
-        let is_ack = flags.contains(TcpFlags::ACK);
-        let scale = match is_syn {
-            true => WindowScale::default(),
-            false => self.negotiated.our_scale,
-        };
-        let mut flags = flags;
-        if is_ack {
-            // Memory that is short is not promised to more data.
-            if !cx.is_memory_full {
-                self.move_edge(scale);
-            }
-            if self.echo_congestion && !is_syn {
-                flags = flags.with(TcpFlags::ECE);
-            }
-            self.ack_sent = self.receive.next;
-            self.unacknowledged_segments = 0;
-            self.receive.duplicate = None;
-            self.wanted.ack = false;
-            self.timers.clear(Timer::DelayedAck);
-        }
-        let window = match is_ack {
-            true => self.receive.window(),
-            false => self.options.first_buffer() as u64,
-        };
-        cx.counters.tx_segments += 1;
-        out.header = TcpHeader {
-            source_port: self.flow.local().port(),
-            destination_port: self.flow.remote().port(),
-            sequence: self.send.origin.number(sequence),
-            acknowledgment: match is_ack {
-                true => self.receive.origin.number(self.receive.next),
-                false => Default::default(),
-            },
-            flags,
-            window: scale.field(window),
-            urgent: 0,
-            options: match is_syn {
-                true => self.syn_options(cx.mtu, cx.now),
-                false => options,
-            },
-        };
-    }
-
-    /// Opens the window as far as memory and the header allow.
-    fn move_edge(&mut self, scale: WindowScale) {
-        let most = self.receive.next + scale.window(u16::MAX);
-        let edge = self.receive.movable_edge(self.receive_segment_size());
-        self.receive.edge = self.receive.edge.max(edge.min(most));
-    }
-
-    /// A reset that the peer believes: exactly what it expects.
-    fn write_reset(&mut self, cx: &mut Context<'_>, out: &mut Outgoing<S>) {
-        cx.counters.resets_sent += 1;
-        let flags = TcpFlags::RST.with(TcpFlags::ACK);
-        let options = HeaderOptions {
-            sack: SackBlocks::default(),
-            ..self.header_options(cx.now)
-        };
-        self.write_header(self.send.nxt, flags, options, cx, out);
     }
 }
 

@@ -26,6 +26,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             received: bytes_before(self.receive.next, self.receive.is_finished()),
             retransmits: self.retransmits,
             timeouts: self.timeouts,
+            undone: self.undone,
             records: self.send.board.records() + self.receive.pieces(),
             ecn: self.negotiated.ecn,
             sack: self.negotiated.sack,

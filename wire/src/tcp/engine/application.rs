@@ -95,7 +95,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
         let initial = options.initial_sequence.unwrap_or(initial);
         let offset = self.secrets.timestamp_offset(&flow);
-        let options = Arc::new(options);
+        let options = self.share(options);
         let mut connection =
             Connection::connect(flow, options, initial, offset, self.config.mtu, now);
         connection.is_attached = true;
@@ -104,6 +104,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.counters.connects += 1;
         self.settle(now, key.index, true);
         Ok(ConnectionId(key))
+    }
+
+    /// Settings behind a reference count: those of the last connection, if they are the same.
+    fn share(&mut self, options: TcpOptions) -> Arc<TcpOptions> {
+        match &self.last_options {
+            Some(last) if **last == options => last.clone(),
+            _ => self.last_options.insert(Arc::new(options)).clone(),
+        }
     }
 
     fn choose_port(

@@ -33,9 +33,34 @@ impl Answered {
 
 impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Handles a burst of segments, which leave `burst`.
+    ///
+    /// All are looked up first: none of that depends on the others, so that the processor waits for
+    /// the memory of many connections at once.
     pub fn receive(&mut self, now: Instant, burst: &mut Vec<Segment<B>>) {
-        for segment in burst.drain(..) {
+        let mut places = std::mem::take(&mut self.places);
+        self.look_up(burst, &mut places);
+        for (segment, place) in burst.drain(..).zip(places.drain(..)) {
+            // Whether it is still so is looked at again.
+            self.last_found = place;
             self.receive_one(now, segment);
+        }
+        self.places = places;
+    }
+
+    /// Where the connection of each segment was last seen.
+    fn look_up(&self, burst: &[Segment<B>], places: &mut Vec<u32>) {
+        let mut place = self.last_found;
+        let mut last: Option<&Flow> = None;
+        for segment in burst {
+            if last != Some(&segment.flow) {
+                last = Some(&segment.flow);
+                if !self.is_at(place, &segment.flow)
+                    && let Some(Entry::Connection(index)) = self.find(&segment.flow)
+                {
+                    place = index;
+                }
+            }
+            places.push(place);
         }
     }
 
@@ -61,11 +86,17 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
+    /// Whether `flow` is that of the connection at `index`.
+    #[inline]
+    fn is_at(&self, index: u32, flow: &Flow) -> bool {
+        let connection = self.connections.at(index);
+        connection.is_some_and(|it| it.is_attached && it.flow == *flow)
+    }
+
     /// Where `flow` is kept; without hashing it if it was found before.
     #[inline]
     fn find_again(&mut self, flow: &Flow) -> Option<Entry> {
-        let last = self.connections.at(self.last_found);
-        if last.is_some_and(|last| last.is_attached && last.flow == *flow) {
+        if self.is_at(self.last_found, flow) {
             return Some(Entry::Connection(self.last_found));
         }
         let found = self.find(flow);

@@ -14,6 +14,7 @@ use crate::tcp::payload::SharedPayload;
 use crate::tcp::records::{HalfOpen, Offer, SynAck};
 use crate::tcp::segment::Segment;
 use crate::tcp::sequence::SeqNumber;
+use crate::tcp::user_timeout;
 use crate::time::Instant;
 
 /// How long after a cookie was sent one is looked for in acknowledgments.
@@ -123,6 +124,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 value: timestamp,
                 echo: opened.recent,
             },
+            user_timeout: user_timeout::announced(options),
         };
         self.reply(opened.flow, syn_ack.header(&opened.flow), options.dscp)
     }

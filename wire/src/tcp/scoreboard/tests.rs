@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MSS: u64 = 10;
+const MSS: u16 = 10;
 
 fn at(milliseconds: u64) -> Instant {
     Instant::from_nanos(milliseconds * 1_000_000)
@@ -23,6 +23,7 @@ enum Step {
     LoseAll(bool),
     LoseFirst,
     LoseLonger,
+    LoseNothing,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -36,6 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>().prop_map(Step::LoseAll),
         Just(Step::LoseFirst),
         Just(Step::LoseLonger),
+        Just(Step::LoseNothing),
     ]
 }
 
@@ -56,14 +58,14 @@ proptest! {
             let mut is_reneging = false;
             match step {
                 Step::Send(length) => {
-                    board.sent(range(nxt, nxt + length), now);
+                    board.sent(range(nxt, nxt + length), MSS, now);
                     nxt += length;
                     sends += 1;
                 }
                 Step::Sack(start, end) => {
                     let block = range(start.max(una), end.min(nxt));
                     if block.start < block.end {
-                        board.sack(block, MSS, now, Duration::ZERO, &mut delivery);
+                        board.sack(block, now, Duration::ZERO, &mut delivery);
                     }
                 }
                 Step::Acknowledge(position) => {
@@ -72,19 +74,20 @@ proptest! {
                 }
                 Step::Resend => {
                     if let Some(lost) = board.first_lost() {
-                        let end = lost.end.min(lost.start + MSS);
-                        board.resent(range(lost.start, end), now);
+                        let end = lost.end.min(lost.start + u64::from(MSS));
+                        board.resent(range(lost.start, end), MSS, now);
                     }
                 }
                 Step::Probe => {
-                    if let Some(last) = board.last(MSS) {
-                        board.resent(last, now);
+                    if let Some(last) = board.last(MSS.into()) {
+                        board.resent(last, MSS, now);
                     }
                 }
                 Step::Detect(wait) => {
                     if let Some(newest) = newest {
                         let left = board.detect(newest, Duration::from_millis(wait), now);
                         prop_assert!(left.is_none_or(|left| !left.is_zero()));
+                        check_detected(&board, newest, Duration::from_millis(wait), now, left)?;
                     }
                 }
                 Step::LoseAll(renege) => {
@@ -92,8 +95,12 @@ proptest! {
                     board.lose_all(renege);
                     prop_assert_eq!(board.in_flight(), 0);
                 }
-                Step::LoseFirst => board.lose_first(MSS),
-                Step::LoseLonger => board.lose_longer(MSS),
+                Step::LoseFirst => board.lose_first(MSS.into()),
+                Step::LoseNothing => {
+                    board.lose_nothing();
+                    prop_assert_eq!(board.lost(), 0);
+                }
+                Step::LoseLonger => board.lose_longer(MSS.into()),
             }
             delivered += delivery.bytes;
             newest = newest.or(delivery.newest);
@@ -119,19 +126,72 @@ proptest! {
             let again = board.records.iter().filter(|record| record.is_retransmitted);
             prop_assert_eq!(board.retransmitted, again.map(Record::length).sum::<u64>());
             // Two more than one for each segment of each burst: TLP may cut the last off.
-            prop_assert!(board.records() as u64 <= sends * (60 / MSS + 3));
+            prop_assert!(board.records() as u64 <= sends * (60 / u64::from(MSS) + 3));
         }
     }
+}
+
+/// Whether what is due by RACK counts as lost, and the next that will be is known: as looking at
+/// every record tells.
+fn check_detected(
+    board: &Scoreboard,
+    newest: Newest,
+    wait: Duration,
+    now: Instant,
+    left: Option<Duration>,
+) -> Result<(), TestCaseError> {
+    let is_before = |record: &&Record| (record.sent, record.end) < (newest.sent, newest.end);
+    let in_flight = board.records.iter().filter(|it| it.fate == Fate::InFlight);
+    let due = in_flight.filter(is_before).map(|it| it.sent + wait).min();
+    // Nothing can have been lost without a gap and without having been sent again.
+    if board.sacked > 0 || board.retransmitted > 0 {
+        prop_assert_eq!(due.map(|due| due.since(now)), left);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_sent_in_shorter_segments_is_reported_in_those() {
+    // With SACK blocks in its header each segment of a burst is shorter than others.
+    let mut board = Scoreboard::new();
+    board.sent(range(0, 70), 7, at(0));
+    let mut delivery = Delivery::default();
+    board.sack(range(14, 21), at(50), Duration::ZERO, &mut delivery);
+    assert_eq!((delivery.bytes, board.sacked_segments()), (7, 1));
+    board.sack(range(28, 41), at(50), Duration::ZERO, &mut delivery);
+    assert_eq!(delivery.bytes, 14, "a part of a segment does not count");
+}
+
+/// What a look for losses costs must not grow with what is under way: it goes on where it stopped.
+#[test]
+fn looking_for_losses_stops_at_the_first_that_is_not_due() {
+    let mut board = Scoreboard::new();
+    for segment in 0..2000 {
+        board.sent(
+            range(segment * 10, segment * 10 + 10),
+            MSS,
+            at(segment / 100),
+        );
+    }
+    let mut delivery = Delivery::default();
+    board.sack(range(10, 20_000), at(50), Duration::ZERO, &mut delivery);
+    let newest = delivery.newest.expect("segments arrived");
+    assert_eq!(
+        board.detect(newest, Duration::from_millis(40), at(50)),
+        None
+    );
+    assert_eq!((board.lost(), board.once_from), (10, 20_000));
+    assert_eq!(board.records(), 2, "a gap, and what is behind it");
 }
 
 #[test]
 fn rack_marks_what_was_sent_before_what_arrived() {
     let mut board = Scoreboard::new();
     for segment in 0..4 {
-        board.sent(range(segment * 10, segment * 10 + 10), at(segment));
+        board.sent(range(segment * 10, segment * 10 + 10), MSS, at(segment));
     }
     let mut delivery = Delivery::default();
-    board.sack(range(20, 30), MSS, at(50), Duration::ZERO, &mut delivery);
+    board.sack(range(20, 30), at(50), Duration::ZERO, &mut delivery);
     let newest = delivery.newest.expect("a segment arrived");
     assert_eq!(
         newest,
@@ -147,6 +207,6 @@ fn rack_marks_what_was_sent_before_what_arrived() {
     assert_eq!(board.first_lost(), Some(range(0, 10)));
     assert_eq!(board.detect(newest, wait, at(51)), None);
     assert_eq!(board.lost(), 20);
-    board.resent(range(0, 10), at(52));
+    board.resent(range(0, 10), MSS, at(52));
     assert_eq!(board.first_lost(), Some(range(10, 20)));
 }
