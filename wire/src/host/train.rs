@@ -1,30 +1,24 @@
 //! Trains: many datagrams to one peer in one packet, which the device or the driver cuts (USO).
 
-use std::net::SocketAddrV4;
-
 use super::Host;
+use super::family::Family;
 use super::send::Local;
 use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
 use crate::drops::DropReason;
-use crate::offload::{
-    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, pseudo_header_sum,
-};
+use crate::offload::{ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation};
 use crate::time::Instant;
 use crate::udp::{self, UdpSend};
 use crate::{ethernet, ipv4};
-
-/// Where the UDP header of a frame begins.
-const TRANSPORT: usize = ethernet::HEADER + ipv4::HEADER;
 
 /// Where the checksum is in a UDP header.
 const CHECKSUM: usize = 6;
 
 impl<B: Buffer> Host<B> {
     /// Sends the payload of `send` in datagrams of `size` bytes each.
-    pub(super) fn send_train<A: Allocator<Buffer = B>>(
+    pub(super) fn send_train<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &mut UdpSend<B>,
         size: u16,
         pool: &mut A,
@@ -33,7 +27,7 @@ impl<B: Buffer> Host<B> {
         if size == 0 || datagrams > udp::LONGEST_TRAIN {
             return Err(DropReason::TooBig);
         }
-        let ready = self.prepare(now, local, send, partial_header, pool)?;
+        let ready = self.prepare(now, local, send, partial_header::<F, B>, pool)?;
         if ready.plan.must_fragment(udp::HEADER + usize::from(size)) {
             return Err(DropReason::TooBig);
         }
@@ -41,22 +35,24 @@ impl<B: Buffer> Host<B> {
         if ready.plan.is_loopback() {
             return self.send_train_to_ourselves(now, local, send, size, pool);
         }
-        let mut packet = train_packet(&ready.header, send, pool)?;
+        // Where the UDP header of the frame will begin.
+        let transport = ethernet::HEADER + F::HEADER;
+        let mut packet = train_packet(transport, &ready.header, send, pool)?;
         let is_kept = packet.set_offload(Offload {
             checksum: ChecksumState::Partial(PartialChecksum {
-                start: TRANSPORT as u16,
+                start: transport as u16,
                 offset: CHECKSUM as u16,
             }),
             segmentation: Some(Segmentation {
                 kind: SegmentKind::Udp,
                 size,
-                header_length: (TRANSPORT + udp::HEADER) as u16,
+                header_length: (transport + udp::HEADER) as u16,
             }),
         });
         if !is_kept {
             return Err(DropReason::TooBig);
         }
-        self.output(&ready.plan, &ready.outgoing, packet);
+        F::output(self, &ready.plan, &ready.outgoing, packet);
         // One that waits for a neighbour uses up room when it is released.
         if ready.plan.is_direct() {
             self.use_room(datagrams - 1);
@@ -67,10 +63,10 @@ impl<B: Buffer> Host<B> {
 
     /// Nobody cuts what stays here. All of it stays, or nothing: who is refused offers all again.
     #[cold]
-    fn send_train_to_ourselves<A: Allocator<Buffer = B>>(
+    fn send_train_to_ourselves<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &mut UdpSend<B>,
         size: u16,
         pool: &mut A,
@@ -97,17 +93,14 @@ impl<B: Buffer> Host<B> {
 
 /// The UDP header of a train, of at most 65 507 bytes. The checksum is that of the pseudo-header
 /// alone: whoever cuts the train reads all bytes anyway.
-fn partial_header<B: Buffer>(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+fn partial_header<F: Family, B: Buffer>(
+    (source, source_port): (F, u16),
+    (destination, destination_port): (F, u16),
     payload: &Payload<B>,
 ) -> [u8; udp::HEADER] {
     let length = udp::HEADER + payload.len();
-    let [s0, s1, s2, s3] = source.ip().octets();
-    let [d0, d1, d2, d3] = destination.ip().octets();
-    let addresses = [s0, s1, s2, s3, d0, d1, d2, d3];
-    let sum = pseudo_header_sum(&addresses, ipv4::UDP, length);
-    let fields = [source.port(), destination.port(), length as u16, sum];
+    let sum = !F::pseudo_header(source, destination, ipv4::UDP, length as u16).finish();
+    let fields = [source_port, destination_port, length as u16, sum];
     let mut header = [0; udp::HEADER];
     for (room, field) in header.chunks_exact_mut(2).zip(fields) {
         room.copy_from_slice(&field.to_be_bytes());
@@ -118,12 +111,13 @@ fn partial_header<B: Buffer>(
 /// The header and the payload: where the payload lies if there is room in front of it, else a
 /// copy.
 fn train_packet<A: Allocator>(
+    transport: usize,
     header: &[u8; udp::HEADER],
     send: &mut UdpSend<A::Buffer>,
     pool: &mut A,
 ) -> Result<A::Buffer, DropReason> {
     if let Payload::Buffer(buffer) = &mut send.payload
-        && buffer.headroom() >= TRANSPORT + udp::HEADER
+        && buffer.headroom() >= transport + udp::HEADER
         && let Some(room) = buffer.prepend(udp::HEADER)
     {
         room.copy_from_slice(header);

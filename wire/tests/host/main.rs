@@ -3,8 +3,10 @@
 //! test.
 
 mod arp;
+mod families;
 mod icmp;
 mod ipv4;
+mod ipv6;
 mod link;
 mod robustness;
 mod sockets;
