@@ -12,6 +12,7 @@ mod real {
     pub mod environment;
     pub mod host;
     pub mod icmp;
+    pub mod ipv6;
     pub mod neighbors;
     pub mod paths;
     pub mod program;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         real::tap::tests(&suite),
         real::neighbors::tests(&suite),
         real::icmp::tests(&suite),
+        real::ipv6::tests(&suite),
         real::paths::tests(&suite),
         real::program::tests(&suite),
         real::dpdk::tests(&suite),

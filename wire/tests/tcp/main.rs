@@ -1,4 +1,7 @@
 //! The TCP engine: two of them over a simulated link, and one against crafted segments.
+//!
+//! These tests are two programs, of the same files: this one runs them over IPv4, and `tcp_ipv6`
+//! over IPv6.
 
 mod attacks;
 mod bed;
@@ -11,3 +14,5 @@ mod recovery;
 mod states;
 mod streams;
 mod support;
+
+pub const FAMILY: support::Family = support::Family::V4;
