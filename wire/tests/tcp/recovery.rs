@@ -8,7 +8,7 @@ use virtroupe_wire::tcp::{
 use crate::bed::{ACK, Bed, OURS, Sent, blocks, plain, sacking};
 use crate::network::{Network, Path};
 use crate::streams::transfer;
-use crate::support::{FAMILY, Family, content, milliseconds, options, seconds};
+use crate::support::{FAMILY, Family, HEADERS, content, milliseconds, options, seconds};
 
 /// The first number of each segment with data.
 fn starts(sent: &[Sent]) -> Vec<u32> {
@@ -344,6 +344,11 @@ fn a_path_that_says_how_narrow_it_is_is_believed_within_reason() {
         !bed.engine.handle_icmp(bed.now, &report(1, 1500)),
         "not lower"
     );
+    if FAMILY == Family::V6 {
+        // Every link takes 1280 bytes (RFC 8200, section 5), and the peer takes only 1000.
+        assert!(!bed.engine.handle_icmp(bed.now, &report(1, 900)));
+        return;
+    }
     assert!(bed.engine.handle_icmp(bed.now, &report(1, 900)));
     let again = bed.sent();
     let lengths: Vec<usize> = again.iter().map(|sent| sent.payload.len()).collect();
@@ -376,11 +381,11 @@ fn a_narrow_path_is_tried_again_after_a_while() {
         assert_eq!(stats.acknowledged, written);
         stats.segment_size
     };
-    assert_eq!(send(&mut network), 1280 - 40 - 12);
+    assert_eq!(send(&mut network), 1280 - HEADERS - 12);
     network.paths[0].mtu = 1500;
-    assert_eq!(send(&mut network), 1280 - 40 - 12);
+    assert_eq!(send(&mut network), 1280 - HEADERS - 12);
     network.pass(seconds(600));
-    assert_eq!(send(&mut network), 1500 - 40 - 12);
+    assert_eq!(send(&mut network), 1500 - HEADERS - 12);
 }
 
 #[test]
