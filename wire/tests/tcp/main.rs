@@ -15,4 +15,5 @@ mod states;
 mod streams;
 mod support;
 
+/// The family that these tests use.
 pub const FAMILY: support::Family = support::Family::V4;

@@ -21,4 +21,5 @@ mod streams;
 #[path = "../tcp/support.rs"]
 mod support;
 
+/// The family that these tests use.
 pub const FAMILY: support::Family = support::Family::V6;
