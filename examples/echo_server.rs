@@ -67,7 +67,7 @@ impl Echo {
     async fn start_on(local: LocalStack, port: u16) -> Result<[Addr<Echo>; 2], BindError> {
         let start = async |any: IpAddr| {
             let socket = local.bind_udp_per_cpu((any, port).into()).await?;
-            Ok(Echo(socket).start())
+            Ok::<_, BindError>(Echo(socket).start())
         };
         let ipv4 = start(Ipv4Addr::UNSPECIFIED.into()).await?;
         Ok([ipv4, start(Ipv6Addr::UNSPECIFIED.into()).await?])

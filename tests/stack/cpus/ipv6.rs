@@ -92,7 +92,13 @@ struct Whole {
 /// Puts datagrams together again: by identification, the pieces by offset, and the end if it is
 /// known.
 #[derive(Default)]
-struct Reassembly(HashMap<[u8; 4], (HashMap<usize, Vec<u8>>, Option<usize>)>);
+struct Reassembly(HashMap<[u8; 4], Partial>);
+
+#[derive(Default)]
+struct Partial {
+    pieces: HashMap<usize, Vec<u8>>,
+    end: Option<usize>,
+}
 
 impl Reassembly {
     fn add(&mut self, sent: &Sent) -> Option<Whole> {
@@ -111,16 +117,16 @@ impl Reassembly {
         };
         let field = u16::from_be_bytes([*high, *low]);
         let offset = usize::from(field & !7);
-        let (pieces, end) = self.0.entry(*id).or_default();
-        pieces.insert(offset, piece.to_vec());
+        let partial = self.0.entry(*id).or_default();
+        partial.pieces.insert(offset, piece.to_vec());
         if field & 1 == 0 {
-            *end = Some(offset + piece.len());
+            partial.end = Some(offset + piece.len());
         }
-        let have: usize = pieces.values().map(Vec::len).sum();
-        if *end != Some(have) {
+        let have: usize = partial.pieces.values().map(Vec::len).sum();
+        if partial.end != Some(have) {
             return None;
         }
-        let mut pieces: Vec<_> = self.0.remove(id)?.0.into_iter().collect();
+        let mut pieces: Vec<_> = self.0.remove(id)?.pieces.into_iter().collect();
         pieces.sort_unstable();
         let bytes: Vec<u8> = pieces.into_iter().flat_map(|(_, piece)| piece).collect();
         Some(whole(&bytes))

@@ -441,6 +441,26 @@ fn packets_go_by_static_neighbours_and_routes() {
     }
 }
 
+/// Routers name themselves by link-local addresses, whether we have one or not.
+#[test]
+fn the_default_router_may_have_a_link_local_address() {
+    let mut settings = config();
+    let address = "fe80::9".parse().unwrap();
+    settings.gateway = Some(address);
+    settings.neighbors.push(virtroupe_wire::Neighbor {
+        address,
+        mac: virtroupe_wire::MacAddr(ASKING),
+    });
+    let mut bed = Bed::new(settings);
+    let socket = bed.bind("[::]:7");
+    let destination: std::net::SocketAddr = "[2001:db8::1]:9".parse().unwrap();
+    let payload = Payload::Buffer(HeapBuffer::new(b"x"));
+    let mut burst = vec![UdpSend::new(destination, payload)];
+    assert_eq!(bed.send_burst(socket, &mut burst).accepted, 1);
+    let frame = read(&bed.sent()[0]);
+    assert_eq!((frame.mac, frame.source), (ASKING, V6.our));
+}
+
 #[test]
 fn fragments_are_as_rfc_8200_has_them() {
     let mut bed = Bed::new(config());
