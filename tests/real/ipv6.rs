@@ -1,6 +1,9 @@
 //! IPv6 with Linux over TAP. The kernel finds the stack by neighbour solicitations; the stack knows
 //! the kernel by its settings.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use libtest_mimic::Trial;
 use virtroupe::wire::{MacAddr, Neighbor};
 use virtroupe::{Config, Payload, SocketEvent, UdpErrorKind, UdpSend};
@@ -62,7 +65,25 @@ fn start(change: impl FnOnce(&mut Config)) -> Outcome<Host> {
         .ip(&format!("link set {INTERFACE} address {KERNEL_MAC}"))?;
     host.kernel
         .ip(&format!("-6 address add {KERNEL}/64 dev {INTERFACE} nodad"))?;
+    wait_for_kernel(&host)?;
     Ok(host)
+}
+
+/// The kernel takes an address into use in the background, and drops what comes before.
+fn wait_for_kernel(host: &Host) -> Outcome<()> {
+    let route = format!("local {KERNEL} dev {INTERFACE}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        let routes = host.kernel.ip("-6 route show table local")?;
+        let addresses = host
+            .kernel
+            .ip(&format!("-6 address show dev {INTERFACE} tentative"))?;
+        if routes.contains(&route) && !addresses.contains(KERNEL) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Err(format!("the kernel does not take {KERNEL} into use").into())
 }
 
 fn pings_of_every_size_class() -> Outcome<()> {
