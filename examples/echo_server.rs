@@ -6,6 +6,7 @@
 //! cargo run --release --example echo_server -- --sandbox     # a shell to ping it from
 //! cargo run --release --example echo_server -- --tap vt0 --ip 10.0.0.2/24
 //! cargo run --release --example echo_server -- --vhost-user /tmp/vhost.sock --ip 10.0.0.2/24
+//! cargo run --release --example echo_server -- --tap vt0 --ip fd00::2/64 --neighbor fd00::1=02:00:00:00:00:01
 //! ```
 
 #[path = "common/client.rs"]
@@ -35,7 +36,7 @@ mod table;
 #[path = "common/tcp_echo.rs"]
 mod tcp_echo;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 use actix::prelude::*;
@@ -68,11 +69,15 @@ struct Options {
 struct Echo(UdpSocket);
 
 impl Echo {
-    async fn start_on(local: LocalStack, port: u16) -> Result<Addr<Echo>, BindError> {
-        let any = (Ipv4Addr::UNSPECIFIED, port).into();
-        let socket = local.bind_udp_per_cpu(any).await?;
-        tcp_echo::start_on(local, port).await?;
-        Ok(Echo(socket).start())
+    /// One for each family: a socket is of one.
+    async fn start_on(local: LocalStack, port: u16) -> Result<[Addr<Echo>; 2], BindError> {
+        let start = async |any: IpAddr| {
+            let socket = local.bind_udp_per_cpu((any, port).into()).await?;
+            Ok::<_, BindError>(Echo(socket).start())
+        };
+        tcp_echo::start_on(&local, port).await?;
+        let ipv4 = start(Ipv4Addr::UNSPECIFIED.into()).await?;
+        Ok([ipv4, start(Ipv6Addr::UNSPECIFIED.into()).await?])
     }
 }
 
@@ -144,8 +149,8 @@ async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
     measured.map(|()| ExitCode::SUCCESS)
 }
 
-/// Starts an echo actor on each cpu of the stack.
-async fn start_echo(stack: &Stack, port: u16) -> Outcome<Vec<Addr<Echo>>> {
+/// Starts echo actors on each cpu of the stack.
+async fn start_echo(stack: &Stack, port: u16) -> Outcome<Vec<[Addr<Echo>; 2]>> {
     let started = stack.run_on_each(move |local| Echo::start_on(local, port));
     Ok(started.await?.into_iter().collect::<Result<_, _>>()?)
 }

@@ -38,6 +38,24 @@ use virtroupe_wire::host::HostConfig;
 /// "#)?;
 /// # Ok::<(), virtroupe::ConfigError>(())
 /// ```
+///
+/// All lists of addresses take both families. Over IPv6, neighbours are not discovered: name those
+/// that are to be reached, the router among them.
+///
+/// ```
+/// # use virtroupe::Config;
+/// let config = Config::from_toml(r#"
+///     device = "tap:vt0"
+///     [host]
+///     addresses = ["10.0.0.1/24", "fd00::1/64"]
+///     owned = ["fd00:1::/64"]
+///     gateway = "10.0.0.254"
+///     routes = [{ destination = "::/0", gateway = "fe80::1" }]
+///     neighbors = [{ address = "fe80::1", mac = "02:00:00:00:00:fe" }]
+/// "#)?;
+/// assert!(config.validate().is_ok());
+/// # Ok::<(), virtroupe::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -225,7 +243,7 @@ pub enum ConfigError {
     )]
     Device(String),
     /// No address was given.
-    #[error("no address: set host.addresses (--ip 10.0.0.1/24) or host.owned")]
+    #[error("no address: set host.addresses (--ip 10.0.0.1/24, or --ip fd00::1/64) or host.owned")]
     NoAddress,
     /// The Ethernet address is not one that a station can have.
     #[error(

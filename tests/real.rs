@@ -13,6 +13,7 @@ mod real {
     pub mod host;
     pub mod http;
     pub mod icmp;
+    pub mod ipv6;
     pub mod neighbors;
     pub mod offloads;
     pub mod paths;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         real::neighbors::tests(&suite),
         real::icmp::tests(&suite),
         real::offloads::tests(&suite),
+        real::ipv6::tests(&suite),
         real::paths::tests(&suite),
         real::program::tests(&suite),
         real::dpdk::tests(&suite),

@@ -20,13 +20,13 @@ pub struct DeviceArgs {
     /// Read the configuration from a TOML file; the other options change it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Our address and its subnet; with no host bits set, a prefix that we own wholly
+    /// Our IPv4 or IPv6 address and its subnet; with no host bits set, a prefix that we own wholly
     #[arg(long, value_name = "IP/LEN")]
     ip: Vec<ipnet::IpNet>,
     /// Our Ethernet address
     #[arg(long)]
     mac: Option<MacAddr>,
-    /// A neighbour whose Ethernet address is not asked for
+    /// A neighbour whose Ethernet address is not asked for; over IPv6 only these are reached
     #[arg(long, value_name = "IP=MAC", value_parser = neighbor)]
     neighbor: Vec<Neighbor>,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use virtroupe_fuzz::invariants;
 use virtroupe_wire::offload::segment;
 use virtroupe_wire::{
-    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Offload, Payload,
+    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Neighbor, Offload, Payload,
     UdpSend, UdpSocketId,
 };
 
@@ -21,15 +21,22 @@ enum Side {
     Right,
 }
 
+#[derive(Arbitrary, Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
 #[derive(Arbitrary, Debug)]
 enum Operation {
-    Bind(Side, Option<bool>, u8),
-    Connect(Side, u8, bool, u8),
+    Bind(Side, Family, Option<bool>, u8),
+    Connect(Side, Family, u8, bool, u8),
     Close(Side, u8),
     Room(Side, u8),
     Send {
         side: Side,
         socket: u8,
+        family: Family,
         destination: Destination,
         port: u8,
         lengths: Vec<u16>,
@@ -115,15 +122,18 @@ impl World {
     fn apply(&mut self, operation: Operation) {
         let now = self.now;
         match operation {
-            Operation::Bind(side, address, port) => self.end(side).bind(address, port),
-            Operation::Connect(side, socket, to_peer, port) => {
-                self.end(side).connect(socket, to_peer, port)
+            Operation::Bind(side, family, address, port) => {
+                self.end(side).bind(family, address, port)
+            }
+            Operation::Connect(side, family, socket, to_peer, port) => {
+                self.end(side).connect(family, socket, to_peer, port)
             }
             Operation::Close(side, socket) => self.end(side).close(socket),
             Operation::Room(side, frames) => self.end(side).host.set_transmit_room(frames.into()),
             Operation::Send {
                 side,
                 socket,
+                family,
                 destination,
                 port,
                 lengths,
@@ -131,7 +141,7 @@ impl World {
                 as_buffer,
             } => {
                 let end = self.end(side);
-                let to = SocketAddr::from((end.address(destination), u16::from(port)));
+                let to = SocketAddr::from((end.address(family, destination), u16::from(port)));
                 let burst = lengths.into_iter().take(16).map(|length| {
                     let content = content(usize::from(length));
                     let payload = match as_buffer {
@@ -170,10 +180,17 @@ impl World {
                 Fate::Duplicate => arriving.extend([frame.clone(), frame]),
                 Fate::Overtake => arriving.insert(0, frame),
                 Fate::Turn(bit) => {
-                    // In IPv4 behind the Ethernet header: ARP has no checksum.
+                    // Where a checksum covers it: in IPv4 behind the Ethernet header, in IPv6
+                    // behind the IP header, and nowhere in ARP.
                     let head = frame.head_mut();
-                    let place = 14 + usize::from(bit / 8) % head.len().saturating_sub(14).max(1);
-                    if !self.has_turned && head.get(12..14) == Some(&[8, 0]) && place < head.len() {
+                    let start = match head.get(12..14) {
+                        Some([8, 0]) => 14,
+                        Some([0x86, 0xdd]) => 54,
+                        _ => usize::MAX,
+                    };
+                    let covered = head.len().saturating_sub(start).max(1);
+                    let place = start.saturating_add(usize::from(bit / 8) % covered);
+                    if !self.has_turned && place < head.len() {
                         head[place] ^= 1 << (bit % 8);
                         self.has_turned = true;
                     }
@@ -200,16 +217,32 @@ impl End {
         let parse = |text: String| text.parse().expect("an address");
         let config = HostConfig {
             mac: MacAddr([2, 0, 0, 0, 0, number]),
-            addresses: vec![parse(format!("10.0.0.{number}/24"))],
-            owned: vec![parse(format!("10.{number}.0.0/30"))],
-            routes: vec![virtroupe_wire::Route {
-                destination: parse(format!("10.{}.0.0/30", 3 - number)),
-                gateway: Some(
-                    format!("10.0.0.{}", 3 - number)
-                        .parse()
-                        .expect("an address"),
-                ),
+            addresses: vec![
+                parse(format!("10.0.0.{number}/24")),
+                parse(format!("fd00::{number}/64")),
+            ],
+            owned: vec![
+                parse(format!("10.{number}.0.0/30")),
+                parse(format!("fd0{number}::/126")),
+            ],
+            neighbors: vec![Neighbor {
+                address: format!("fd00::{}", 3 - number).parse().expect("an address"),
+                mac: MacAddr([2, 0, 0, 0, 0, 3 - number]),
             }],
+            routes: vec![
+                virtroupe_wire::Route {
+                    destination: parse(format!("10.{}.0.0/30", 3 - number)),
+                    gateway: Some(
+                        format!("10.0.0.{}", 3 - number)
+                            .parse()
+                            .expect("an address"),
+                    ),
+                },
+                virtroupe_wire::Route {
+                    destination: parse(format!("fd0{}::/126", 3 - number)),
+                    gateway: Some(format!("fd00::{}", 3 - number).parse().expect("an address")),
+                },
+            ],
             limits: limits.clone(),
             ..HostConfig::default()
         };
@@ -223,7 +256,27 @@ impl End {
         }
     }
 
-    fn address(&self, destination: Destination) -> [u8; 4] {
+    fn address(&self, family: Family, destination: Destination) -> IpAddr {
+        match family {
+            Family::V4 => self.address_v4(destination).into(),
+            Family::V6 => self.address_v6(destination).into(),
+        }
+    }
+
+    fn address_v6(&self, destination: Destination) -> Ipv6Addr {
+        let peer = u16::from(3 - self.number);
+        let (first, last) = match destination {
+            Destination::Peer => (0xfd00, peer),
+            Destination::PeerOwned(last) => (0xfd00 + peer, u16::from(last % 4)),
+            Destination::Ourselves => (0xfd00, self.number.into()),
+            Destination::Nobody(last) => (0xfd00, 100 + u16::from(last % 100)),
+            Destination::Broadcast | Destination::LimitedBroadcast => (0xff02, 1),
+            Destination::Unrouted => (0x2001, 1),
+        };
+        Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, last)
+    }
+
+    fn address_v4(&self, destination: Destination) -> [u8; 4] {
         let peer = 3 - self.number;
         match destination {
             Destination::Peer => [10, 0, 0, peer],
@@ -242,25 +295,33 @@ impl End {
             .copied()
     }
 
-    fn bind(&mut self, address: Option<bool>, port: u8) {
-        let ip = match address {
-            None => [0; 4],
-            Some(true) => [10, 0, 0, self.number],
-            Some(false) => [10, self.number, 0, 0],
+    fn bind(&mut self, family: Family, address: Option<bool>, port: u8) {
+        let number = u16::from(self.number);
+        let ip: IpAddr = match (family, address) {
+            (Family::V4, None) => [0; 4].into(),
+            (Family::V4, Some(true)) => [10, 0, 0, self.number].into(),
+            (Family::V4, Some(false)) => [10, self.number, 0, 0].into(),
+            (Family::V6, None) => [0; 16].into(),
+            (Family::V6, Some(true)) => [0xfd00, 0, 0, 0, 0, 0, 0, number].into(),
+            (Family::V6, Some(false)) => [0xfd00 + number, 0, 0, 0, 0, 0, 0, 1].into(),
         };
         if let Ok(id) = self.host.bind_udp((ip, u16::from(port)).into()) {
             self.sockets.push(id);
         }
     }
 
-    fn connect(&mut self, socket: u8, to_peer: bool, port: u8) {
-        let address = self.address(if to_peer {
-            Destination::Peer
-        } else {
-            Destination::Nobody(1)
-        });
+    fn connect(&mut self, family: Family, socket: u8, to_peer: bool, port: u8) {
+        let address = self.address(
+            family,
+            if to_peer {
+                Destination::Peer
+            } else {
+                Destination::Nobody(1)
+            },
+        );
         if let Some(id) = self.socket(socket) {
-            let is_open = self.host.udp_local(id).is_some();
+            let local = self.host.udp_local(id);
+            let is_open = local.is_some_and(|local| local.is_ipv6() == (family == Family::V6));
             let connected = self.host.connect_udp(id, (address, u16::from(port)).into());
             assert_eq!(connected.is_ok(), is_open && port != 0);
         }

@@ -8,9 +8,12 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use virtroupe_fuzz::frame::{BOUND_PORT, Frame, OUR_MAC};
+use virtroupe_fuzz::frame6::NEIGHBOR6;
 use virtroupe_fuzz::invariants;
 use virtroupe_wire::udp::MAX_PAYLOAD;
-use virtroupe_wire::{Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr};
+use virtroupe_wire::{
+    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Neighbor,
+};
 
 #[derive(Arbitrary, Debug)]
 struct Burst {
@@ -32,6 +35,8 @@ fuzz_target!(|bursts: Vec<Burst>| {
     let mut host = host(limits.clone());
     let any = ([0, 0, 0, 0], BOUND_PORT).into();
     let socket = host.bind_udp(any).expect("the port is free");
+    let any = ([0; 16], BOUND_PORT).into();
+    let socket6 = host.bind_udp(any).expect("the port is free");
     let mut now = Instant::ZERO;
     for burst in bursts {
         now = now + Duration::from_millis(burst.after_milliseconds.into());
@@ -45,23 +50,31 @@ fuzz_target!(|bursts: Vec<Burst>| {
         assert!(host.transmit().len() <= room);
         assert!(host.next_deadline().is_none_or(|deadline| deadline > now));
         while host.take_ready_udp().is_some() {}
-        let received = host.udp_received(socket).expect("the socket is open");
-        assert!(received.len() <= limits.socket_queue);
-        for datagram in received.drain(..) {
-            assert!(datagram.payload.len() <= MAX_PAYLOAD);
-            assert_eq!(datagram.destination.port(), BOUND_PORT);
+        for (socket, most) in [(socket, MAX_PAYLOAD), (socket6, MAX_PAYLOAD + 20)] {
+            let received = host.udp_received(socket).expect("the socket is open");
+            assert!(received.len() <= limits.socket_queue);
+            for datagram in received.drain(..) {
+                assert!(datagram.payload.len() <= most);
+                assert_eq!(datagram.destination.port(), BOUND_PORT);
+                assert_eq!(datagram.destination.is_ipv6(), socket == socket6);
+            }
+            host.udp_errors(socket).expect("the socket is open").clear();
         }
-        host.udp_errors(socket).expect("the socket is open").clear();
         invariants::check(&host, &limits);
     }
     invariants::settle(&mut host, &limits, now);
 });
 
 fn host(limits: Limits) -> Host<HeapBuffer> {
+    let net = |text: &str| text.parse().expect("an address and prefix length");
     let config = HostConfig {
         mac: MacAddr(OUR_MAC),
-        addresses: vec!["10.0.0.1/24".parse().expect("an address")],
-        owned: vec!["10.1.0.0/30".parse().expect("a prefix")],
+        addresses: ["10.0.0.1/24", "fd00::1/64"].map(net).to_vec(),
+        owned: ["10.1.0.0/30", "fd01::/120"].map(net).to_vec(),
+        neighbors: vec![Neighbor {
+            address: NEIGHBOR6.into(),
+            mac: MacAddr([2, 0, 0, 0, 1, 1]),
+        }],
         gateway: Some("10.0.0.254".parse().expect("an address")),
         limits,
         ..HostConfig::default()

@@ -4,6 +4,8 @@
 use arbitrary::Arbitrary;
 use virtroupe_wire::checksum::{Checksum, checksum};
 
+use crate::frame6::Ipv6;
+
 /// Our own host in these frames: its Ethernet address.
 pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Its address, in a subnet of 24 bits.
@@ -17,6 +19,7 @@ pub enum Frame {
     Raw(Vec<u8>),
     Arp(Arp),
     Ipv4(Ipv4),
+    Ipv6(Ipv6),
 }
 
 /// Whom a frame is for.
@@ -138,6 +141,7 @@ impl Frame {
         match self {
             Frame::Raw(bytes) => (bytes, None),
             Frame::Arp(arp) => (arp.build(), None),
+            Frame::Ipv6(packet) => (packet.build(), None),
             Frame::Ipv4(packet) => {
                 // 14 of Ethernet, 60 of IPv4, 8 of UDP or ICMP lie in the first segment.
                 let split = packet.split.map(|more| 14 + 60 + 8 + usize::from(more));

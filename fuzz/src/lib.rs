@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod frame6;
 pub mod invariants;
 pub mod tcp;

@@ -105,7 +105,12 @@ impl Host {
 
     /// Starts actors that echo at [`ECHO`], one on each cpu.
     pub fn echo_on_each(&self) -> Outcome<Vec<Addr<Probe>>> {
-        Ok(self.wait(Probe::echo_on_each(&self.stack, "0.0.0.0:7"))?)
+        self.echo_on_each_at("0.0.0.0:7")
+    }
+
+    /// Starts actors that echo at `local`, one on each cpu.
+    pub fn echo_on_each_at(&self, local: &str) -> Outcome<Vec<Addr<Probe>>> {
+        Ok(self.wait(Probe::echo_on_each(&self.stack, local))?)
     }
 
     /// Every counter of the stack.

@@ -5,6 +5,7 @@ mod churn;
 mod counts;
 mod engines;
 mod fragments;
+mod ipv6;
 mod link;
 mod lost;
 mod owners;

@@ -14,6 +14,8 @@ pub enum Requirement {
     Root,
     /// `/dev/net/tun` can be opened.
     Tun,
+    /// The kernel has IPv6.
+    Ipv6,
     /// A program is installed; the package is its name in Debian.
     Program {
         name: &'static str,
@@ -71,6 +73,11 @@ impl Requirement {
                 opened.err().map(|error| {
                     format!("cannot open {path} ({error}): modprobe tun, and chmod 666 {path}")
                 })
+            }
+            Requirement::Ipv6 => {
+                let file = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
+                let is_on = std::fs::read_to_string(file).is_ok_and(|text| text.trim() == "0");
+                (!is_on).then(|| format!("the kernel has no IPv6: {file} must exist and be 0"))
             }
             Requirement::Program { name, package } => missing(require::program(name, package)),
             Requirement::Dpdk { huge_pages } => match privileges {

@@ -4,7 +4,7 @@
 //! words are read low byte first, as most machines do, and only the result is turned round (RFC 1071,
 //! section 2 B).
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A running checksum over bytes that may come in several pieces.
 ///
@@ -44,6 +44,22 @@ impl Checksum {
             + u64::from(u16::from_le_bytes([0, protocol]))
             + u64::from(length.swap_bytes());
         Checksum { sum, odd: false }
+    }
+
+    /// The checksum of the IPv6 pseudo-header (RFC 8200, section 8.1), for a transport packet of
+    /// `length` bytes.
+    pub fn pseudo_header_v6(
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        protocol: u8,
+        length: u32,
+    ) -> Self {
+        let mut sum = Checksum::new();
+        sum.add(&source.octets());
+        sum.add(&destination.octets());
+        sum.add(&length.to_be_bytes());
+        sum.add(&[0, 0, 0, protocol]);
+        sum
     }
 
     /// Adds `bytes`, which follow those added before.

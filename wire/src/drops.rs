@@ -40,8 +40,12 @@ drop_reasons! {
     NotForOurAddress => "not_for_our_address",
     /// The source address can not be one: broadcast, multicast, loopback, or our own.
     BadSource => "bad_source",
-    /// An IPv4 option asks for a source route, which a host must not follow blindly.
+    /// An IPv4 option or an IPv6 routing header asks for a source route, which a host must not
+    /// follow blindly.
     SourceRoute => "source_route",
+    /// An IPv6 option that must not be ignored, or more extension headers than an honest sender
+    /// needs.
+    BadExtension => "bad_extension",
     /// No engine handles this EtherType.
     UnknownEtherType => "unknown_ethertype",
     /// No engine handles this IP protocol.
@@ -50,7 +54,8 @@ drop_reasons! {
     NoSocket => "no_socket",
     /// An ICMP message of a type or code that is not acted upon.
     IcmpIgnored => "icmp_ignored",
-    /// An ARP packet that asks nothing of us and tells nothing that we asked for.
+    /// An ARP packet or IPv6 neighbour discovery that asks nothing of us and tells nothing that we
+    /// asked for.
     ArpIgnored => "arp_ignored",
     /// A fragment overlaps another with different bytes (RFC 5722 applied to IPv4).
     FragmentOverlap => "fragment_overlap",
@@ -69,7 +74,7 @@ drop_reasons! {
     /// The datagram is longer than its protocol can carry, or than the MTU where it must not
     /// be fragmented.
     TooBig => "too_big",
-    /// An answer that the engine wanted to send (ICMP, ARP) exceeded its rate limit.
+    /// An answer that the engine wanted to send (ICMP, ARP, neighbour discovery) exceeded its rate limit.
     RateLimited => "rate_limited",
     /// A TCP segment outside of the receive window, or with nothing in it that is new.
     OutOfWindow => "out_of_window",

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{ethernet, ipv4};
+use crate::{ethernet, ipv4, ipv6};
 
 /// Bytes in a VLAN tag: its control information and the EtherType behind it.
 const TAG: usize = 4;
@@ -12,13 +12,7 @@ const TAGS: usize = 2;
 
 /// Protocol numbers of IPv6 extension headers that are looked through (RFC 8200, section 4):
 /// hop-by-hop options, routing, destination options.
-const EXTENSIONS: [u8; 3] = [0, 43, 60];
-
-/// Protocol number of the IPv6 fragment header.
-const FRAGMENT: u8 = 44;
-
-/// Extension headers that are looked through.
-const MOST_EXTENSIONS: usize = 8;
+const EXTENSIONS: [u8; 3] = [ipv6::HOP_BY_HOP, ipv6::ROUTING, ipv6::DESTINATION_OPTIONS];
 
 /// A condition on a raw Ethernet frame.
 ///
@@ -193,13 +187,13 @@ impl Fields {
             return;
         }
         self.hosts = Some((IpAddr::from(*source), IpAddr::from(*destination)));
-        for _ in 0..MOST_EXTENSIONS {
+        for _ in 0..ipv6::MOST_EXTENSIONS {
             let is_first = match (protocol, rest) {
-                (FRAGMENT, [_, _, o0, o1, ..]) => *o0 == 0 && o1 & 0xf8 == 0,
+                (ipv6::FRAGMENT, [_, _, o0, o1, ..]) => *o0 == 0 && o1 & 0xf8 == 0,
                 _ => true,
             };
             let length = match (protocol, rest) {
-                (FRAGMENT, _) => 8,
+                (ipv6::FRAGMENT, _) => 8,
                 (kind, [_, length, ..]) if EXTENSIONS.contains(&kind) => {
                     (usize::from(*length) + 1) * 8
                 }

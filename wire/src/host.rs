@@ -1,11 +1,15 @@
-//! A host on an Ethernet link: neighbours, IPv4, ICMP and UDP in one sans-IO engine.
+//! A host on an Ethernet link: neighbours, IPv4, IPv6, ICMP and UDP in one sans-IO engine.
 //!
 //! ```text
 //! receive()  frame -> runs   (whole UDP, the common case) ---------------------> sockets
 //!                  -> receive (Ethernet, IPv4, fragments) -> arp, icmp, UDP ---> sockets
+//!                  `-> ipv6 (header, extensions) -> the same, and solicitations
 //! send_udp() datagram -> send (header) -> output (route, neighbour, fragments) -> transmit()
 //!                     `-> long (to be cut later) -^               `-> looped (to ourselves)
 //! ```
+//!
+//! What serves both families is written once, for an address of either (`family`); what IPv6 has
+//! alone is in `ipv6`.
 //!
 //! TCP has an engine of its own, [`TcpEngine`](crate::tcp::TcpEngine): after
 //! [`Host::enable_tcp`] the host keeps segments and errors for it, and [`exchange`] moves them
@@ -22,9 +26,11 @@ mod bucket;
 mod common;
 mod config;
 mod counters;
+mod family;
 mod fast;
 mod handover;
 mod icmp;
+mod ipv6;
 mod long;
 mod neighbors;
 mod output;
@@ -39,9 +45,10 @@ mod sockets;
 mod tcp;
 mod template;
 mod train;
+mod udp;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 
 pub use config::{HostConfig, HostError, Limits, Neighbor, Route};
 pub use counters::HostCounters;
@@ -57,9 +64,11 @@ use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
 use crate::tcp::Segment;
 use crate::time::Instant;
-use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
+use crate::udp::{UdpError, UdpErrorKind};
 use addresses::{Addresses, Kind};
 use bucket::TokenBucket;
+use family::Family;
+use ipv6::Ipv6;
 use neighbors::{Due, Neighbors, Waiting};
 use paths::{PathCache, PathMtus};
 use random::Random;
@@ -76,12 +85,14 @@ pub struct Host<B: Buffer> {
     mtu: usize,
     ttl: u8,
     addresses: Addresses,
-    routes: Routes,
+    routes: Routes<Ipv4Addr>,
     neighbors: Neighbors<B>,
     paths: PathCache,
     path_mtus: PathMtus,
     reassembly: Reassembly<B>,
-    sockets: Sockets<B>,
+    sockets: Sockets<B, Ipv4Addr>,
+    /// What IPv6 has alone.
+    v6: Ipv6<B>,
     /// Bounds the ICMP errors that we send.
     errors: TokenBucket,
     random: Random,
@@ -141,11 +152,18 @@ impl<B: Buffer> Host<B> {
         }
         let mut random = Random::new(seed);
         let addresses = Addresses::new(&config.addresses, &config.owned)?;
-        let routes = Routes::new(&config, &addresses)?;
+        let routes = Routes::new(
+            &config,
+            addresses.subnets(),
+            ipnet::Ipv4Net::default(),
+            |address| addresses.is_foreign_source(address),
+        )?;
         let limits = &config.limits;
         let mut neighbors = Neighbors::new(limits, &mut random);
         for Neighbor { address, mac } in &config.neighbors {
-            let ip = addresses::ipv4(*address)?;
+            let IpAddr::V4(ip) = *address else {
+                continue;
+            };
             if !mac.is_unicast() || !addresses.is_foreign_source(ip) {
                 return Err(HostError::Neighbor {
                     address: *address,
@@ -153,6 +171,10 @@ impl<B: Buffer> Host<B> {
                 });
             }
             neighbors.insert_static(ip, *mac);
+        }
+        let v6 = Ipv6::new(&config, &mut random)?;
+        if addresses.is_empty() && v6.addresses.is_empty() {
+            return Err(HostError::NoAddress);
         }
         let mtu = usize::from(config.mtu);
         Ok(Host {
@@ -166,6 +188,7 @@ impl<B: Buffer> Host<B> {
             path_mtus: PathMtus::new(limits.path_mtus, mtu, &mut random),
             reassembly: Reassembly::new(limits, &mut random),
             sockets: Sockets::new(limits, &mut random),
+            v6,
             errors: TokenBucket::new(limits.icmp_errors_per_second, limits.icmp_errors_burst),
             random,
             transmit: Vec::new(),
@@ -202,84 +225,6 @@ impl<B: Buffer> Host<B> {
         if !self.looped.is_empty() {
             self.receive_looped(now, pool);
         }
-    }
-
-    /// Makes a UDP socket bound to `local`. The unspecified address means any address of ours
-    /// and broadcasts; port 0 means an ephemeral port, chosen at random (RFC 6056).
-    ///
-    /// A socket bound to one address and one bound to any may share a port: the one bound to
-    /// the address gets what is sent to it.
-    ///
-    /// # Errors
-    /// Why the socket can not be bound there.
-    pub fn bind_udp(&mut self, local: SocketAddr) -> Result<UdpSocketId, BindError> {
-        let SocketAddr::V4(address) = local else {
-            return Err(BindError::Unsupported(local));
-        };
-        let ip = match *address.ip() {
-            Ipv4Addr::UNSPECIFIED => None,
-            ip if self.addresses.is_own(ip) => Some(ip),
-            _ => return Err(BindError::AddressNotOurs(local)),
-        };
-        self.sockets.bind(ip, address.port(), &mut self.random)
-    }
-
-    /// Connects a socket: from now on it receives only from `peer`. It still sends wherever
-    /// each datagram says.
-    ///
-    /// # Errors
-    /// The socket is closed, or `peer` is not the address and port of one host.
-    pub fn connect_udp(&mut self, id: UdpSocketId, peer: SocketAddr) -> Result<(), ConnectError> {
-        let SocketAddr::V4(address) = peer else {
-            return Err(ConnectError::Unsupported(peer));
-        };
-        let kind = self.addresses.kind(*address.ip());
-        if address.port() == 0 || !matches!(kind, Kind::Own | Kind::Other) {
-            return Err(ConnectError::BadPeer(peer));
-        }
-        let socket = self.sockets.get_mut(id).ok_or(ConnectError::Closed)?;
-        socket.peer = Some(address);
-        Ok(())
-    }
-
-    /// The address and port that a socket is bound to; `None` if it is closed.
-    pub fn udp_local(&self, id: UdpSocketId) -> Option<SocketAddr> {
-        let socket = self.sockets.get(id)?;
-        let ip = socket.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Some(SocketAddrV4::new(ip, socket.port).into())
-    }
-
-    /// The peer that a socket is connected to.
-    pub fn udp_peer(&self, id: UdpSocketId) -> Option<SocketAddr> {
-        self.sockets.get(id)?.peer.map(SocketAddr::from)
-    }
-
-    /// Closes a socket. Datagrams that wait in it are dropped as `SocketClosed`.
-    pub fn close_udp(&mut self, id: UdpSocketId) {
-        let pending = self.sockets.close(id) as u64;
-        self.counters.closed += pending;
-        self.drops.add(DropReason::SocketClosed, pending);
-    }
-
-    /// The next socket in which datagrams or errors wait. Each is named once; it is named again
-    /// when more arrives.
-    #[inline]
-    pub fn take_ready_udp(&mut self) -> Option<UdpSocketId> {
-        self.sockets.take_ready()
-    }
-
-    /// The datagrams that wait in a socket, oldest first; the caller drains them. `None` if the
-    /// socket is closed.
-    #[inline]
-    pub fn udp_received(&mut self, id: UdpSocketId) -> Option<&mut Vec<UdpDatagram<B>>> {
-        self.sockets.get_mut(id).map(|socket| &mut socket.received)
-    }
-
-    /// The errors that wait in a socket, oldest first; the caller drains them. `None` if the
-    /// socket is closed.
-    #[inline]
-    pub fn udp_errors(&mut self, id: UdpSocketId) -> Option<&mut Vec<UdpError>> {
-        self.sockets.get_mut(id).map(|socket| &mut socket.errors)
     }
 
     /// Sets how many more frames may be put into the transmit queue; each uses one up. At the
@@ -373,7 +318,9 @@ impl<B: Buffer> Host<B> {
 
     /// The neighbour table, in no particular order. Allocates; meant for statistics.
     pub fn neighbors(&self) -> Vec<NeighborEntry> {
-        self.neighbors.snapshot()
+        let mut neighbors = self.neighbors.snapshot();
+        neighbors.extend(self.v6.neighbors());
+        neighbors
     }
 
     /// Bytes of packet memory that fragments hold.
@@ -389,16 +336,17 @@ impl<B: Buffer> Host<B> {
     /// Whether `address` is ours: configured, or in an owned prefix.
     pub fn is_own_address(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => self.addresses.is_own(address),
-            IpAddr::V6(_) => false,
+            IpAddr::V4(address) => address.is_own(self),
+            IpAddr::V6(address) => address.is_own(self),
         }
     }
 
     /// The address of ours from which packets to `destination` are sent; `None` if no route leads
     /// there, or it is not the address of a host.
     pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
-        let IpAddr::V4(destination) = destination else {
-            return None;
+        let destination = match destination {
+            IpAddr::V4(destination) => destination,
+            IpAddr::V6(destination) => return self.v6.source_for(destination).map(IpAddr::V6),
         };
         match self.addresses.kind(destination) {
             Kind::Own => Some(destination.into()),
@@ -430,11 +378,11 @@ impl<B: Buffer> Host<B> {
                 && told.replace(sender) != Some(sender)
             {
                 let error = UdpError {
-                    peer: sender.peer.into(),
-                    local: sender.local.into(),
+                    peer: sender.peer,
+                    local: sender.local,
                     kind: UdpErrorKind::HostUnreachable,
                 };
-                if self.sockets.deliver_error(sender.id, error) {
+                if self.deliver_error(sender.id, error) {
                     self.counters.udp_errors += 1;
                 }
             }
@@ -444,6 +392,9 @@ impl<B: Buffer> Host<B> {
     /// Tells the sender of a first fragment that the others did not come (RFC 792; RFC 1122,
     /// section 3.3.2).
     fn report_timeout<A: Allocator<Buffer = B>>(&mut self, now: Instant, first: &B, pool: &mut A) {
+        if first.head().first().is_some_and(|first| first >> 4 == 6) {
+            return ipv6::report_timeout(self, now, first, pool);
+        }
         let Ok(header) = Ipv4Header::parse(first.head(), first.len()) else {
             return;
         };

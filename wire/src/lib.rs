@@ -7,13 +7,13 @@
 //! |---|---|
 //! | [`buffer`] | the memory that packets live in, as a trait: the driver's DMA frames, or [`HeapBuffer`] |
 //! | [`mac`], [`time`], [`drops`] | Ethernet addresses, the time as an argument, and why packets are dropped |
-//! | [`ethernet`], [`arp`], [`ipv4`], [`icmp`], [`udp`] | formats: headers and numbers by value |
+//! | [`ethernet`], [`arp`], [`ipv4`], [`icmp`], [`ipv6`], [`icmp6`], [`ndp`], [`udp`] | formats: headers and numbers by value |
 //! | [`checksum`] | the Internet checksum |
 //! | [`offload`] | what a device may do for a packet, and the same in software |
 //! | [`filter`] | which raw frames someone wants to see |
 //! | [`tcp`] | the engine of TCP connections |
 //! | [`placement`] | which cpu owns a flow: the Toeplitz hash and the tables behind it |
-//! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, ICMP and UDP over Ethernet |
+//! | [`host`] | the engine of a [`Host`]: neighbours, IPv4, IPv6, ICMP and UDP over Ethernet |
 //!
 //! Two hosts on a link, in virtual time. One sends to the other, which must be asked for its
 //! Ethernet address first, and gets its own datagram back:
@@ -78,8 +78,11 @@ pub mod ethernet;
 pub mod filter;
 pub mod host;
 pub mod icmp;
+pub mod icmp6;
 pub mod ipv4;
+pub mod ipv6;
 pub mod mac;
+pub mod ndp;
 pub mod offload;
 pub mod placement;
 mod reserved;

@@ -17,7 +17,6 @@
 
 mod segment;
 
-pub(crate) use segment::pseudo_header_sum;
 pub use segment::segment;
 
 use crate::buffer::Buffer;

@@ -8,7 +8,8 @@ use crate::drops::DropReason;
 /// Bytes in a UDP header.
 pub const HEADER: usize = 8;
 
-/// The longest payload in bytes: an IPv4 packet of 65 535 bytes less its headers.
+/// The longest payload in bytes that is sent: an IPv4 packet of 65 535 bytes less its headers. IPv6
+/// could carry 20 bytes more, which are received, but not sent.
 pub const MAX_PAYLOAD: usize = 65_507;
 
 /// The most datagrams in a train (see [`UdpSend::segment_size`]), as many as Linux takes
@@ -33,9 +34,9 @@ pub struct UdpDatagram<B> {
     pub payload: B,
     /// Who sent it.
     pub source: SocketAddr,
-    /// The address that the sender asked for: one of ours, or a broadcast address.
+    /// The address that the sender asked for: one of ours, a broadcast address, or a group.
     pub destination: SocketAddr,
-    /// The hops that were left.
+    /// The hops that were left: TTL or hop limit.
     pub ttl: u8,
     /// The byte that holds DSCP and ECN; see [`dscp`](Self::dscp) and [`ecn`](Self::ecn).
     pub dscp_ecn: u8,
@@ -56,11 +57,12 @@ impl<B> UdpDatagram<B> {
 /// A datagram to send.
 #[derive(Debug)]
 pub struct UdpSend<B> {
-    /// Whom it is for: a host, or a broadcast address of ours, or 255.255.255.255.
+    /// Whom it is for, of the socket's family: a host, or a broadcast address of ours, or
+    /// 255.255.255.255.
     pub destination: SocketAddr,
     /// The address that it is sent from, one of ours. `None`: the socket's address, or if it
-    /// has none, ours on the route. A broadcast address counts as `None`, so that a reply to a
-    /// broadcast can be made from what it asked for.
+    /// has none, ours on the route. A broadcast address or group counts as `None`, so that a reply
+    /// to what was sent to many can be made from what it asked for.
     pub source: Option<IpAddr>,
     /// The hops that it may take, 1 to 255. `None`: the host's setting.
     pub ttl: Option<u8>,

@@ -1,6 +1,6 @@
-//! Which addresses are ours, which are broadcast, and which can be a source.
+//! Which IPv4 addresses are ours, which are broadcast, and which can be a source.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -53,13 +53,14 @@ pub(super) enum Kind {
 }
 
 impl Addresses {
-    /// Checks the addresses of the settings.
+    /// Checks the IPv4 addresses of the settings.
     pub(super) fn new(addresses: &[IpNet], owned: &[IpNet]) -> Result<Self, HostError> {
-        let own = addresses.iter().map(own_address);
+        let own = addresses.iter().filter_map(ipv4_net).map(own_address);
         let own = own.collect::<Result<Vec<_>, _>>()?;
         let edges = own.iter().filter(|own| own.prefix_len() <= 30);
         let edges = edges.map(|own| [own.network(), own.broadcast()]).collect();
-        let owned: Vec<_> = owned.iter().map(owned_prefix).collect::<Result<_, _>>()?;
+        let owned = owned.iter().filter_map(ipv4_net).map(owned_prefix);
+        let owned: Vec<_> = owned.collect::<Result<_, _>>()?;
         let single = |own: &Ipv4Net| Masked {
             mask: u32::MAX,
             network: own.addr().to_bits(),
@@ -73,16 +74,12 @@ impl Addresses {
             .map(single)
             .chain(owned.iter().map(whole))
             .collect();
-        let addresses = Addresses {
+        Ok(Addresses {
             own,
             edges,
             owned,
             masks,
-        };
-        if addresses.own.is_empty() && addresses.owned.is_empty() {
-            return Err(HostError::NoAddress);
-        }
-        Ok(addresses)
+        })
     }
 
     /// Whether `address` is ours.
@@ -130,11 +127,6 @@ impl Addresses {
         is_unicast(address) && !self.is_own(address) && !self.is_subnet_edge(address)
     }
 
-    /// Whether `address` is reached on the link by a subnet of ours.
-    pub(super) fn is_on_link(&self, address: Ipv4Addr) -> bool {
-        self.own.iter().any(|own| own.contains(&address)) && !self.is_subnet_edge(address)
-    }
-
     /// The address that we send from towards `next_hop`: ours in its subnet, else our first.
     pub(super) fn source_for(&self, next_hop: Ipv4Addr) -> Option<Ipv4Addr> {
         self.own
@@ -144,6 +136,11 @@ impl Addresses {
             .or(self.own.first())
             .map(Ipv4Net::addr)
             .or_else(|| self.owned.first().map(Ipv4Net::network))
+    }
+
+    /// Whether we have no IPv4 address.
+    pub(super) fn is_empty(&self) -> bool {
+        self.masks.is_empty()
     }
 
     /// Our subnets.
@@ -164,39 +161,30 @@ pub(super) fn is_unicast(address: Ipv4Addr) -> bool {
     first != 0 && first != 127 && first < 224
 }
 
-/// The IPv4 address in `address`.
-pub(super) fn ipv4(address: IpAddr) -> Result<Ipv4Addr, HostError> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(_) => Err(HostError::Ipv6(address)),
-    }
-}
-
-fn ipv4_net(net: &IpNet) -> Result<Ipv4Net, HostError> {
+fn ipv4_net(net: &IpNet) -> Option<Ipv4Net> {
     match net {
-        IpNet::V4(net) => Ok(*net),
-        IpNet::V6(_) => Err(HostError::Ipv6(net.addr())),
+        IpNet::V4(net) => Some(*net),
+        IpNet::V6(_) => None,
     }
 }
 
-fn own_address(net: &IpNet) -> Result<Ipv4Net, HostError> {
-    let own = ipv4_net(net)?;
+fn own_address(own: Ipv4Net) -> Result<Ipv4Net, HostError> {
     let is_edge =
         own.prefix_len() <= 30 && (own.addr() == own.network() || own.addr() == own.broadcast());
     if is_edge || !is_unicast(own.addr()) {
-        return Err(HostError::Address(*net));
+        return Err(HostError::Address(own.into()));
     }
     Ok(own)
 }
 
-fn owned_prefix(net: &IpNet) -> Result<Ipv4Net, HostError> {
-    let owned = ipv4_net(net)?.trunc();
+fn owned_prefix(net: Ipv4Net) -> Result<Ipv4Net, HostError> {
+    let owned = net.trunc();
     if !is_unicast(owned.network()) || !is_unicast(owned.broadcast()) {
-        return Err(HostError::Address(*net));
+        return Err(HostError::Address(net.into()));
     }
     // 100.0.0.0/2 and the like begin and end well but contain 127.0.0.0/8.
     if owned.contains(&Ipv4Addr::LOCALHOST) {
-        return Err(HostError::Address(*net));
+        return Err(HostError::Address(net.into()));
     }
     Ok(owned)
 }

@@ -65,7 +65,8 @@ impl<B: Buffer> Host<B> {
     /// Learns the address of a neighbour that asks for ours.
     fn learn(&mut self, now: Instant, packet: ArpPacket) {
         // A probe (RFC 5227, section 2.1.1) is answered, but has no address to learn.
-        let is_neighbor = self.routes.is_on_link(packet.sender, &self.addresses);
+        let is_neighbor = self.addresses.is_foreign_source(packet.sender)
+            && self.routes.is_on_link(packet.sender);
         if is_neighbor
             && let Some(waiting) = self.neighbors.learn(now, packet.sender, packet.sender_mac)
         {

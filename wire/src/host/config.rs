@@ -16,22 +16,27 @@ use crate::mac::MacAddr;
 pub struct HostConfig {
     /// Our Ethernet address: unicast. There is no useful default; all zero is refused.
     pub mac: MacAddr,
-    /// The longest IP packet in bytes that the link carries: 68 to 65 535. Default 1500.
+    /// The longest IP packet in bytes that the link carries: 68 to 65 535, and at least 1280 if
+    /// there are IPv6 addresses. Default 1500.
     /// Longer datagrams are fragmented.
     pub mtu: u16,
-    /// Our addresses, each with the prefix length of its subnet: every address in the subnet is
-    /// reached on the link, and its last address (up to /30) is a broadcast address.
+    /// Our addresses of both families, each with the prefix length of its subnet: every address in
+    /// the subnet is reached on the link, and its last address (IPv4, up to /30) is a broadcast
+    /// address. No address is made up: an IPv6 link-local one is named like any other.
     pub addresses: Vec<IpNet>,
     /// Prefixes that we own: every address in one, the first and the last too, is a host of
-    /// ours, answers ARP and receives. They say nothing about who else is on the link.
+    /// ours, answers ARP or neighbour solicitations and receives. They say nothing about who else
+    /// is on the link.
     pub owned: Vec<IpNet>,
-    /// The default router; must be on the link. `None`: only subnets and `routes` are reached.
+    /// The default router; must be on the link. `None`: only subnets and `routes` are reached. That
+    /// of the other family is a route to `0.0.0.0/0` or `::/0`.
     pub gateway: Option<IpAddr>,
     /// Further routes; the longest prefix wins.
     pub routes: Vec<Route>,
-    /// Neighbours whose Ethernet address is known and never asked for.
+    /// Neighbours whose Ethernet address is known and never asked for. Over IPv6 only these, and
+    /// routers among them, are reached: neighbours are not discovered.
     pub neighbors: Vec<Neighbor>,
-    /// The hops that a packet of ours may take, 1 to 255. Default 64.
+    /// The hops that a packet of ours may take, 1 to 255: TTL and hop limit. Default 64.
     pub ttl: u8,
     /// Bounds of every table.
     pub limits: Limits,
@@ -118,7 +123,7 @@ pub struct Limits {
     pub icmp_errors_burst: u32,
     /// Destinations whose path MTU is remembered. Default 256.
     pub path_mtus: usize,
-    /// UDP sockets. Default 65 536.
+    /// UDP sockets of each family. Default 65 536.
     pub sockets: usize,
     /// Datagrams that wait in one socket to be taken. Default 4096.
     pub socket_queue: usize,
@@ -215,9 +220,16 @@ pub enum HostError {
         "{0} can not be the address of a host; use a unicast address and, up to /30, neither the first nor the last of its subnet"
     )]
     Address(IpNet),
-    /// An IPv6 address, which this engine does not handle.
-    #[error("{0} is IPv6, which this version does not handle; use IPv4 addresses")]
-    Ipv6(IpAddr),
+    /// An IPv6 address or prefix can not belong to a host.
+    #[error(
+        "{0} can not be the address of a host; use a unicast IPv6 address and, up to /126, not the first of its subnet, which is that of its routers"
+    )]
+    Ipv6Address(IpNet),
+    /// `mtu` is below 1280, and there are IPv6 addresses.
+    #[error(
+        "mtu {0} is below 1280, the least that IPv6 allows (RFC 8200); raise it, or use IPv4 addresses only"
+    )]
+    Ipv6Mtu(u16),
     /// A gateway is not in a subnet of ours, or is ourselves.
     #[error(
         "gateway {0} is not on the link; it must be another host in the subnet of one of addresses"

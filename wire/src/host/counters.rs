@@ -24,7 +24,7 @@ pub struct HostCounters {
     /// Datagrams that were put into a socket's queue, and segments that were kept for TCP.
     pub delivered: u64,
     /// Frames that the engine used up itself: ARP that was answered or learned from, echo
-    /// requests, ICMP errors passed on, fragments merged with others or exact duplicates.
+    /// requests and neighbour solicitations, ICMP errors passed on, fragments merged with others or exact duplicates.
     pub consumed: u64,
     /// Received frames and looped packets that were dropped, each under a reason in the drops.
     pub rx_dropped: u64,
@@ -55,6 +55,8 @@ pub struct HostCounters {
     pub arp_requests_sent: u64,
     /// ARP replies that were sent.
     pub arp_replies_sent: u64,
+    /// IPv6 neighbour advertisements that were sent, each the answer to a solicitation.
+    pub neighbor_advertisements_sent: u64,
     /// Neighbours that answered, or changed their Ethernet address.
     pub neighbors_learned: u64,
     /// Neighbours that did not answer.

@@ -34,7 +34,7 @@ impl<B: Buffer> Host<B> {
     /// The next frame that must be handed to the host that owns its flow, which may be this one.
     /// Always `None` unless the host is [sharded](Self::set_sharded).
     ///
-    /// Its EtherType is [`REASSEMBLED`] or [`LOOPED`]; an IPv4 packet follows in both cases.
+    /// Its EtherType is [`REASSEMBLED`] or [`LOOPED`]; an IP packet follows in both cases.
     pub fn take_handed_over(&mut self) -> Option<B> {
         if !self.is_sharded {
             return None;

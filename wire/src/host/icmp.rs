@@ -1,11 +1,12 @@
 //! ICMP (RFC 792): answers echo requests, reports errors within a rate, and passes received
 //! errors on to the sockets that they concern.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use etherparse::Ipv4HeaderSlice;
 
 use super::Host;
+use super::family::Family;
 use super::output::Outgoing;
 use super::paths;
 use super::receive::{Arrival, Link, add_range};
@@ -13,20 +14,24 @@ use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::{self, Checksum};
 use crate::drops::DropReason;
 use crate::time::Instant;
-use crate::udp::{UdpError, UdpErrorKind};
+use crate::udp::{UdpError, UdpErrorKind, UdpSocketId};
 use crate::{ethernet, icmp, ipv4};
 
 /// Bytes of the original packet in an error: with headers the packet has at most 576 bytes
 /// (RFC 1812, section 4.3.2.3).
 const QUOTE: usize = 576 - ipv4::HEADER - icmp::HEADER;
 
+/// [`QUOTE`] and the ICMP header.
+const ERROR: usize = icmp::HEADER + QUOTE;
+
 /// The packet of ours that an ICMP error cites.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cited {
-    pub(super) local: SocketAddrV4,
-    pub(super) peer: SocketAddrV4,
-    total_length: usize,
-    dont_fragment: bool,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) total_length: usize,
+    /// Whether it was not to be fragmented on the way; of IPv6 always.
+    pub(super) dont_fragment: bool,
     pub(super) protocol: u8,
     /// The four bytes behind the ports: of TCP, the sequence number.
     pub(super) behind_ports: u32,
@@ -127,7 +132,9 @@ impl<B: Buffer> Host<B> {
         if !self.errors.take(now) {
             return self.drop_sent(DropReason::RateLimited);
         }
-        let Some(message) = quote(packet, kind, code, pool) else {
+        let front = [kind, code, 0, 0, 0, 0, 0, 0];
+        let sum = Checksum::new();
+        let Some(message) = quote::<ERROR, A>(packet, front, sum, pool) else {
             return self.drop_sent(DropReason::PoolEmpty);
         };
         let outgoing = Outgoing {
@@ -144,25 +151,25 @@ impl<B: Buffer> Host<B> {
         }
     }
 
-    fn send_message<A: Allocator<Buffer = B>>(
+    pub(super) fn send_message<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        outgoing: &Outgoing,
+        outgoing: &Outgoing<F>,
         message: B,
         pool: &mut A,
     ) -> Result<(), DropReason> {
         let length = message.len();
-        let plan = self.plan(now, outgoing.destination, pool)?;
+        let plan = F::plan(self, now, outgoing.destination, pool)?;
         self.check_room(&plan, length)?;
-        let is_in_place = message.headroom() >= ethernet::HEADER + ipv4::HEADER;
+        let is_in_place = message.headroom() >= ethernet::HEADER + F::HEADER;
         if is_in_place && !plan.must_fragment(length) {
-            self.output(&plan, outgoing, message);
+            F::output(self, &plan, outgoing, message);
             return Ok(());
         }
         if !self.copy(&plan, &[], &Payload::Buffer(message), pool) {
             return Err(DropReason::PoolEmpty);
         }
-        self.output_pieces(&plan, outgoing);
+        F::output_pieces(self, &plan, outgoing);
         Ok(())
     }
 
@@ -181,14 +188,13 @@ impl<B: Buffer> Host<B> {
         let start = arrival.header.header_length + icmp::HEADER;
         let body = packet.head().get(start..).unwrap_or_default();
         let cited = Cited::parse(body)?;
-        if !self.addresses.is_own(*cited.local.ip()) {
+        if !self.is_own_address(cited.local.ip()) {
             return Err(DropReason::NoSocket);
         }
         if cited.protocol == ipv4::TCP {
             return self.receive_tcp_error(&cited, (kind, code), mtu);
         }
-        let found = self.sockets.find(cited.peer, cited.local, false);
-        let socket = found.ok_or(DropReason::NoSocket)?;
+        let socket = self.cited_socket::<Ipv4Addr>(&cited)?;
         let kind = match (kind, code) {
             (icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED) => {
                 let mtu = self.lower_path_mtu(now, &cited, mtu);
@@ -200,12 +206,33 @@ impl<B: Buffer> Host<B> {
             (_, icmp::REASSEMBLY_TIME_EXCEEDED) => UdpErrorKind::ReassemblyTimeExceeded,
             _ => return Err(DropReason::IcmpIgnored),
         };
+        self.deliver_cited(socket, &cited, kind)
+    }
+
+    /// The socket that sent the packet which an error cites.
+    pub(super) fn cited_socket<F: Family>(
+        &mut self,
+        cited: &Cited,
+    ) -> Result<UdpSocketId, DropReason> {
+        let end = |end: SocketAddr| Some(F::of(end.ip())?.endpoint(end.port()));
+        let ends = end(cited.peer).zip(end(cited.local));
+        ends.and_then(|(peer, local)| F::sockets_mut(self).find(peer, local, false))
+            .ok_or(DropReason::NoSocket)
+    }
+
+    /// Tells a socket what became of the packet that an error cites.
+    pub(super) fn deliver_cited(
+        &mut self,
+        socket: UdpSocketId,
+        cited: &Cited,
+        kind: UdpErrorKind,
+    ) -> Result<(), DropReason> {
         let error = UdpError {
-            peer: cited.peer.into(),
-            local: cited.local.into(),
+            peer: cited.peer,
+            local: cited.local,
             kind,
         };
-        if !self.sockets.deliver_error(socket, error) {
+        if !self.deliver_error(socket, error) {
             return Err(DropReason::MailboxFull);
         }
         self.counters.udp_errors += 1;
@@ -218,12 +245,15 @@ impl<B: Buffer> Host<B> {
         if !cited.dont_fragment {
             return None;
         }
-        let destination = *cited.peer.ip();
+        let destination = cited.peer.ip();
         let length = cited.total_length;
         let mtu = self
             .path_mtus
             .report(now, destination, length, usize::from(mtu))?;
-        self.paths.remove(destination);
+        match destination {
+            IpAddr::V4(destination) => self.paths.remove(destination),
+            IpAddr::V6(destination) => self.v6.paths.remove(destination),
+        }
         Some(mtu as u16)
     }
 }
@@ -252,8 +282,8 @@ impl Cited {
         let local_port = u16::from_be_bytes([s0, s1]);
         let peer_port = u16::from_be_bytes([d0, d1]);
         Ok(Cited {
-            local: SocketAddrV4::new(header.source_addr(), local_port),
-            peer: SocketAddrV4::new(header.destination_addr(), peer_port),
+            local: SocketAddrV4::new(header.source_addr(), local_port).into(),
+            peer: SocketAddrV4::new(header.destination_addr(), peer_port).into(),
             total_length: usize::from(header.total_len()),
             dont_fragment: header.dont_fragment(),
             protocol,
@@ -275,10 +305,16 @@ fn unreachable_kind(code: u8) -> UdpErrorKind {
     }
 }
 
-/// An ICMP error that quotes the start of `packet`; `None` if memory is short.
-fn quote<A: Allocator>(packet: &A::Buffer, kind: u8, code: u8, pool: &mut A) -> Option<A::Buffer> {
-    let mut quote = [0; icmp::HEADER + QUOTE];
-    let length = icmp::HEADER + packet.len().min(QUOTE);
+/// An ICMP error of at most `MOST` bytes that begins with `front` and quotes the start of `packet`;
+/// `None` if memory is short. `sum` is that of a pseudo-header.
+pub(super) fn quote<const MOST: usize, A: Allocator>(
+    packet: &A::Buffer,
+    front: [u8; icmp::HEADER],
+    mut sum: Checksum,
+    pool: &mut A,
+) -> Option<A::Buffer> {
+    let mut quote = [0; MOST];
+    let length = MOST.min(icmp::HEADER + packet.len());
     let mut source = 0;
     packet.for_each_segment(|segment| {
         let room = quote.get_mut(icmp::HEADER + source..).unwrap_or_default();
@@ -288,10 +324,9 @@ fn quote<A: Allocator>(packet: &A::Buffer, kind: u8, code: u8, pool: &mut A) -> 
         source += segment.len().min(room.len());
     });
     let message = quote.get_mut(..length)?;
-    if let Some(start) = message.first_chunk_mut::<2>() {
-        *start = [kind, code];
-    }
-    let sum = checksum::checksum(message).to_be_bytes();
+    *message.first_chunk_mut()? = front;
+    sum.add(message);
+    let sum = sum.finish().to_be_bytes();
     message.get_mut(2..4)?.copy_from_slice(&sum);
     let mut buffer = pool.allocate(length)?;
     buffer.extend_from_slice(message).then_some(buffer)

@@ -1,20 +1,19 @@
 //! Packets that are longer than their path allows and leave as one frame all the same, with a
 //! description of how they are cut: trains (USO), and datagrams in fragments (UFO).
 
-use std::net::SocketAddrV4;
-
 use super::Host;
+use super::family::Family;
 use super::send::Ready;
 use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
 use crate::drops::DropReason;
-use crate::offload::{
-    ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation, pseudo_header_sum,
-};
+use crate::offload::{ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation};
 use crate::udp::{self, UdpSend};
 use crate::{ethernet, ipv4};
 
 /// Where the UDP header of a frame begins.
-const TRANSPORT: usize = ethernet::HEADER + ipv4::HEADER;
+const fn transport<F: Family>() -> usize {
+    ethernet::HEADER + F::HEADER
+}
 
 /// Where the checksum is in a UDP header.
 const CHECKSUM: usize = 6;
@@ -26,9 +25,9 @@ impl<B: Buffer> Host<B> {
     /// # Errors
     /// `PoolEmpty`; or `TooBig` if this kind of memory can not keep a description. The payload is
     /// then where it was.
-    pub(super) fn send_described<A: Allocator<Buffer = B>>(
+    pub(super) fn send_described<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
-        ready: &Ready,
+        ready: &Ready<F>,
         send: &mut UdpSend<B>,
         (kind, size): (SegmentKind, u16),
         frames: usize,
@@ -36,17 +35,17 @@ impl<B: Buffer> Host<B> {
     ) -> Result<(), DropReason> {
         let offload = Offload {
             checksum: ChecksumState::Partial(PartialChecksum {
-                start: TRANSPORT as u16,
+                start: transport::<F>() as u16,
                 offset: CHECKSUM as u16,
             }),
             segmentation: Some(Segmentation {
                 kind,
                 size,
-                header_length: (TRANSPORT + udp::HEADER) as u16,
+                header_length: (transport::<F>() + udp::HEADER) as u16,
             }),
         };
-        let packet = whole_packet(&ready.header, offload, send, pool)?;
-        self.output(&ready.plan, &ready.outgoing, packet);
+        let packet = whole_packet::<F, A>(&ready.header, offload, send, pool)?;
+        F::output(self, &ready.plan, &ready.outgoing, packet);
         // One that waits for a neighbour uses up room when it is released.
         if ready.plan.is_direct() {
             self.use_room(frames - 1);
@@ -57,9 +56,9 @@ impl<B: Buffer> Host<B> {
 
     /// Sends a datagram that the device cuts into fragments. There is room for them.
     #[inline(never)]
-    pub(super) fn send_to_be_fragmented<A: Allocator<Buffer = B>>(
+    pub(super) fn send_to_be_fragmented<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
-        ready: Ready,
+        ready: Ready<F>,
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
@@ -84,17 +83,14 @@ impl<B: Buffer> Host<B> {
 
 /// The UDP header of a long packet, with a payload of at most 65 507 bytes. The checksum is that
 /// of the pseudo-header alone: whoever cuts the packet reads all bytes anyway.
-pub(super) fn partial_header<B: Buffer>(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+pub(super) fn partial_header<F: Family, B: Buffer>(
+    (source, source_port): (F, u16),
+    (destination, destination_port): (F, u16),
     payload: &Payload<B>,
 ) -> [u8; udp::HEADER] {
     let length = udp::HEADER + payload.len();
-    let [s0, s1, s2, s3] = source.ip().octets();
-    let [d0, d1, d2, d3] = destination.ip().octets();
-    let addresses = [s0, s1, s2, s3, d0, d1, d2, d3];
-    let sum = pseudo_header_sum(&addresses, ipv4::UDP, length);
-    let fields = [source.port(), destination.port(), length as u16, sum];
+    let sum = !F::pseudo_header(source, destination, ipv4::UDP, length as u16).finish();
+    let fields = [source_port, destination_port, length as u16, sum];
     let mut header = [0; udp::HEADER];
     for (room, field) in header.chunks_exact_mut(2).zip(fields) {
         room.copy_from_slice(&field.to_be_bytes());
@@ -104,14 +100,14 @@ pub(super) fn partial_header<B: Buffer>(
 
 /// The header and the payload, with the description: where the payload lies if there is room in
 /// front of it, else a copy.
-fn whole_packet<A: Allocator>(
+fn whole_packet<F: Family, A: Allocator>(
     header: &[u8; udp::HEADER],
     offload: Offload,
     send: &mut UdpSend<A::Buffer>,
     pool: &mut A,
 ) -> Result<A::Buffer, DropReason> {
     if let Payload::Buffer(buffer) = &mut send.payload
-        && buffer.headroom() >= TRANSPORT + udp::HEADER
+        && buffer.headroom() >= transport::<F>() + udp::HEADER
         && buffer.set_offload(offload)
         && let Some(room) = buffer.prepend(udp::HEADER)
     {

@@ -20,7 +20,7 @@
 //! of requests can not push out those that we talk to. At most half the table is Incomplete.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::config::Limits;
@@ -54,7 +54,7 @@ pub enum NeighborState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NeighborEntry {
     /// Its IP address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its Ethernet address, if known.
     pub mac: Option<MacAddr>,
     /// Its state.
@@ -75,8 +75,8 @@ pub(super) struct Waiting<B> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sender {
     pub(super) id: UdpSocketId,
-    pub(super) local: std::net::SocketAddrV4,
-    pub(super) peer: std::net::SocketAddrV4,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
 }
 
 /// How to reach a neighbour.
@@ -467,7 +467,7 @@ impl<B> Entry<B> {
             State::Failed { .. } => (NeighborState::Failed, false),
         };
         Some(NeighborEntry {
-            address: self.address,
+            address: self.address.into(),
             mac: is_known.then_some(self.mac),
             state,
         })

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::Host;
 use super::addresses::Kind;
+use super::family::Family;
 use super::neighbors::{Resolution, Sender, Waiting};
 use super::paths::{Path, PathMtu};
 use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
@@ -18,7 +19,7 @@ const HEADERS: usize = ethernet::HEADER + ipv4::HEADER;
 
 /// Where a packet goes.
 #[derive(Debug, Clone, Copy)]
-enum Target {
+pub(super) enum Target {
     /// To ourselves.
     Loopback,
     /// Into the transmit queue, to this station.
@@ -29,26 +30,27 @@ enum Target {
 
 /// How a packet gets to its destination.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
-    target: Target,
+pub(super) struct Plan<F = Ipv4Addr> {
+    pub(super) target: Target,
     /// Our address on the route.
-    pub(super) source: Ipv4Addr,
+    pub(super) source: F,
     pub(super) mtu: PathMtu,
 }
 
-/// The IPv4 fields that the caller of [`Host::output`] chooses.
+/// The IP fields that the caller of [`Host::output`] chooses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Outgoing {
-    pub(super) source: Ipv4Addr,
-    pub(super) destination: Ipv4Addr,
+pub(super) struct Outgoing<F = Ipv4Addr> {
+    pub(super) source: F,
+    pub(super) destination: F,
     pub(super) protocol: u8,
+    /// The hop limit, in the words of IPv6.
     pub(super) ttl: u8,
     pub(super) dscp_ecn: u8,
     /// Whom to tell if a neighbour does not answer.
     pub(super) sender: Option<Sender>,
 }
 
-impl Plan {
+impl<F: Family> Plan<F> {
     /// Whether it goes to ourselves.
     pub(super) fn is_loopback(&self) -> bool {
         matches!(self.target, Target::Loopback)
@@ -57,7 +59,7 @@ impl Plan {
     /// Bytes of transport packet that one IP packet carries.
     #[inline]
     pub(super) fn room(&self) -> usize {
-        self.mtu.mtu - ipv4::HEADER
+        self.mtu.mtu - F::HEADER
     }
 
     /// Whether `length` bytes of transport packet must be fragmented.
@@ -66,13 +68,14 @@ impl Plan {
         length > self.room()
     }
 
-    /// Bytes in each fragment but the last: a multiple of 8 (RFC 791, section 3.2).
+    /// Bytes in each fragment but the last: a multiple of 8 (RFC 791, section 3.2; RFC 8200,
+    /// section 4.5).
     pub(super) fn per_fragment(&self) -> usize {
-        self.room() / 8 * 8
+        (self.room() - F::FRAGMENT_HEADER) / 8 * 8
     }
 
     /// The plan for a packet that is cut into fragments on its way.
-    pub(super) fn for_fragments(self) -> Plan {
+    pub(super) fn for_fragments(self) -> Plan<F> {
         Plan {
             mtu: PathMtu {
                 dont_fragment: false,
@@ -175,7 +178,7 @@ impl<B: Buffer> Host<B> {
         if self.room == 0 {
             return Err(self.shortage);
         }
-        let (mtu, mtu_until) = self.path_mtus.get(now, destination);
+        let (mtu, mtu_until) = self.path_mtus.get(now, destination.into());
         let target = match self.neighbors.resolve(now, next_hop)? {
             Resolution::Wait { room, ask } => {
                 if ask {
@@ -215,13 +218,21 @@ impl<B: Buffer> Host<B> {
 
     /// Whether there is room for a transport packet of `length` bytes, fragments and all.
     #[inline]
-    pub(super) fn check_room(&self, plan: &Plan, length: usize) -> Result<(), DropReason> {
+    pub(super) fn check_room<F: Family>(
+        &self,
+        plan: &Plan<F>,
+        length: usize,
+    ) -> Result<(), DropReason> {
         self.check_frames(plan, plan.frames(length))
     }
 
     /// Whether there is room for so many frames.
     #[inline]
-    pub(super) fn check_frames(&self, plan: &Plan, frames: usize) -> Result<(), DropReason> {
+    pub(super) fn check_frames<F: Family>(
+        &self,
+        plan: &Plan<F>,
+        frames: usize,
+    ) -> Result<(), DropReason> {
         match plan.target {
             Target::Station(_) | Target::Neighbor(..) if frames > self.most_frames => {
                 Err(DropReason::TooBig)
@@ -290,9 +301,9 @@ impl<B: Buffer> Host<B> {
 
     /// Copies `prefix` and `payload` into new memory: one piece per fragment that `plan` asks
     /// for. All or nothing: false, and no piece, if memory is short.
-    pub(super) fn copy<A: Allocator<Buffer = B>>(
+    pub(super) fn copy<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
-        plan: &Plan,
+        plan: &Plan<F>,
         prefix: &[u8],
         payload: &Payload<B>,
         pool: &mut A,
@@ -314,7 +325,8 @@ impl<B: Buffer> Host<B> {
         pieces.write(prefix);
         payload.for_each_segment(|segment| pieces.write(segment));
         let is_short = pieces.is_short;
-        if is_short || self.pieces.iter().any(|piece| piece.headroom() < HEADERS) {
+        let headers = ethernet::HEADER + F::HEADER + F::FRAGMENT_HEADER;
+        if is_short || self.pieces.iter().any(|piece| piece.headroom() < headers) {
             self.pieces.clear();
             return false;
         }
@@ -350,7 +362,7 @@ impl<B: Buffer> Host<B> {
     /// Keeps a packet that does not go into the transmit queue now.
     #[cold]
     #[inline(never)]
-    fn set_aside(&mut self, target: Target, sender: Option<Sender>, mut packet: B) {
+    pub(super) fn set_aside(&mut self, target: Target, sender: Option<Sender>, mut packet: B) {
         match target {
             Target::Station(_) => self.push_frame(packet),
             Target::Loopback => {

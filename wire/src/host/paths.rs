@@ -2,13 +2,14 @@
 //! neighbours.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::family::Family;
 use super::random::{KeyedHash, Random};
-use crate::ethernet;
 use crate::mac::MacAddr;
 use crate::time::Instant;
+use crate::{ethernet, ipv4, ipv6};
 
 /// A reported path MTU is forgotten after this time, so that a larger one is found again
 /// (RFC 1191, section 6.3).
@@ -38,7 +39,7 @@ pub(super) struct PathMtu {
 /// Path MTUs that routers reported.
 #[derive(Debug)]
 pub(super) struct PathMtus {
-    reports: HashMap<Ipv4Addr, (PathMtu, Instant), KeyedHash>,
+    reports: HashMap<IpAddr, (PathMtu, Instant), KeyedHash>,
     most: usize,
     link: usize,
 }
@@ -53,7 +54,7 @@ impl PathMtus {
     }
 
     /// The path MTU to `destination`, and when that is forgotten.
-    pub(super) fn get(&self, now: Instant, destination: Ipv4Addr) -> (PathMtu, Instant) {
+    pub(super) fn get(&self, now: Instant, destination: IpAddr) -> (PathMtu, Instant) {
         let link = PathMtu {
             mtu: self.link,
             dont_fragment: true,
@@ -75,16 +76,22 @@ impl PathMtus {
     pub(super) fn report(
         &mut self,
         now: Instant,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         length: usize,
         reported: usize,
     ) -> Option<usize> {
         let (current, _) = self.get(now, destination);
+        // What every link carries, and what we go down to. Less than IPv6 asks of every link is
+        // not believed (RFC 8201, section 4), and no report leaves its MTU out.
+        let (possible, least) = match destination {
+            IpAddr::V4(_) => (ipv4::MIN_MTU, LEAST_PATH_MTU),
+            IpAddr::V6(_) => (ipv6::MIN_MTU, ipv6::MIN_MTU),
+        };
         let reported = match reported {
-            0 => plateau_below(length)?,
+            0 if destination.is_ipv4() => plateau_below(length)?,
             reported => reported,
         };
-        let is_plausible = reported >= crate::ipv4::MIN_MTU
+        let is_plausible = reported >= possible
             && reported < length
             && length <= current.mtu
             && current.dont_fragment;
@@ -92,8 +99,8 @@ impl PathMtus {
             return None;
         }
         let path = PathMtu {
-            mtu: reported.max(LEAST_PATH_MTU).min(current.mtu),
-            dont_fragment: reported >= LEAST_PATH_MTU,
+            mtu: reported.max(least).min(current.mtu),
+            dont_fragment: reported >= least,
         };
         if self.reports.len() >= self.most && !self.reports.contains_key(&destination) {
             self.evict();
@@ -117,10 +124,10 @@ impl PathMtus {
 
 /// Everything that a packet to one destination needs, found before.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Path {
-    pub(super) destination: Ipv4Addr,
+pub(super) struct Path<F = Ipv4Addr> {
+    pub(super) destination: F,
     /// Our address on the route.
-    pub(super) source: Ipv4Addr,
+    pub(super) source: F,
     /// The Ethernet address of the neighbour on it.
     pub(super) mac: MacAddr,
     /// The Ethernet header of a packet to it, and two bytes more, so that it is copied at once.
@@ -137,11 +144,11 @@ const PATHS: usize = 64;
 
 /// A direct-mapped cache of paths: who makes destinations collide only makes them slower.
 #[derive(Debug)]
-pub(super) struct PathCache {
-    paths: [Option<Path>; PATHS],
+pub(super) struct PathCache<F = Ipv4Addr> {
+    paths: [Option<Path<F>>; PATHS],
 }
 
-impl PathCache {
+impl<F: Family> PathCache<F> {
     pub(super) const fn new() -> Self {
         PathCache {
             paths: [None; PATHS],
@@ -150,24 +157,19 @@ impl PathCache {
 
     /// The path to `destination`, if it still holds.
     #[inline]
-    pub(super) fn get(
-        &self,
-        now: Instant,
-        destination: Ipv4Addr,
-        generation: u64,
-    ) -> Option<&Path> {
+    pub(super) fn get(&self, now: Instant, destination: F, generation: u64) -> Option<&Path<F>> {
         let path = self.paths.get(slot(destination))?.as_ref()?;
         (path.destination == destination && path.generation == generation && now < path.until)
             .then_some(path)
     }
 
-    pub(super) fn insert(&mut self, path: Path) {
+    pub(super) fn insert(&mut self, path: Path<F>) {
         if let Some(entry) = self.paths.get_mut(slot(path.destination)) {
             *entry = Some(path);
         }
     }
 
-    pub(super) fn remove(&mut self, destination: Ipv4Addr) {
+    pub(super) fn remove(&mut self, destination: F) {
         if let Some(entry) = self.paths.get_mut(slot(destination)) {
             *entry = None;
         }
@@ -176,6 +178,6 @@ impl PathCache {
 
 /// Fibonacci hashing: the top bits of a product.
 #[inline]
-fn slot(destination: Ipv4Addr) -> usize {
-    (destination.to_bits().wrapping_mul(0x9e37_79b1) >> (32 - PATHS.trailing_zeros())) as usize
+fn slot<F: Family>(destination: F) -> usize {
+    (destination.mix().wrapping_mul(0x9e37_79b1) >> (32 - PATHS.trailing_zeros())) as usize
 }

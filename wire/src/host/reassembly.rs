@@ -1,16 +1,17 @@
-//! Reassembly of fragmented IPv4 datagrams (RFC 791, section 3.2), without copying.
+//! Reassembly of fragmented datagrams (RFC 791, section 3.2; RFC 8200, section 4.5), without
+//! copying. The limits are for both families together.
 //!
 //! Limits: memory (as [`Buffer::memory`] charges it, whole slots), datagrams, datagrams of one
 //! source, fragments of one datagram, and time. Where a limit is exceeded the *oldest* datagram
 //! (of that source, for its limit) is given up: a flood of fragments that never become whole then
 //! costs itself most, while datagrams whose fragments arrive together get through.
 //!
-//! A fragment that overlaps another poisons its datagram (RFC 5722, section 4, applied to IPv4):
+//! A fragment that overlaps another poisons its datagram (RFC 5722, section 4; applied to IPv4 too):
 //! what is there is dropped, and so is what still comes, until its time is over. An exact
 //! duplicate is ignored.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::config::Limits;
@@ -19,15 +20,49 @@ use crate::buffer::Buffer;
 use crate::checksum;
 use crate::drops::DropReason;
 use crate::ipv4::{self, Ipv4Header};
+use crate::ipv6;
 use crate::time::Instant;
 
-/// What tells the fragments of one datagram from those of another (RFC 791, section 3.2).
+/// A fragment, as its headers describe it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) id: u32,
+    /// Where in the datagram it begins, in bytes.
+    pub(super) offset: usize,
+    /// Whether a further fragment follows.
+    pub(super) more: bool,
+    /// Bytes of headers. Those of IPv6 end with the fragment header.
+    pub(super) header_length: usize,
+    /// Bytes behind them.
+    pub(super) length: usize,
+}
+
+impl From<&Ipv4Header> for Piece {
+    fn from(header: &Ipv4Header) -> Self {
+        Piece {
+            source: header.source.into(),
+            destination: header.destination.into(),
+            protocol: header.protocol,
+            id: header.id.into(),
+            offset: header.fragment_offset,
+            more: header.more_fragments,
+            header_length: header.header_length,
+            length: header.payload_length(),
+        }
+    }
+}
+
+/// What tells the fragments of one datagram from those of another (RFC 791, section 3.2; RFC 8200,
+/// section 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    destination: IpAddr,
     protocol: u8,
-    id: u16,
+    id: u32,
 }
 
 #[derive(Debug)]
@@ -63,7 +98,8 @@ pub(super) enum Outcome<B> {
     /// It is there already.
     Duplicate,
     /// It was the last one missing: the packet, headers of its first fragment included, as if
-    /// it had never been fragmented, and the number of its fragments.
+    /// it had never been fragmented (of IPv6 as an atomic fragment, RFC 6946), and the number of
+    /// its fragments.
     Whole(B, u64),
     /// It was dropped, and with it `fragments` - 1 that were held.
     Dropped { reason: DropReason, fragments: u64 },
@@ -84,7 +120,7 @@ pub(super) struct Reassembly<B> {
     datagrams: HashMap<Key, Datagram<B>, KeyedHash>,
     /// The keys by age: all have the same time to live, so this is the order of deadlines.
     order: BTreeMap<u64, Key>,
-    sources: HashMap<Ipv4Addr, usize, KeyedHash>,
+    sources: HashMap<IpAddr, usize, KeyedHash>,
     serial: u64,
     memory: usize,
     most_memory: usize,
@@ -115,28 +151,23 @@ impl<B: Buffer> Reassembly<B> {
         self.memory
     }
 
-    /// Adds a fragment: an IP packet of exactly `header.total_length` bytes. Returns what became
-    /// of it, and how many fragments of other datagrams were given up for it.
-    pub(super) fn add(
-        &mut self,
-        now: Instant,
-        header: &Ipv4Header,
-        mut packet: B,
-    ) -> (Outcome<B>, u64) {
-        let start = header.fragment_offset;
-        let end = start + header.payload_length();
-        if !is_plausible(header, end) {
+    /// Adds the fragment `piece`: an IP packet of exactly so many bytes. Returns what became of it,
+    /// and how many fragments of other datagrams were given up for it.
+    pub(super) fn add(&mut self, now: Instant, piece: &Piece, mut packet: B) -> (Outcome<B>, u64) {
+        let start = piece.offset;
+        let end = start + piece.length;
+        if !is_plausible(piece, end) {
             return (Outcome::dropped(DropReason::Malformed), 0);
         }
         let key = Key {
-            source: header.source,
-            destination: header.destination,
-            protocol: header.protocol,
-            id: header.id,
+            source: piece.source,
+            destination: piece.destination,
+            protocol: piece.protocol,
+            id: piece.id,
         };
-        let kept_header = if start == 0 { header.header_length } else { 0 };
+        let kept_header = if start == 0 { piece.header_length } else { 0 };
         if start != 0 {
-            packet.trim_front(header.header_length);
+            packet.trim_front(piece.header_length);
         }
         let part = Part {
             start,
@@ -145,7 +176,7 @@ impl<B: Buffer> Reassembly<B> {
             buffer: packet,
         };
         let mut given_up = self.make_room(now, key);
-        let outcome = self.insert(key, part, !header.more_fragments);
+        let outcome = self.insert(key, part, !piece.more);
         while self.memory > self.most_memory {
             given_up += self.give_up_oldest();
         }
@@ -263,11 +294,19 @@ impl<B: Buffer> Reassembly<B> {
             return too_big;
         };
         let total = first.header + datagram.have;
-        if total > ipv4::MAX_PACKET {
+        // The length field of IPv6 does not count the header in front of it.
+        let counted = match key.source {
+            IpAddr::V4(_) => total,
+            IpAddr::V6(_) => total.saturating_sub(ipv6::HEADER),
+        };
+        let Ok(counted) = u16::try_from(counted) else {
             return too_big;
-        }
+        };
         if let Some(header) = first.buffer.head_mut().get_mut(..first.header) {
-            make_whole(header, total as u16);
+            match key.source {
+                IpAddr::V4(_) => make_whole(header, counted),
+                IpAddr::V6(_) => make_atomic(header, counted),
+            }
         }
         let mut packet = first.buffer;
         for part in parts {
@@ -332,12 +371,24 @@ impl<B> Datagram<B> {
 }
 
 /// A fragment that is not the last holds a multiple of 8 bytes and at least 8 (RFC 791, section
-/// 3.2), and no datagram is longer than its length field can say.
-fn is_plausible(header: &Ipv4Header, end: usize) -> bool {
-    let length = header.payload_length();
-    length > 0
-        && (!header.more_fragments || length.is_multiple_of(8))
-        && end <= ipv4::MAX_PACKET - ipv4::HEADER
+/// 3.2; RFC 8200, section 4.5), and no datagram is longer than its length field can say.
+fn is_plausible(piece: &Piece, end: usize) -> bool {
+    let most = match piece.source {
+        IpAddr::V4(_) => ipv4::MAX_PACKET - ipv4::HEADER,
+        IpAddr::V6(_) => ipv6::MAX_PAYLOAD,
+    };
+    piece.length > 0 && (!piece.more || piece.length.is_multiple_of(8)) && end <= most
+}
+
+/// Turns the headers of a first fragment of IPv6, the fragment header at their end, into those of
+/// the whole packet, of which the length field says `length`.
+fn make_atomic(headers: &mut [u8], length: u16) {
+    if let Some(field) = headers.get_mut(4..6) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
+    if let Some([_, _, o0, o1, ..]) = headers.last_chunk_mut::<{ ipv6::FRAGMENT_HEADER }>() {
+        [*o0, *o1] = [0, 0];
+    }
 }
 
 /// Turns the header of a first fragment into that of the whole packet of `total` bytes.

@@ -1,38 +1,71 @@
 //! From a frame to a socket.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use super::Host;
 use super::addresses::Kind;
+use super::family::Family;
 use super::handover::{LOOPED, REASSEMBLED};
-use super::reassembly::Outcome;
+use super::reassembly::{Outcome, Piece};
 use crate::buffer::{Allocator, Buffer};
 use crate::checksum::Checksum;
 use crate::drops::DropReason;
 use crate::ethernet::{self, EthernetHeader};
-use crate::icmp;
 use crate::ipv4::{self, Ipv4Header};
 use crate::time::Instant;
 use crate::udp::{self, UdpDatagram};
+use crate::{icmp, ndp};
 
 /// How a packet came to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Link {
     /// In a frame to our Ethernet address.
     Unicast,
-    /// In a broadcast frame.
+    /// In a broadcast frame, or one to a group that an IPv6 address of ours may be in.
     Broadcast,
     /// From ourselves, without a frame.
     Loopback,
 }
 
-/// A packet that has been validated, and how it came.
+/// What UDP and TCP need to know of the IP packet that they came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Carrier<F> {
+    pub(super) source: F,
+    pub(super) destination: F,
+    pub(super) ttl: u8,
+    pub(super) dscp_ecn: u8,
+    /// Bytes of IP headers.
+    pub(super) header_length: usize,
+    /// Bytes behind them.
+    pub(super) length: usize,
+    /// Whether the destination is a broadcast address, or a group.
+    pub(super) is_group: bool,
+    pub(super) link: Link,
+}
+
+/// An IPv4 packet that has been validated, and how it came.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
     pub(super) header: Ipv4Header,
     pub(super) link: Link,
     /// Whether the IP destination is a broadcast address.
     pub(super) is_broadcast: bool,
+}
+
+impl Arrival {
+    fn carrier(&self) -> Carrier<Ipv4Addr> {
+        let header = &self.header;
+        Carrier {
+            source: header.source,
+            destination: header.destination,
+            ttl: header.ttl,
+            dscp_ecn: header.dscp_ecn,
+            header_length: header.header_length,
+            length: header.payload_length(),
+            is_group: self.is_broadcast,
+            link: self.link,
+        }
+    }
 }
 
 impl<B: Buffer> Host<B> {
@@ -53,7 +86,7 @@ impl<B: Buffer> Host<B> {
             Link::Loopback
         } else if ethernet.destination == self.mac {
             Link::Unicast
-        } else if ethernet.destination.is_broadcast() {
+        } else if ethernet.destination.is_broadcast() || self.is_group_frame(&ethernet) {
             Link::Broadcast
         } else {
             return self.drop_received(DropReason::NotForOurMac);
@@ -62,7 +95,12 @@ impl<B: Buffer> Host<B> {
             LOOPED | REASSEMBLED if self.is_receiving_handed_over => {
                 let mut packet = frame;
                 packet.trim_front(ethernet::HEADER);
-                self.receive_ipv4(now, packet, link, pool);
+                self.receive_ip(now, packet, link, pool);
+            }
+            ethernet::IPV6 if self.has_ipv6() => {
+                let mut packet = frame;
+                packet.trim_front(ethernet::HEADER);
+                self.receive_ipv6(now, packet, link, pool);
             }
             ethernet::IPV4 => {
                 let mut packet = frame;
@@ -71,6 +109,30 @@ impl<B: Buffer> Host<B> {
             }
             ethernet::ARP => self.receive_arp(now, frame, pool),
             _ => self.drop_received(DropReason::UnknownEtherType),
+        }
+    }
+
+    fn has_ipv6(&self) -> bool {
+        !self.v6.addresses.is_empty()
+    }
+
+    fn is_group_frame(&self, header: &EthernetHeader) -> bool {
+        header.ethertype == ethernet::IPV6
+            && ndp::is_group_mac(header.destination)
+            && self.has_ipv6()
+    }
+
+    /// Handles a packet that another part of the host has seen before, of whichever version.
+    fn receive_ip<A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        packet: B,
+        link: Link,
+        pool: &mut A,
+    ) {
+        match packet.head().first().map(|first| first >> 4) {
+            Some(6) => self.receive_ipv6(now, packet, link, pool),
+            _ => self.receive_ipv4(now, packet, link, pool),
         }
     }
 
@@ -106,21 +168,22 @@ impl<B: Buffer> Host<B> {
             is_broadcast,
         };
         if header.is_fragment() {
-            self.receive_fragment(now, packet, arrival, pool);
+            self.receive_fragment(now, packet, &Piece::from(&header), link, pool);
         } else {
             self.receive_whole(now, packet, &arrival, pool);
         }
     }
 
-    fn receive_fragment<A: Allocator<Buffer = B>>(
+    pub(super) fn receive_fragment<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         packet: B,
-        arrival: Arrival,
+        piece: &Piece,
+        link: Link,
         pool: &mut A,
     ) {
         self.counters.held += 1;
-        let (outcome, given_up) = self.reassembly.add(now, &arrival.header, packet);
+        let (outcome, given_up) = self.reassembly.add(now, piece, packet);
         self.drop_held(DropReason::FragmentLimit, given_up);
         match outcome {
             Outcome::Held => {}
@@ -133,19 +196,13 @@ impl<B: Buffer> Host<B> {
                 self.counters.held -= fragments;
                 self.counters.consumed += fragments;
                 self.counters.reassembled += 1;
-                self.hand_over_reassembled(packet, arrival.link);
+                self.hand_over_reassembled(packet, link);
             }
             Outcome::Whole(packet, fragments) => {
                 self.counters.held -= fragments;
                 self.counters.consumed += fragments - 1;
                 self.counters.reassembled += 1;
-                match Ipv4Header::parse(packet.head(), packet.len()) {
-                    Ok(header) => {
-                        let arrival = Arrival { header, ..arrival };
-                        self.receive_whole(now, packet, &arrival, pool);
-                    }
-                    Err(reason) => self.drop_received(reason),
-                }
+                self.receive_ip(now, packet, link, pool);
             }
         }
     }
@@ -158,9 +215,14 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) {
         match arrival.header.protocol {
-            ipv4::UDP => self.receive_udp(now, packet, arrival, pool),
+            ipv4::UDP => {
+                if let Some(packet) = self.receive_udp(packet, &arrival.carrier()) {
+                    let code = icmp::PORT_UNREACHABLE;
+                    self.send_error(now, &packet, arrival, icmp::UNREACHABLE, code, pool);
+                }
+            }
             ipv4::ICMP => self.receive_icmp(now, packet, arrival, pool),
-            ipv4::TCP if self.has_tcp => self.receive_tcp(packet, arrival),
+            ipv4::TCP if self.has_tcp => self.receive_tcp(packet, &arrival.carrier()),
             _ => {
                 self.drop_received(DropReason::UnknownProtocol);
                 let code = icmp::PROTOCOL_UNREACHABLE;
@@ -169,40 +231,42 @@ impl<B: Buffer> Host<B> {
         }
     }
 
-    fn receive_udp<A: Allocator<Buffer = B>>(
+    /// Handles a UDP datagram. Gives back the packet if no socket is at the port, which is then to
+    /// be reported.
+    pub(super) fn receive_udp<F: Family>(
         &mut self,
-        now: Instant,
         mut packet: B,
-        arrival: &Arrival,
-        pool: &mut A,
-    ) {
-        let header = &arrival.header;
-        let Some((source_port, destination_port, length)) = udp_fields(&packet, header) else {
-            return self.drop_received(DropReason::Malformed);
+        carrier: &Carrier<F>,
+    ) -> Option<B> {
+        let Some((source_port, destination_port, length)) = udp_fields(&packet, carrier) else {
+            self.drop_received(DropReason::Malformed);
+            return None;
         };
-        if !is_udp_intact(&packet, header, length) {
-            return self.drop_received(DropReason::Checksum);
+        if !is_udp_intact(&packet, carrier, length) {
+            self.drop_received(DropReason::Checksum);
+            return None;
         }
-        let source = SocketAddrV4::new(header.source, source_port);
-        let destination = SocketAddrV4::new(header.destination, destination_port);
-        let Some(socket) = self.sockets.find(source, destination, arrival.is_broadcast) else {
+        let source = carrier.source.endpoint(source_port);
+        let destination = carrier.destination.endpoint(destination_port);
+        let found = F::sockets_mut(self).find(source, destination, carrier.is_group);
+        let Some(socket) = found else {
             self.drop_received(DropReason::NoSocket);
-            let code = icmp::PORT_UNREACHABLE;
-            return self.send_error(now, &packet, arrival, icmp::UNREACHABLE, code, pool);
+            return Some(packet);
         };
-        packet.trim_front(header.header_length + udp::HEADER);
+        packet.trim_front(carrier.header_length + udp::HEADER);
         packet.truncate(length - udp::HEADER);
         let datagram = UdpDatagram {
-            source: SocketAddr::V4(source),
-            destination: SocketAddr::V4(destination),
-            ttl: header.ttl,
-            dscp_ecn: header.dscp_ecn,
+            source: source.into(),
+            destination: destination.into(),
+            ttl: carrier.ttl,
+            dscp_ecn: carrier.dscp_ecn,
             payload: packet,
         };
-        match self.sockets.deliver(socket, datagram) {
+        match F::sockets_mut(self).deliver(socket, datagram) {
             Ok(()) => self.counters.delivered += 1,
             Err(_) => self.drop_received(DropReason::MailboxFull),
         }
+        None
     }
 
     /// Handles what the host sent to itself. An error answers no error, and nothing else is
@@ -213,18 +277,18 @@ impl<B: Buffer> Host<B> {
         }
         while let Some(packet) = self.looped.pop_front() {
             self.counters.looped += 1;
-            self.receive_ipv4(now, packet, Link::Loopback, pool);
+            self.receive_ip(now, packet, Link::Loopback, pool);
         }
     }
 }
 
 /// Source port, destination port and length of the UDP datagram in `packet`; `None` if its
 /// length is less than a header or more than the packet (RFC 768).
-fn udp_fields<B: Buffer>(packet: &B, header: &Ipv4Header) -> Option<(u16, u16, usize)> {
-    let segment = packet.head().get(header.header_length..)?;
+fn udp_fields<B: Buffer, F>(packet: &B, carrier: &Carrier<F>) -> Option<(u16, u16, usize)> {
+    let segment = packet.head().get(carrier.header_length..)?;
     let [s0, s1, d0, d1, l0, l1, _, _] = *segment.first_chunk::<{ udp::HEADER }>()?;
     let length = usize::from(u16::from_be_bytes([l0, l1]));
-    let is_plausible = (udp::HEADER..=header.payload_length()).contains(&length);
+    let is_plausible = (udp::HEADER..=carrier.length).contains(&length);
     is_plausible.then_some((
         u16::from_be_bytes([s0, s1]),
         u16::from_be_bytes([d0, d1]),
@@ -232,15 +296,15 @@ fn udp_fields<B: Buffer>(packet: &B, header: &Ipv4Header) -> Option<(u16, u16, u
     ))
 }
 
-/// Whether the UDP checksum over `length` bytes is right or absent.
-fn is_udp_intact<B: Buffer>(packet: &B, header: &Ipv4Header, length: usize) -> bool {
-    let field = packet.head().get(header.header_length + 6..);
+/// Whether the UDP checksum over `length` bytes is right, or absent where it may be.
+fn is_udp_intact<B: Buffer, F: Family>(packet: &B, carrier: &Carrier<F>, length: usize) -> bool {
+    let field = packet.head().get(carrier.header_length + 6..);
     if field.and_then(|field| field.first_chunk::<2>()) == Some(&[0, 0]) {
-        return true;
+        return F::MAY_LACK_CHECKSUM;
     }
-    let mut sum =
-        Checksum::pseudo_header(header.source, header.destination, ipv4::UDP, length as u16);
-    add_range(&mut sum, packet, header.header_length, length);
+    let (source, destination) = (carrier.source, carrier.destination);
+    let mut sum = F::pseudo_header(source, destination, ipv4::UDP, length as u16);
+    add_range(&mut sum, packet, carrier.header_length, length);
     sum.is_valid()
 }
 

@@ -1,33 +1,33 @@
 //! From a socket to the engine's output.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Host;
+use super::family::Family;
 use super::long::partial_header;
 use super::neighbors::Sender;
 use super::output::{Outgoing, Plan};
-use super::template::HEADERS;
 use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::Checksum;
 use crate::drops::DropReason;
-use crate::ipv4;
 use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{self, SendOutcome, UdpDatagram, UdpSend, UdpSocketId};
+use crate::{ethernet, ipv4};
 
 /// What a send needs to know of its socket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Local {
+pub(super) struct Local<F = Ipv4Addr> {
     pub(super) id: UdpSocketId,
-    pub(super) address: Option<Ipv4Addr>,
+    pub(super) address: Option<F>,
     pub(super) port: u16,
 }
 
 /// Everything that is decided about a datagram before any memory is touched.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) plan: Plan,
-    pub(super) outgoing: Outgoing,
+pub(super) struct Ready<F = Ipv4Addr> {
+    pub(super) plan: Plan<F>,
+    pub(super) outgoing: Outgoing<F>,
     /// The UDP header.
     pub(super) header: [u8; udp::HEADER],
 }
@@ -47,11 +47,25 @@ impl<B: Buffer> Host<B> {
         burst: &mut Vec<UdpSend<B>>,
         pool: &mut A,
     ) -> SendOutcome {
+        match is_ipv6(id) {
+            false => self.send_udp_of::<Ipv4Addr, A>(now, id, burst, pool),
+            true => self.send_udp_of::<Ipv6Addr, A>(now, id, burst, pool),
+        }
+    }
+
+    #[inline(always)]
+    fn send_udp_of<F: Family, A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        id: UdpSocketId,
+        burst: &mut Vec<UdpSend<B>>,
+        pool: &mut A,
+    ) -> SendOutcome {
         let offered = burst.len();
-        let Some(local) = self.local(id) else {
+        let Some(local) = self.local::<F>(id) else {
             return self.refuse_all(burst);
         };
-        let common = self.write_run(now, &local, burst);
+        let common = F::write_run(self, now, &local, burst);
         for send in burst.drain(..common) {
             if let Payload::Buffer(frame) = send.payload {
                 push_reserved(&mut self.transmit, frame);
@@ -76,11 +90,26 @@ impl<B: Buffer> Host<B> {
         refused: &mut Vec<UdpSend<B>>,
         pool: &mut A,
     ) -> SendOutcome {
+        match is_ipv6(id) {
+            false => self.reply_udp_of::<Ipv4Addr, A>(now, id, burst, refused, pool),
+            true => self.reply_udp_of::<Ipv6Addr, A>(now, id, burst, refused, pool),
+        }
+    }
+
+    #[inline(always)]
+    fn reply_udp_of<F: Family, A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        id: UdpSocketId,
+        burst: &mut Vec<UdpDatagram<B>>,
+        refused: &mut Vec<UdpSend<B>>,
+        pool: &mut A,
+    ) -> SendOutcome {
         let offered = burst.len();
         let before = refused.len();
-        let local = self.local(id);
+        let local = self.local::<F>(id);
         if let Some(local) = &local {
-            let common = self.write_run(now, local, burst);
+            let common = F::write_run(self, now, local, burst);
             for datagram in burst.drain(..common) {
                 push_reserved(&mut self.transmit, datagram.payload);
             }
@@ -96,8 +125,8 @@ impl<B: Buffer> Host<B> {
         self.finish_burst(now, offered, refused.len() - before, pool)
     }
 
-    fn local(&self, id: UdpSocketId) -> Option<Local> {
-        let socket = self.sockets.get(id)?;
+    fn local<F: Family>(&self, id: UdpSocketId) -> Option<Local<F>> {
+        let socket = F::sockets(self).get(id)?;
         Some(Local {
             id,
             address: socket.address,
@@ -136,10 +165,10 @@ impl<B: Buffer> Host<B> {
 
     /// Sends those of a burst that can be sent, and leaves the others in it.
     #[inline(never)]
-    fn send_each<A: Allocator<Buffer = B>>(
+    fn send_each<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         burst: &mut Vec<UdpSend<B>>,
         pool: &mut A,
     ) {
@@ -165,14 +194,14 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Sends one datagram, whose payload it takes; or refuses it and leaves it as it is.
-    fn send_one<A: Allocator<Buffer = B>>(
+    fn send_one<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
-        if self.write_run(now, local, std::slice::from_mut(send)) == 0 {
+        if F::write_run(self, now, local, std::slice::from_mut(send)) == 0 {
             return self.send_slow(now, local, send, pool);
         }
         let taken = std::mem::replace(&mut send.payload, Payload::Empty);
@@ -184,10 +213,10 @@ impl<B: Buffer> Host<B> {
 
     /// Sends any datagram.
     #[inline(never)]
-    pub(super) fn send_slow<A: Allocator<Buffer = B>>(
+    pub(super) fn send_slow<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
@@ -198,9 +227,10 @@ impl<B: Buffer> Host<B> {
         }
         let length = udp::HEADER + send.payload.len();
         let offloads_fragmentation = self.offloads_fragmentation;
-        let is_cut_later =
-            |plan: &Plan| offloads_fragmentation && plan.is_direct() && plan.must_fragment(length);
-        let header = |plan: &Plan, source, destination, payload: &_| match is_cut_later(plan) {
+        let is_cut_later = |plan: &Plan<F>| {
+            F::HAS_UFO && offloads_fragmentation && plan.is_direct() && plan.must_fragment(length)
+        };
+        let header = |plan: &Plan<F>, source, destination, payload: &_| match is_cut_later(plan) {
             true => partial_header(source, destination, payload),
             false => header(source, destination, payload),
         };
@@ -209,8 +239,9 @@ impl<B: Buffer> Host<B> {
         if is_cut_later(&ready.plan) {
             return self.send_to_be_fragmented(ready, send, pool);
         }
+        let headers = ethernet::HEADER + F::HEADER + udp::HEADER;
         let is_in_place = match &send.payload {
-            Payload::Buffer(buffer) => buffer.headroom() >= HEADERS,
+            Payload::Buffer(buffer) => buffer.headroom() >= headers,
             Payload::Bytes(_) | Payload::Empty => false,
         };
         if !is_in_place || ready.plan.must_fragment(length) {
@@ -225,46 +256,45 @@ impl<B: Buffer> Host<B> {
             {
                 *room = ready.header;
             }
-            self.output(&ready.plan, &ready.outgoing, buffer);
+            F::output(self, &ready.plan, &ready.outgoing, buffer);
         }
         Ok(())
     }
 
     /// Decides where and how a datagram goes, and computes its header by `header`, from the plan,
     /// source, destination and payload. Whether there is room is still to be checked.
-    pub(super) fn prepare<A: Allocator<Buffer = B>>(
+    pub(super) fn prepare<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &UdpSend<B>,
-        header: impl FnOnce(&Plan, SocketAddrV4, SocketAddrV4, &Payload<B>) -> [u8; udp::HEADER],
+        header: impl FnOnce(&Plan<F>, (F, u16), (F, u16), &Payload<B>) -> [u8; udp::HEADER],
         pool: &mut A,
-    ) -> Result<Ready, DropReason> {
-        let SocketAddr::V4(peer) = send.destination else {
-            return Err(DropReason::NoRoute);
-        };
-        if peer.port() == 0 || send.ttl == Some(0) {
+    ) -> Result<Ready<F>, DropReason> {
+        let destination = F::of(send.destination.ip()).ok_or(DropReason::NoRoute)?;
+        let peer = (destination, send.destination.port());
+        if peer.1 == 0 || send.ttl == Some(0) {
             return Err(DropReason::Malformed);
         }
         if send.payload.len() > udp::MAX_PAYLOAD {
             return Err(DropReason::TooBig);
         }
-        let plan = self.plan(now, *peer.ip(), pool)?;
+        let plan = F::plan(self, now, destination, pool)?;
         let source = self.source(local, send.source, plan.source)?;
-        let source_and_port = SocketAddrV4::new(source, local.port);
+        let source_and_port = (source, local.port);
         let header = header(&plan, source_and_port, peer, &send.payload);
         Ok(Ready {
             plan,
             outgoing: Outgoing {
                 source,
-                destination: *peer.ip(),
+                destination,
                 protocol: ipv4::UDP,
                 ttl: send.ttl.unwrap_or(self.ttl),
                 dscp_ecn: send.dscp_ecn,
                 sender: Some(Sender {
                     id: local.id,
-                    local: source_and_port,
-                    peer,
+                    local: source.endpoint(local.port).into(),
+                    peer: send.destination,
                 }),
             },
             header,
@@ -274,48 +304,50 @@ impl<B: Buffer> Host<B> {
     /// The source address of a datagram: what was asked for if it is ours and the socket's,
     /// else the socket's, else ours on the route.
     #[inline]
-    fn source(
+    fn source<F: Family>(
         &self,
-        local: &Local,
+        local: &Local<F>,
         asked: Option<IpAddr>,
-        on_route: Ipv4Addr,
-    ) -> Result<Ipv4Addr, DropReason> {
+        on_route: F,
+    ) -> Result<F, DropReason> {
         let default = local.address.unwrap_or(on_route);
-        match asked {
-            None => Ok(default),
-            Some(IpAddr::V4(asked)) if asked == default => Ok(default),
-            Some(IpAddr::V4(asked)) if local.address.is_none() && self.addresses.is_own(asked) => {
-                Ok(asked)
-            }
-            Some(IpAddr::V4(asked))
-                if asked.is_unspecified() || self.addresses.is_broadcast(asked) =>
-            {
-                Ok(default)
-            }
-            Some(_) => Err(DropReason::BadSource),
+        let Some(asked) = asked else {
+            return Ok(default);
+        };
+        match F::of(asked).ok_or(DropReason::BadSource)? {
+            asked if asked == default => Ok(default),
+            asked if local.address.is_none() && asked.is_own(self) => Ok(asked),
+            asked if asked.is_no_source(self) => Ok(default),
+            _ => Err(DropReason::BadSource),
         }
     }
 
     /// Sends a datagram that can not be sent where it lies.
     #[inline(never)]
-    fn send_copy<A: Allocator<Buffer = B>>(
+    fn send_copy<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
-        ready: &Ready,
+        ready: &Ready<F>,
         send: &UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
         if !self.copy(&ready.plan, &ready.header, &send.payload, pool) {
             return Err(DropReason::PoolEmpty);
         }
-        self.output_pieces(&ready.plan, &ready.outgoing);
+        F::output_pieces(self, &ready.plan, &ready.outgoing);
         Ok(())
     }
 }
 
+/// Whether a socket is one of IPv6.
+#[inline(always)]
+pub(super) fn is_ipv6(id: UdpSocketId) -> bool {
+    id.slot & <Ipv6Addr as Family>::SOCKET_MARK != 0
+}
+
 /// The UDP header for `payload`.
-fn header<B: Buffer>(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+fn header<F: Family, B: Buffer>(
+    source: (F, u16),
+    destination: (F, u16),
     payload: &Payload<B>,
 ) -> [u8; udp::HEADER] {
     finish_header(source, destination, payload.len(), |sum| {
@@ -325,15 +357,15 @@ fn header<B: Buffer>(
 
 /// A UDP header with its checksum (RFC 768: zero is sent as all ones), for a payload of `length`
 /// bytes, at most 65 507, that `add` sums up.
-fn finish_header(
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+fn finish_header<F: Family>(
+    (source, source_port): (F, u16),
+    (destination, destination_port): (F, u16),
     length: usize,
     add: impl FnOnce(&mut Checksum),
 ) -> [u8; udp::HEADER] {
     let length = (udp::HEADER + length) as u16;
-    let mut sum = Checksum::pseudo_header(*source.ip(), *destination.ip(), ipv4::UDP, length);
-    let ports = u64::from(source.port()) << 48 | u64::from(destination.port()) << 32;
+    let mut sum = F::pseudo_header(source, destination, ipv4::UDP, length);
+    let ports = u64::from(source_port) << 48 | u64::from(destination_port) << 32;
     let header = ports | u64::from(length) << 16;
     sum.add(&header.to_be_bytes());
     add(&mut sum);

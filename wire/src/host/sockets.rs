@@ -1,9 +1,10 @@
 //! UDP sockets: who gets a datagram, and what waits for them.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
 use super::config::Limits;
+use super::family::Family;
 use super::random::{KeyedHash, Random};
 use crate::udp::{UdpDatagram, UdpError, UdpSocketId};
 
@@ -21,7 +22,9 @@ pub enum BindError {
     #[error("{0} is in use; close the other socket or choose another port (0: any)")]
     AddressInUse(SocketAddr),
     /// The address is not one of this host.
-    #[error("{0} is not an address of this host; use one of its addresses, or 0.0.0.0 for any")]
+    #[error(
+        "{0} is not an address of this host; use one of its addresses, or 0.0.0.0 or [::] for any"
+    )]
     AddressNotOurs(SocketAddr),
     /// Every ephemeral port is in use.
     #[error("no ephemeral port is free; close sockets or choose a port below 49152")]
@@ -29,9 +32,6 @@ pub enum BindError {
     /// The limit of sockets is reached.
     #[error("the host has as many sockets as limits.sockets allows; close some or raise it")]
     TooManySockets,
-    /// The address is IPv6, which this engine does not handle.
-    #[error("{0} is IPv6, which this version does not handle; use an IPv4 address")]
-    Unsupported(SocketAddr),
 }
 
 /// Why a socket can not be connected.
@@ -44,18 +44,18 @@ pub enum ConnectError {
     /// The peer's address or port is not one that a host can have.
     #[error("{0} can not be a peer; use the unicast address and the port of a host")]
     BadPeer(SocketAddr),
-    /// The address is IPv6, which this engine does not handle.
-    #[error("{0} is IPv6, which this version does not handle; use an IPv4 address")]
-    Unsupported(SocketAddr),
+    /// The socket is bound to an address of the other family.
+    #[error("{0} is of another IP version than the socket; bind one to 0.0.0.0 or [::] as needed")]
+    FamiliesDiffer(SocketAddr),
 }
 
 #[derive(Debug)]
-pub(super) struct Socket<B> {
+pub(super) struct Socket<B, F: Family> {
     generation: u32,
     /// `None`: any address of ours.
-    pub(super) address: Option<Ipv4Addr>,
+    pub(super) address: Option<F>,
     pub(super) port: u16,
-    pub(super) peer: Option<SocketAddrV4>,
+    pub(super) peer: Option<F::Endpoint>,
     pub(super) received: Vec<UdpDatagram<B>>,
     pub(super) errors: Vec<UdpError>,
     /// Whether the socket is in the ready list.
@@ -75,23 +75,23 @@ struct Port {
 /// Ports in one page of the port table.
 const PAGE: usize = 256;
 
-/// All sockets.
+/// All sockets of one address family.
 #[derive(Debug)]
-pub(super) struct Sockets<B> {
-    sockets: Vec<Socket<B>>,
+pub(super) struct Sockets<B, F: Family> {
+    sockets: Vec<Socket<B, F>>,
     free: Vec<u32>,
     /// The port table, in pages that are made when a port in them is first bound: a lookup is two
     /// loads, and nothing that an attacker can make collide.
     pages: Vec<Option<Box<[Port; PAGE]>>>,
-    specific: HashMap<(Ipv4Addr, u16), u32, KeyedHash>,
+    specific: HashMap<(F, u16), u32, KeyedHash>,
     /// The last specific socket that was found.
-    last: Option<((Ipv4Addr, u16), u32)>,
+    last: Option<((F, u16), u32)>,
     ready: VecDeque<UdpSocketId>,
     most: usize,
     pub(super) queue: usize,
 }
 
-impl<B> Sockets<B> {
+impl<B, F: Family> Sockets<B, F> {
     pub(super) fn new(limits: &Limits, random: &mut Random) -> Self {
         Sockets {
             sockets: Vec::new(),
@@ -109,7 +109,7 @@ impl<B> Sockets<B> {
     /// 3.3.1).
     pub(super) fn bind(
         &mut self,
-        address: Option<Ipv4Addr>,
+        address: Option<F>,
         port: u16,
         random: &mut Random,
     ) -> Result<UdpSocketId, BindError> {
@@ -125,8 +125,8 @@ impl<B> Sockets<B> {
             Some(address) => self.specific.contains_key(&(address, port)),
         };
         if is_taken {
-            let ip = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-            return Err(BindError::AddressInUse(SocketAddrV4::new(ip, port).into()));
+            let ip = address.unwrap_or(F::UNSPECIFIED);
+            return Err(BindError::AddressInUse(ip.endpoint(port).into()));
         }
         let slot = self.insert(address, port);
         let entry = self.port_mut(port);
@@ -153,7 +153,7 @@ impl<B> Sockets<B> {
         socket.peer = None;
         socket.received = Vec::new();
         socket.errors = Vec::new();
-        self.free.push(id.slot);
+        self.free.push(Self::index(id) as u32);
         self.last = None;
         let entry = self.port_mut(port);
         match address {
@@ -172,11 +172,12 @@ impl<B> Sockets<B> {
     #[inline(always)]
     pub(super) fn find(
         &mut self,
-        source: SocketAddrV4,
-        destination: SocketAddrV4,
+        source: F::Endpoint,
+        destination: F::Endpoint,
         is_broadcast: bool,
     ) -> Option<UdpSocketId> {
-        let port = self.port(destination.port());
+        let (address, number) = F::parts(destination);
+        let port = self.port(number);
         let any = port
             .any
             .checked_sub(1)
@@ -185,7 +186,7 @@ impl<B> Sockets<B> {
             return any.map(|(slot, _)| self.id(slot));
         }
         let specific = self
-            .find_specific(*destination.ip(), destination.port())
+            .find_specific(address, number)
             .and_then(|slot| self.accepts(slot, source));
         let found = match (specific, any) {
             (Some((_, false)), Some((slot, true)))
@@ -199,7 +200,7 @@ impl<B> Sockets<B> {
     /// Whether the socket in `slot` takes what `source` sends, and if so whether because it is
     /// connected to it.
     #[inline]
-    fn accepts(&self, slot: u32, source: SocketAddrV4) -> Option<(u32, bool)> {
+    fn accepts(&self, slot: u32, source: F::Endpoint) -> Option<(u32, bool)> {
         match self.sockets.get(slot as usize)?.peer {
             None => Some((slot, false)),
             Some(peer) => (peer == source).then_some((slot, true)),
@@ -207,7 +208,7 @@ impl<B> Sockets<B> {
     }
 
     #[inline(never)]
-    fn find_specific(&mut self, address: Ipv4Addr, port: u16) -> Option<u32> {
+    fn find_specific(&mut self, address: F, port: u16) -> Option<u32> {
         let key = (address, port);
         if let Some((_, slot)) = self.last.filter(|(last, _)| *last == key) {
             return Some(slot);
@@ -224,7 +225,7 @@ impl<B> Sockets<B> {
         id: UdpSocketId,
         datagram: UdpDatagram<B>,
     ) -> Result<(), UdpDatagram<B>> {
-        let socket = self.sockets.get_mut(id.slot as usize);
+        let socket = self.sockets.get_mut(Self::index(id));
         match socket.filter(|socket| socket.generation == id.generation && socket.is_open) {
             Some(socket) if socket.received.len() < self.queue => {
                 socket.received.push(datagram);
@@ -286,16 +287,16 @@ impl<B> Sockets<B> {
     }
 
     #[inline]
-    pub(super) fn get(&self, id: UdpSocketId) -> Option<&Socket<B>> {
+    pub(super) fn get(&self, id: UdpSocketId) -> Option<&Socket<B, F>> {
         self.sockets
-            .get(id.slot as usize)
+            .get(Self::index(id))
             .filter(|socket| socket.generation == id.generation && socket.is_open)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, id: UdpSocketId) -> Option<&mut Socket<B>> {
+    pub(super) fn get_mut(&mut self, id: UdpSocketId) -> Option<&mut Socket<B, F>> {
         self.sockets
-            .get_mut(id.slot as usize)
+            .get_mut(Self::index(id))
             .filter(|socket| socket.generation == id.generation && socket.is_open)
     }
 
@@ -315,10 +316,19 @@ impl<B> Sockets<B> {
             .sockets
             .get(slot as usize)
             .map_or(0, |socket| socket.generation);
-        UdpSocketId { slot, generation }
+        UdpSocketId {
+            slot: slot | F::SOCKET_MARK,
+            generation,
+        }
     }
 
-    fn insert(&mut self, address: Option<Ipv4Addr>, port: u16) -> u32 {
+    /// Where the socket is that `id` names; nowhere if it is of another family.
+    #[inline(always)]
+    fn index(id: UdpSocketId) -> usize {
+        (id.slot ^ F::SOCKET_MARK) as usize
+    }
+
+    fn insert(&mut self, address: Option<F>, port: u16) -> u32 {
         let mut socket = Socket {
             generation: 0,
             address,

@@ -3,12 +3,13 @@
 //! The host does not own the engine, which works on another kind of payload besides packet
 //! memory. It keeps what arrived until [`exchange`] takes it, and sends what the engine has.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Host;
+use super::family::Family;
 use super::icmp::Cited;
 use super::output::{Outgoing as Packet, Plan, frames_of};
-use super::receive::{Arrival, Link};
+use super::receive::{Carrier, Link};
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
 use crate::offload::{ChecksumState, Offload, Segmentation};
@@ -110,22 +111,21 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Keeps a segment for the engine.
-    pub(super) fn receive_tcp(&mut self, mut packet: B, arrival: &Arrival) {
-        let header = &arrival.header;
-        if arrival.is_broadcast {
+    pub(super) fn receive_tcp<F: Family>(&mut self, mut packet: B, carrier: &Carrier<F>) {
+        if carrier.is_group {
             // RFC 9293, section 3.9.2.3: no connection with a group.
             return self.drop_received(DropReason::NotForOurAddress);
         }
-        packet.trim_front(header.header_length);
-        if arrival.link == Link::Loopback {
+        packet.trim_front(carrier.header_length);
+        if carrier.link == Link::Loopback {
             // It lies in memory that we send from. Were it kept there until it is read, nothing
             // might be left to send what the reader waits for.
             packet.detach();
         }
-        let (source, destination) = (header.source.into(), header.destination.into());
+        let (source, destination) = (carrier.source.into(), carrier.destination.into());
         let offload = packet.offload();
         let must_verify = offload.checksum == ChecksumState::Plain;
-        let parsed = Segment::parse(source, destination, header.dscp_ecn, packet, must_verify);
+        let parsed = Segment::parse(source, destination, carrier.dscp_ecn, packet, must_verify);
         match parsed {
             Err(reason) => self.drop_received(reason),
             Ok(_) if self.tcp_segments.len() >= MOST_WAITING => {
@@ -160,11 +160,23 @@ impl<B: Buffer> Host<B> {
             (icmp::UNREACHABLE, 2 | 3 | 9 | 10 | 13) => TcpIcmpKind::Refused,
             _ => TcpIcmpKind::Unreachable,
         };
+        self.report_to_tcp(cited, kind)
+    }
+
+    /// Keeps what an error says of a segment of ours for the engine.
+    pub(super) fn report_to_tcp(
+        &mut self,
+        cited: &Cited,
+        kind: TcpIcmpKind,
+    ) -> Result<(), DropReason> {
+        if !self.has_tcp {
+            return Err(DropReason::IcmpIgnored);
+        }
         if self.tcp_errors.len() >= MOST_WAITING {
             return Err(DropReason::MailboxFull);
         }
         let icmp = TcpIcmp {
-            flow: Flow::new(cited.local.into(), cited.peer.into()),
+            flow: Flow::new(cited.local, cited.peer),
             sequence: SeqNumber(cited.behind_ports),
             kind,
         };
@@ -224,7 +236,7 @@ impl<B: Buffer> Host<B> {
             && cited.protocol == ipv4::TCP
             && self.has_tcp
         {
-            let flow = Flow::new(cited.local.into(), cited.peer.into());
+            let flow = Flow::new(cited.local, cited.peer);
             self.report_tcp_unreachable(flow, SeqNumber(cited.behind_ports));
         }
     }
@@ -241,29 +253,48 @@ impl<B: Buffer> Host<B> {
         B: Attach<S>,
         S: SharedPayload,
     {
-        let (SocketAddr::V4(local), SocketAddr::V4(remote)) =
-            (outgoing.flow.local(), outgoing.flow.remote())
-        else {
-            return Err(DropReason::NoRoute);
-        };
-        let plan = self.plan(now, *remote.ip(), pool)?;
+        match (outgoing.flow.local().ip(), outgoing.flow.remote().ip()) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                self.send_tcp_over::<Ipv4Addr, A, S>(now, (local, remote), outgoing, pool)
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                self.send_tcp_over::<Ipv6Addr, A, S>(now, (local, remote), outgoing, pool)
+            }
+            _ => Err(DropReason::NoRoute),
+        }
+    }
+
+    fn send_tcp_over<F, A, S>(
+        &mut self,
+        now: Instant,
+        (local, remote): (F, F),
+        outgoing: &mut Outgoing<S>,
+        pool: &mut A,
+    ) -> Result<Sent, DropReason>
+    where
+        F: Family,
+        A: Allocator<Buffer = B>,
+        B: Attach<S>,
+        S: SharedPayload,
+    {
+        let plan = F::plan(self, now, remote, pool)?;
         self.check_length(&plan, outgoing)?;
         self.check_room(&plan, 0)?;
         let is_long = outgoing.segment_size > 0;
         if is_long && !plan.is_direct() {
             return Ok(Sent::Split);
         }
-        let offload = outgoing.offload(ethernet::HEADER + ipv4::HEADER);
+        let offload = outgoing.offload(ethernet::HEADER + F::HEADER);
         let packet = outgoing.take_packet(pool).ok_or(DropReason::PoolEmpty)?;
         let fields = Packet {
-            source: *local.ip(),
-            destination: *remote.ip(),
+            source: local,
+            destination: remote,
             protocol: ipv4::TCP,
             ttl: self.ttl,
             dscp_ecn: outgoing.dscp_ecn,
             sender: None,
         };
-        self.output(&plan, &fields, packet);
+        F::output(self, &plan, &fields, packet);
         if is_long {
             self.describe_last(offload)?;
         }
@@ -287,9 +318,9 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Whether a segment fits the path as it is; if not, the engine is told.
-    fn check_length<S: SharedPayload>(
+    fn check_length<F: Family, S: SharedPayload>(
         &mut self,
-        plan: &Plan,
+        plan: &Plan<F>,
         outgoing: &Outgoing<S>,
     ) -> Result<(), DropReason> {
         let header = HEADER + outgoing.header.options.length();

@@ -1,6 +1,7 @@
 //! Trains: many datagrams to one peer in one packet, which the device or the driver cuts (USO).
 
 use super::Host;
+use super::family::Family;
 use super::long::partial_header;
 use super::output::Plan;
 use super::send::Local;
@@ -12,10 +13,10 @@ use crate::udp::{self, UdpSend};
 
 impl<B: Buffer> Host<B> {
     /// Sends the payload of `send` in datagrams of `size` bytes each.
-    pub(super) fn send_train<A: Allocator<Buffer = B>>(
+    pub(super) fn send_train<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &mut UdpSend<B>,
         size: u16,
         pool: &mut A,
@@ -24,7 +25,7 @@ impl<B: Buffer> Host<B> {
         if size == 0 || datagrams > udp::LONGEST_TRAIN {
             return Err(DropReason::TooBig);
         }
-        let header = |_: &Plan, source, destination, payload: &_| {
+        let header = |_: &Plan<F>, source, destination, payload: &_| {
             partial_header(source, destination, payload)
         };
         let ready = self.prepare(now, local, send, header, pool)?;
@@ -40,10 +41,10 @@ impl<B: Buffer> Host<B> {
 
     /// Nobody cuts what stays here. All of it stays, or nothing: who is refused offers all again.
     #[cold]
-    fn send_train_to_ourselves<A: Allocator<Buffer = B>>(
+    fn send_train_to_ourselves<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
-        local: &Local,
+        local: &Local<F>,
         send: &mut UdpSend<B>,
         size: u16,
         pool: &mut A,

@@ -6,10 +6,8 @@ use super::{
 use crate::buffer::{Allocator, Buffer, allocate_up_to, extend};
 use crate::checksum;
 use crate::drops::DropReason;
-use crate::{ethernet, ipv4, udp};
+use crate::{ethernet, ipv4, ipv6, udp};
 
-/// Bytes in an IPv6 header (RFC 8200, section 3).
-const IPV6_HEADER: usize = 40;
 /// The least TCP header (RFC 9293, section 3.1).
 const TCP_HEADER: usize = 20;
 /// Where the flags of a TCP header are.
@@ -73,7 +71,7 @@ fn cut<A: Allocator>(
     // Lengths and offsets have 16 bits; that of IPv6 does not count its own header.
     let uncounted = match layout.version {
         Version::V4 => layout.network,
-        Version::V6 => layout.network + IPV6_HEADER,
+        Version::V6 => layout.network + ipv6::HEADER,
     };
     if packet.len() > uncounted + ipv4::MAX_PACKET {
         return Err(DropReason::Malformed);
@@ -109,7 +107,7 @@ fn layout(head: &[u8], segmentation: &Segmentation) -> Option<Layout> {
             *head.get(network + 9)?,
         ),
         // Behind extension headers it is unknown what is to be counted and summed.
-        (ethernet::IPV6, 6) => (Version::V6, IPV6_HEADER, *head.get(network + 6)?),
+        (ethernet::IPV6, 6) => (Version::V6, ipv6::HEADER, *head.get(network + 6)?),
         _ => return None,
     };
     let transport = network + length;
@@ -239,7 +237,7 @@ fn finish_network(head: &mut [u8], length: usize, index: usize, layout: &Layout)
             finish_network_checksum(network)
         }
         Version::V6 => {
-            let payload = packet.checked_sub(IPV6_HEADER)? as u16;
+            let payload = packet.checked_sub(ipv6::HEADER)? as u16;
             network
                 .get_mut(4..6)?
                 .copy_from_slice(&payload.to_be_bytes());
@@ -300,7 +298,7 @@ fn finish_checksum<B: Buffer>(
     let head = piece.head_mut();
     let addresses = match layout.version {
         Version::V4 => head.get(layout.network + 12..layout.network + 20)?,
-        Version::V6 => head.get(layout.network + 8..layout.network + IPV6_HEADER)?,
+        Version::V6 => head.get(layout.network + 8..layout.network + ipv6::HEADER)?,
     };
     let sum = pseudo_header_sum(addresses, protocol, length);
     let field = layout.transport + offset;
@@ -317,7 +315,7 @@ fn finish_checksum<B: Buffer>(
 
 /// The sum of a pseudo-header (RFC 768, RFC 8200 section 8.1), not complemented: what the field of
 /// a partial checksum holds. `addresses` are source and destination of either version.
-pub(crate) fn pseudo_header_sum(addresses: &[u8], protocol: u8, length: usize) -> u16 {
+pub(super) fn pseudo_header_sum(addresses: &[u8], protocol: u8, length: usize) -> u16 {
     let mut sum = checksum::Checksum::new();
     sum.add(addresses);
     sum.add(&(length as u32).to_be_bytes());

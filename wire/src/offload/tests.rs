@@ -1,6 +1,7 @@
 use etherparse::{PacketBuilder, VlanId};
 use proptest::prelude::*;
 
+use super::segment::pseudo_header_sum;
 use super::*;
 use crate::buffer::{Heap, HeapBuffer};
 use crate::drops::DropReason;
@@ -34,7 +35,7 @@ fn packet(protocol: u8, payload: &[u8], cuts: &[usize]) -> HeapBuffer {
     bytes.extend(transport);
     bytes.extend(payload);
     let length = transport.len() + payload.len();
-    let sum = pseudo_header_sum(&[10, 0, 0, 1, 10, 0, 0, 2], protocol, length);
+    let sum = segment::pseudo_header_sum(&[10, 0, 0, 1, 10, 0, 0, 2], protocol, length);
     let field = 34 + offset(protocol);
     bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     if protocol == ipv4::UDP {

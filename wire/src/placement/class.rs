@@ -5,23 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::flow::{Addresses, Flow, Ports, Transport};
 use crate::arp::{ArpOperation, ArpPacket};
 use crate::ethernet::{self, EthernetHeader};
-use crate::{icmp, ipv4};
-
-/// Bytes in an IPv6 header (RFC 8200, section 3).
-const IPV6_HEADER: usize = 40;
+use crate::{icmp, icmp6, ipv4, ipv6};
 
 /// IPv6 extension headers that are looked through (RFC 8200, section 4): hop-by-hop options,
 /// routing, destination options.
-const EXTENSIONS: [u8; 3] = [0, 43, 60];
-
-/// Protocol number of the IPv6 fragment header.
-const FRAGMENT: u8 = 44;
-
-/// Extension headers that are looked through; behind more of them ports do not count.
-const MOST_EXTENSIONS: usize = 8;
-
-/// Protocol number of ICMPv6.
-const ICMPV6: u8 = 58;
+const EXTENSIONS: [u8; 3] = [ipv6::HOP_BY_HOP, ipv6::ROUTING, ipv6::DESTINATION_OPTIONS];
 
 /// What a frame is for placement.
 ///
@@ -153,7 +141,7 @@ impl<'a> Packet<'a> {
     }
 
     fn parse_v6(packet: &'a [u8]) -> Option<Self> {
-        let (header, mut segment) = packet.split_first_chunk::<IPV6_HEADER>()?;
+        let (header, mut segment) = packet.split_first_chunk::<{ ipv6::HEADER }>()?;
         let (fixed, addresses) = header.split_first_chunk::<8>()?;
         let (source, destination) = addresses.split_first_chunk::<16>()?;
         let [first, _, _, _, _, _, mut protocol, _] = *fixed;
@@ -161,9 +149,9 @@ impl<'a> Packet<'a> {
             return None;
         }
         let mut part = Part::Whole;
-        for _ in 0..MOST_EXTENSIONS {
+        for _ in 0..ipv6::MOST_EXTENSIONS {
             let length = match (protocol, segment) {
-                (FRAGMENT, [_, _, o0, o1, ..]) => {
+                (ipv6::FRAGMENT, [_, _, o0, o1, ..]) => {
                     let field = u16::from_be_bytes([*o0, *o1]);
                     part = Part::new(field >> 3, field & 1 != 0);
                     8
@@ -191,8 +179,14 @@ impl<'a> Packet<'a> {
     fn class(self) -> Class {
         let kind = self.segment.first().copied();
         match (self.part, self.protocol, kind) {
-            (Part::Whole, ICMPV6, Some(135)) => return Class::NeighborSolicitation,
-            (Part::Whole, ICMPV6, Some(134 | 136 | 137)) => return Class::NeighborAdvertisement,
+            (Part::Whole, ipv6::ICMP, Some(icmp6::NEIGHBOR_SOLICITATION)) => {
+                return Class::NeighborSolicitation;
+            }
+            (
+                Part::Whole,
+                ipv6::ICMP,
+                Some(icmp6::ROUTER_ADVERTISEMENT | icmp6::NEIGHBOR_ADVERTISEMENT | icmp6::REDIRECT),
+            ) => return Class::NeighborAdvertisement,
             _ => {}
         }
         let ports = (self.part == Part::Whole).then(|| self.ports()).flatten();
@@ -232,7 +226,13 @@ impl<'a> Packet<'a> {
                 kind,
                 icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM
             ),
-            ICMPV6 => matches!(kind, 1..=4),
+            ipv6::ICMP => matches!(
+                kind,
+                icmp6::UNREACHABLE
+                    | icmp6::PACKET_TOO_BIG
+                    | icmp6::TIME_EXCEEDED
+                    | icmp6::PARAMETER_PROBLEM
+            ),
             _ => false,
         };
         if !is_error || self.part != Part::Whole {

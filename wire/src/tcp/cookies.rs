@@ -133,7 +133,7 @@ mod tests {
             let now = Instant::from_nanos(milliseconds * 1_000_000);
             for bits in [0, 1, 31, 63] {
                 let value = timestamp(now, 0, Offer(bits));
-                assert_eq!(value & 63, bits.into());
+                assert_eq!(value & 63, u32::from(bits));
                 assert!(u64::from(value) <= milliseconds && u64::from(value) + 64 > milliseconds);
             }
         }

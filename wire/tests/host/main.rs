@@ -3,9 +3,11 @@
 //! test.
 
 mod arp;
+mod families;
 mod fragments;
 mod icmp;
 mod ipv4;
+mod ipv6;
 mod link;
 mod robustness;
 mod sockets;

@@ -35,8 +35,8 @@ fn an_address_is_bound_once_and_is_ours() {
         Err(BindError::AddressNotOurs(_))
     ));
     assert!(matches!(
-        bind(&mut bed, "[::]:7"),
-        Err(BindError::Unsupported(_))
+        bind(&mut bed, "[fd00::1]:7"),
+        Err(BindError::AddressNotOurs(_))
     ));
     bed.host.close_udp(any);
     let again = bed.bind("0.0.0.0:7");
@@ -130,10 +130,10 @@ fn a_peer_is_one_host() {
             Err(ConnectError::BadPeer(bad))
         );
     }
-    let v6: SocketAddr = "[::1]:1".parse().unwrap();
+    let v6: SocketAddr = "[fd00::2]:1".parse().unwrap();
     assert_eq!(
         bed.host.connect_udp(socket, v6),
-        Err(ConnectError::Unsupported(v6))
+        Err(ConnectError::FamiliesDiffer(v6))
     );
     bed.host.close_udp(socket);
     let closed = bed.host.connect_udp(socket, (PEER, 9).into());
@@ -183,7 +183,18 @@ fn settings_that_can_not_be_are_refused() {
     ] {
         assert_eq!(host(with(bad)), Err(HostError::Address(net(bad))));
     }
-    assert!(matches!(host(with("fe80::1/64")), Err(HostError::Ipv6(_))));
+    for good in ["fd00::1/64", "fe80::1/64", "2001:db8::/127", "fd00::/128"] {
+        assert_eq!(host(with(good)), Ok(()), "{good}");
+    }
+    for bad in [
+        "fd00::/64",
+        "::1/128",
+        "ff02::1/128",
+        "::/128",
+        "::ffff:1.2.3.4/128",
+    ] {
+        assert_eq!(host(with(bad)), Err(HostError::Ipv6Address(net(bad))));
+    }
     let bad = |change: fn(&mut HostConfig)| {
         let mut config = config();
         change(&mut config);
@@ -196,6 +207,11 @@ fn settings_that_can_not_be_are_refused() {
     );
     assert_eq!(bad(|config| config.mtu = 67), HostError::Mtu(67));
     assert_eq!(bad(|config| config.addresses.clear()), HostError::NoAddress);
+    let narrow = HostConfig {
+        mtu: 1279,
+        ..with("fd00::1/64")
+    };
+    assert_eq!(host(narrow), Err(HostError::Ipv6Mtu(1279)));
     assert_eq!(bad(|config| config.ttl = 0), HostError::Ttl);
     assert_eq!(
         bad(|config| config.limits.neighbors = 0),

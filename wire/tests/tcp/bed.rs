@@ -10,7 +10,7 @@ use virtroupe_wire::tcp::{
 };
 use virtroupe_wire::{Buffer, Heap, HeapBuffer, Instant};
 
-use crate::support::{Engine, Family, START, address};
+use crate::support::{Engine, FAMILY, START, address};
 
 pub const FIN: TcpFlags = TcpFlags::FIN;
 pub const SYN: TcpFlags = TcpFlags::SYN;
@@ -100,7 +100,7 @@ impl Bed {
             connection: options,
             ..ListenOptions::default()
         };
-        let local = address(Family::V4, 1, 80);
+        let local = address(FAMILY, 1, 80);
         self.engine.listen(local, options).expect("it is free")
     }
 
@@ -272,7 +272,7 @@ impl Bed {
 
 /// From port `port` of the peer to our port 80.
 pub fn flow(port: u16) -> Flow {
-    Flow::new(address(Family::V4, 2, port), address(Family::V4, 1, 80))
+    Flow::new(address(FAMILY, 2, port), address(FAMILY, 1, 80))
 }
 
 /// A segment, as the network would bring it.

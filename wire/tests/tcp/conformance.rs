@@ -8,7 +8,7 @@ use virtroupe_wire::tcp::{
 
 use crate::bed::{ACK, Bed, FIN, OURS, RST, SYN, Sent, plain};
 use crate::network::{Network, Path};
-use crate::support::{Family, content, milliseconds, options, seconds};
+use crate::support::{FAMILY, Family, content, milliseconds, options, seconds};
 
 fn none() -> HeaderOptions {
     HeaderOptions::default()
@@ -188,7 +188,7 @@ fn the_timeout_stays_doubled_until_there_is_a_sample() {
 fn a_path_that_became_slow_is_measured() {
     // A tail loss probe sends a lone segment again each time: only timestamps tell then.
     for (timestamps, length) in [(false, 5000), (true, 500)] {
-        let mut network = Network::new(Family::V4, Path::default(), 1);
+        let mut network = Network::new(FAMILY, Path::default(), 1);
         let (client, _) = network.open(TcpOptions {
             timestamps,
             ..options()

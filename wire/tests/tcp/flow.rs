@@ -6,7 +6,7 @@ use virtroupe_wire::tcp::{
 
 use crate::bed::{ACK, Bed, RST, Sent, plain};
 use crate::network::{Network, Path};
-use crate::support::{Family, content, milliseconds, options, seconds};
+use crate::support::{FAMILY, content, milliseconds, options, seconds};
 
 fn lengths(sent: &[Sent]) -> Vec<usize> {
     sent.iter().map(|sent| sent.payload.len()).collect()
@@ -300,7 +300,7 @@ fn a_reader_that_keeps_up_gets_a_larger_window() {
         delay: milliseconds(50),
         ..Path::default()
     };
-    let mut network = Network::new(Family::V4, path, 1);
+    let mut network = Network::new(FAMILY, path, 1);
     let (client, server) = network.open(options());
     let before = network.engines[1]
         .stats(server)

@@ -1,16 +1,19 @@
-//! TCP over hosts: frames, neighbours, ICMP, and the host itself as peer.
+//! TCP over hosts of both families: frames, neighbours, ICMP, and the host itself as peer.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use bytes::Bytes;
+use etherparse::PacketBuilder;
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::offload::segment;
 use virtroupe_wire::tcp::{
     ConnectionId, ListenOptions, Outgoing, TcpConfig, TcpError, TcpOptions, TcpState,
 };
-use virtroupe_wire::{Buffer, DropReason, Heap, HeapBuffer, Host, HostConfig, Instant};
+use virtroupe_wire::{
+    Buffer, DropReason, Heap, HeapBuffer, Host, HostConfig, Instant, MacAddr, Neighbor,
+};
 
-use crate::support::{Engine, START, content, milliseconds, options};
+use crate::support::{Engine, FAMILIES, Family, START, address, content, milliseconds, options};
 
 /// A host with TCP.
 pub struct Station {
@@ -25,12 +28,7 @@ pub struct Station {
 
 impl Station {
     pub fn new(number: u8) -> Self {
-        let config = HostConfig {
-            mac: virtroupe_wire::MacAddr([2, 0, 0, 0, 0, number]),
-            addresses: vec![format!("10.0.0.{number}/24").parse().expect("an address")],
-            ..HostConfig::default()
-        };
-        let mut host = Host::new(config, number.into()).expect("valid settings");
+        let mut host = Host::new(settings(number), number.into()).expect("valid settings");
         host.set_transmit_room(1000);
         host.enable_tcp();
         Station {
@@ -88,35 +86,57 @@ impl Station {
     }
 }
 
-fn at(number: u8, port: u16) -> SocketAddr {
-    ([10, 0, 0, number], port).into()
+/// The settings of a station of both families. Over IPv6 it knows the others.
+fn settings(number: u8) -> HostConfig {
+    let others = (1..=9).filter(|other| *other != number);
+    let neighbor = |other| Neighbor {
+        address: address(Family::V6, other, 0).ip(),
+        mac: mac(other),
+    };
+    let net = |text: String| text.parse().expect("an address");
+    HostConfig {
+        mac: mac(number),
+        addresses: vec![
+            net(format!("10.0.0.{number}/24")),
+            net(format!("fd00::{number}/64")),
+        ],
+        neighbors: others.map(neighbor).collect(),
+        ..HostConfig::default()
+    }
 }
 
-pub fn open(client: &mut Station, to: u8, now: Instant) -> ConnectionId {
+fn mac(number: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, number])
+}
+
+pub fn open(client: &mut Station, family: Family, to: u8, now: Instant) -> ConnectionId {
+    let (local, remote) = (address(family, 1, 0), address(family, to, 80));
     client
         .engine
-        .connect(now, at(1, 0), at(to, 80), options(), |_| true)
+        .connect(now, local, remote, options(), |_| true)
         .expect("a port is free")
 }
 
 #[test]
 fn a_stream_crosses_two_hosts() {
-    for (most_payload, room) in [(0, 1000), (60_000, 1000), (60_000, 64), (60_000, 1)] {
-        cross(most_payload, room);
+    for family in FAMILIES {
+        for (most_payload, room) in [(0, 1000), (60_000, 1000), (60_000, 64), (60_000, 1)] {
+            cross(family, most_payload, room);
+        }
     }
 }
 
 /// A stream whose sender has a transmit queue of `room` frames.
-fn cross(most_payload: u32, room: usize) {
+fn cross(family: Family, most_payload: u32, room: usize) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
     client.limit(room);
     client.engine.set_most_payload(most_payload);
     let listener = server
         .engine
-        .listen(at(2, 80), ListenOptions::default())
+        .listen(address(family, 2, 80), ListenOptions::default())
         .expect("free");
     let mut now = START;
-    let id = open(&mut client, 2, now);
+    let id = open(&mut client, family, 2, now);
     let (mut frames, mut accepted) = (Vec::new(), None);
     let (mut written, mut read) = (0_u64, Vec::new());
     for _ in 0..2000 {
@@ -143,14 +163,21 @@ fn cross(most_payload: u32, room: usize) {
 
 #[test]
 fn a_host_connects_to_itself() {
+    FAMILIES.into_iter().for_each(connect_to_itself);
+}
+
+fn connect_to_itself(family: Family) {
     let mut station = Station::new(1);
-    let any = ([0, 0, 0, 0], 80).into();
+    let any = match family {
+        Family::V4 => ([0; 4], 80).into(),
+        Family::V6 => ([0; 16], 80).into(),
+    };
     let listener = station
         .engine
         .listen(any, ListenOptions::default())
         .expect("free");
     let mut now = START;
-    let id = open(&mut station, 1, now);
+    let id = open(&mut station, family, 1, now);
     assert_eq!(station.turn(now, Vec::new()).len(), 0, "nothing leaves");
     assert_eq!(station.engine.state(id), Some(TcpState::Established));
     let server = station.engine.accept(now, listener).expect("it is open");
@@ -171,8 +198,12 @@ fn a_host_connects_to_itself() {
 
 #[test]
 fn a_host_without_a_listener_refuses_and_one_without_tcp_says_so() {
+    FAMILIES.into_iter().for_each(be_refused);
+}
+
+fn be_refused(family: Family) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
-    let id = open(&mut client, 2, START);
+    let id = open(&mut client, family, 2, START);
     let mut frames = Vec::new();
     for _ in 0..4 {
         frames = client.turn(START, frames);
@@ -185,17 +216,9 @@ fn a_host_without_a_listener_refuses_and_one_without_tcp_says_so() {
     );
 
     let (mut client, mut server) = (Station::new(1), Station::new(2));
-    server.host = Host::new(
-        HostConfig {
-            mac: virtroupe_wire::MacAddr([2, 0, 0, 0, 0, 2]),
-            addresses: vec!["10.0.0.2/24".parse().expect("an address")],
-            ..HostConfig::default()
-        },
-        2,
-    )
-    .expect("valid settings");
+    server.host = Host::new(settings(2), 2).expect("valid settings");
     server.host.set_transmit_room(100);
-    let id = open(&mut client, 2, START);
+    let id = open(&mut client, family, 2, START);
     let mut frames = Vec::new();
     for _ in 0..4 {
         frames = client.turn(START, frames);
@@ -209,13 +232,17 @@ fn a_host_without_a_listener_refuses_and_one_without_tcp_says_so() {
 /// Somebody who knows the addresses and ports but not the numbers reports a narrow path.
 #[test]
 fn a_forged_path_mtu_is_not_believed() {
+    FAMILIES.into_iter().for_each(forge_a_path_mtu);
+}
+
+fn forge_a_path_mtu(family: Family) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
     server
         .engine
-        .listen(at(2, 80), ListenOptions::default())
+        .listen(address(family, 2, 80), ListenOptions::default())
         .expect("free");
     let mut now = START;
-    let id = open(&mut client, 2, now);
+    let id = open(&mut client, family, 2, now);
     client
         .engine
         .write(now, id, content(0, 0, 200_000))
@@ -230,8 +257,8 @@ fn a_forged_path_mtu_is_not_believed() {
             let mut bytes = frame.to_vec();
             longest = longest.max(bytes.len());
             if bytes.len() > 1400 {
-                bytes[14 + 20 + 4] ^= 0x40; // a sequence number far away
-                forged.push(fragmentation_needed(&bytes, 600));
+                bytes[14 + ip_header(family) + 4] ^= 0x40; // a sequence number far away
+                forged.push(too_big(family, &bytes, narrow(family) - 20));
             }
         }
         frames = server.turn(now, frames);
@@ -245,16 +272,20 @@ fn a_forged_path_mtu_is_not_believed() {
     assert_eq!(client.host.counters().icmp_errors_received, 0);
 }
 
-/// A router says that a link on the path takes only 800 bytes.
+/// A router says that a link on the path takes less than ours.
 #[test]
 fn a_reported_path_mtu_shortens_segments() {
+    FAMILIES.into_iter().for_each(report_a_path_mtu);
+}
+
+fn report_a_path_mtu(family: Family) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
     let listener = server
         .engine
-        .listen(at(2, 80), ListenOptions::default())
+        .listen(address(family, 2, 80), ListenOptions::default())
         .expect("free");
     let mut now = START;
-    let id = open(&mut client, 2, now);
+    let id = open(&mut client, family, 2, now);
     client
         .engine
         .write(now, id, content(0, 0, 20_000))
@@ -267,10 +298,10 @@ fn a_reported_path_mtu_shortens_segments() {
         now = now + milliseconds(1);
         let mut answers = Vec::new();
         sent.retain(|frame| {
-            let is_long = frame.len() > 14 + 800;
+            let is_long = frame.len() > 14 + usize::from(narrow(family));
             if is_long {
                 reports += 1;
-                answers.push(fragmentation_needed(&frame.to_vec(), 800));
+                answers.push(too_big(family, &frame.to_vec(), narrow(family)));
             }
             !is_long
         });
@@ -290,7 +321,13 @@ fn a_reported_path_mtu_shortens_segments() {
     // Another connection to the same host knows it from the beginning.
     let other = client
         .engine
-        .connect(now, at(1, 0), at(2, 80), TcpOptions::default(), |_| true)
+        .connect(
+            now,
+            address(family, 1, 0),
+            address(family, 2, 80),
+            TcpOptions::default(),
+            |_| true,
+        )
         .expect("a port is free");
     client
         .engine
@@ -299,7 +336,8 @@ fn a_reported_path_mtu_shortens_segments() {
     let mut frames = Vec::new();
     for _ in 0..100 {
         frames = client.turn(now, frames);
-        assert!(frames.iter().all(|frame| frame.len() <= 14 + 800));
+        let longest = 14 + usize::from(narrow(family));
+        assert!(frames.iter().all(|frame| frame.len() <= longest));
         frames = server.turn(now, frames);
         now = now + milliseconds(1);
     }
@@ -311,29 +349,40 @@ fn a_reported_path_mtu_shortens_segments() {
     );
 }
 
+/// The MTU of a link that is narrower than ours, in bytes.
+fn narrow(family: Family) -> u16 {
+    match family {
+        Family::V4 => 800,
+        Family::V6 => 1300, // every link takes 1280
+    }
+}
+
+fn ip_header(family: Family) -> usize {
+    match family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    }
+}
+
 /// The ICMP error of a router about `frame`, as an Ethernet frame to its sender.
-fn fragmentation_needed(frame: &[u8], mtu: u16) -> HeapBuffer {
-    let packet = &frame[14..];
-    let mut message = vec![3, 4, 0, 0, 0, 0];
-    message.extend(mtu.to_be_bytes());
-    message.extend(&packet[..28]);
-    let sum = virtroupe_wire::checksum::checksum(&message).to_be_bytes();
-    message[2..4].copy_from_slice(&sum);
-    let header = virtroupe_wire::ipv4::Ipv4Header {
-        source: [10, 0, 0, 9].into(),
-        destination: [10, 0, 0, 1].into(),
-        protocol: 1,
-        ttl: 64,
-        dscp_ecn: 0,
-        id: 1,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        header_length: 20,
-        total_length: 20 + message.len(),
-    };
-    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, 0];
-    bytes.extend(header.to_bytes());
-    bytes.extend(message);
+fn too_big(family: Family, frame: &[u8], mtu: u16) -> HeapBuffer {
+    let builder = PacketBuilder::ethernet2(mac(9).0, mac(1).0);
+    let [high, low] = mtu.to_be_bytes();
+    let word = [0, 0, high, low];
+    let cited = &frame[14..14 + ip_header(family) + 8];
+    let mut bytes = Vec::new();
+    let (router, sender) = (address(family, 9, 0).ip(), address(family, 1, 0).ip());
+    match (router, sender) {
+        (IpAddr::V4(router), IpAddr::V4(sender)) => builder
+            .ipv4(router.octets(), sender.octets(), 64)
+            .icmpv4_raw(3, 4, word)
+            .write(&mut bytes, cited),
+        (IpAddr::V6(router), IpAddr::V6(sender)) => builder
+            .ipv6(router.octets(), sender.octets(), 64)
+            .icmpv6_raw(2, 0, word)
+            .write(&mut bytes, cited),
+        _ => unreachable!("both are of one family"),
+    }
+    .expect("it is written to memory");
     HeapBuffer::new(&bytes)
 }

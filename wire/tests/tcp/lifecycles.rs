@@ -8,7 +8,7 @@ use virtroupe_wire::tcp::{
 
 use crate::network::{Network, Path};
 use crate::streams::check_empty;
-use crate::support::{Family, Random, address, content, milliseconds, options, seconds};
+use crate::support::{FAMILY, Family, Random, address, content, milliseconds, options, seconds};
 
 /// What an application does with one connection, from then on.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ fn a_run_is_repeated_by_its_seed() {
             jitter: milliseconds(5),
             ..Path::default()
         };
-        let mut network = Network::new(Family::V4, path, seed);
+        let mut network = Network::new(FAMILY, path, seed);
         crate::streams::transfer(&mut network, options(), [100_000, 100_000]);
         (network.now, network.sent, *network.engines[0].counters())
     };
@@ -175,9 +175,9 @@ fn a_run_is_repeated_by_its_seed() {
 /// RFC 6191: with timestamps that have moved on, a port in TIME-WAIT serves again.
 #[test]
 fn a_port_in_time_wait_serves_again_after_a_second() {
-    let mut network = Network::new(Family::V4, Path::default(), 1);
+    let mut network = Network::new(FAMILY, Path::default(), 1);
     let listener = network.listen(options());
-    let (local, remote) = (address(Family::V4, 0, 5000), address(Family::V4, 1, 80));
+    let (local, remote) = (address(FAMILY, 0, 5000), address(FAMILY, 1, 80));
     let connect = |network: &mut Network| {
         let now = network.now;
         network.engines[0].connect(now, local, remote, options(), |_| true)

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use virtroupe_wire::tcp::TcpOptions;
 
+use crate::FAMILY;
 use crate::network::{Network, Path};
 use crate::streams::transfer;
-use crate::support::{Family, content, milliseconds, options, seconds};
+use crate::support::{content, milliseconds, options, seconds};
 
 /// Sends all the time over a path of 50 ms there and back, after a second in which the window has
 /// grown. Returns for each millisecond of the next second how many bytes left, and the window.
@@ -17,7 +18,7 @@ fn send_for_a_second(options: TcpOptions, most_payload: u32) -> (Vec<usize>, u64
         queue: 10_000,
         ..Path::default()
     };
-    let mut network = Network::new(Family::V4, path, 3);
+    let mut network = Network::new(FAMILY, path, 3);
     network.engines[0].set_most_payload(most_payload);
     let options = TcpOptions {
         receive_buffer: 400_000,
@@ -70,7 +71,7 @@ fn pacing_can_be_turned_off() {
             delay: milliseconds(25),
             ..Path::default()
         };
-        let mut network = Network::new(Family::V4, path, 3);
+        let mut network = Network::new(FAMILY, path, 3);
         let options = TcpOptions {
             pacing,
             ..options()
@@ -106,7 +107,7 @@ fn pacing_costs_no_goodput() {
                 queue: 10_000,
                 ..Path::default()
             };
-            let mut network = Network::new(Family::V4, path, 5);
+            let mut network = Network::new(FAMILY, path, 5);
             network.engines[0].set_most_payload(60_000);
             let options = TcpOptions {
                 pacing,

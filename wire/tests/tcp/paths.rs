@@ -2,8 +2,9 @@
 
 use virtroupe_wire::tcp::ConnectionId;
 
+use crate::FAMILY;
 use crate::network::{Network, Path};
-use crate::support::{Family, content, milliseconds, options, seconds};
+use crate::support::{content, milliseconds, options, seconds};
 
 /// A connection over a path that takes packets of 1280 bytes, as it has found out.
 fn narrowed() -> (Network, ConnectionId, ConnectionId) {
@@ -11,7 +12,7 @@ fn narrowed() -> (Network, ConnectionId, ConnectionId) {
         delay: milliseconds(10),
         ..Path::default()
     };
-    let mut network = Network::new(Family::V4, path, 1);
+    let mut network = Network::new(FAMILY, path, 1);
     network.paths[0].mtu = 1280;
     let (client, server) = network.open(options());
     send(&mut network, (client, server));

@@ -4,11 +4,12 @@
 use virtroupe_wire::Instant;
 use virtroupe_wire::tcp::TcpOptions;
 
+use crate::FAMILY;
 use crate::bed::{plain, sacking};
 use crate::network::{Network, Path};
 use crate::recovery::{starts, ten_under_way};
 use crate::streams::transfer;
-use crate::support::{Family, START, content, milliseconds, options};
+use crate::support::{START, content, milliseconds, options};
 
 /// Mbit/s of 10 MB over a path of 50 ms each way and back, without loss, at 100 Mbit/s.
 fn goodput(jitter: u64, seed: u64, options: TcpOptions) -> f64 {
@@ -18,7 +19,7 @@ fn goodput(jitter: u64, seed: u64, options: TcpOptions) -> f64 {
         queue: 100_000,
         ..Path::default()
     };
-    let mut network = Network::new(Family::V4, path, seed);
+    let mut network = Network::new(FAMILY, path, seed);
     network.paths[0].jitter = milliseconds(jitter);
     let bytes = 10_000_000;
     let took = transfer(&mut network, options, [bytes, 0]);
@@ -133,7 +134,7 @@ fn a_pause_of_the_path_costs_no_window() {
             queue: 10_000,
             ..Path::default()
         };
-        let mut network = Network::new(Family::V4, path, 7);
+        let mut network = Network::new(FAMILY, path, 7);
         let options = TcpOptions {
             timestamps,
             sack,

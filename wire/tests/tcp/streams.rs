@@ -5,8 +5,9 @@ use std::time::Duration;
 use virtroupe_wire::Buffer;
 use virtroupe_wire::tcp::{ConnectionId, TcpOptions, TcpState, WriteError};
 
+use crate::FAMILY;
 use crate::network::{Network, Path};
-use crate::support::{FAMILIES, Family, byte, content, milliseconds, options, seconds};
+use crate::support::{FAMILIES, byte, content, milliseconds, options, seconds};
 
 /// One end of a stream that writes so much and reads so much.
 struct End {
@@ -143,7 +144,7 @@ fn a_stream_arrives_whole_in_both_directions() {
 
 #[test]
 fn the_connection_ends_although_nothing_was_sent() {
-    let mut network = Network::new(Family::V4, Path::default(), 1);
+    let mut network = Network::new(FAMILY, Path::default(), 1);
     let took = transfer(&mut network, options(), [0, 0]);
     assert!(took < milliseconds(100));
     check_empty(&mut network);
@@ -159,7 +160,7 @@ fn a_lossy_path_delays_but_changes_nothing() {
             jitter: milliseconds(20),
             ..Path::default()
         };
-        let mut network = Network::new(Family::V4, path, seed);
+        let mut network = Network::new(FAMILY, path, seed);
         transfer(&mut network, options(), [200_000, 200_000]);
         check_empty(&mut network);
     }
@@ -171,7 +172,7 @@ fn goodput_at_one_percent(seed: u64) -> (f64, f64) {
         delay: milliseconds(25),
         ..Path::default()
     };
-    let mut network = Network::new(Family::V4, path, seed);
+    let mut network = Network::new(FAMILY, path, seed);
     network.paths[0].loss = 0.01;
     let bytes = 8_000_000;
     let took = transfer(&mut network, options(), [bytes, 0]);
@@ -226,7 +227,7 @@ fn grid_of_bad_paths() {
 /// Mbit/s of 2 MB each way at once, mean over seeds.
 fn goodput_both_ways(path: Path, seeds: u32) -> f64 {
     let run = |seed: u32| {
-        let mut network = Network::new(Family::V4, path, seed.into());
+        let mut network = Network::new(FAMILY, path, seed.into());
         let took = transfer(&mut network, options(), [2_000_000, 2_000_000]);
         check_empty(&mut network);
         2.0 * 8.0 * 2.0 / took.as_secs_f64()

@@ -29,6 +29,16 @@ pub enum Family {
 
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+/// The family that tests use which are not of both: each of the two programs of these tests has
+/// its own.
+pub use crate::FAMILY;
+
+/// Bytes of the IP and TCP headers of a segment without options.
+pub const HEADERS: u16 = match FAMILY {
+    Family::V4 => 40,
+    Family::V6 => 60,
+};
+
 /// Port `port` of host `host`.
 pub fn address(family: Family, host: u8, port: u16) -> SocketAddr {
     match family {

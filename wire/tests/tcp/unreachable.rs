@@ -4,13 +4,13 @@ use virtroupe_wire::tcp::{SeqNumber, TcpError, TcpIcmp, TcpIcmpKind, TcpOptions,
 
 use crate::bed::{Bed, OURS, plain};
 use crate::hosts::{Station, open};
-use crate::support::{START, milliseconds, seconds};
+use crate::support::{Family, START, milliseconds, seconds};
 
 #[test]
 fn an_attempt_to_connect_to_a_neighbour_that_is_not_there_ends_soon() {
     let mut station = Station::new(1);
     let mut now = START;
-    let id = open(&mut station, 9, now);
+    let id = open(&mut station, Family::V4, 9, now);
     let start = now;
     while station.engine.error(id).is_none() && now.since(start) < seconds(60) {
         station.turn(now, Vec::new());
@@ -20,7 +20,7 @@ fn an_attempt_to_connect_to_a_neighbour_that_is_not_there_ends_soon() {
     assert!(now.since(start) < seconds(5), "{:?}", now.since(start));
     assert_eq!(station.engine.state(id), Some(TcpState::Closed));
     // Nobody waits for the neighbour any more: the next attempt learns of it at once.
-    let id = open(&mut station, 9, now);
+    let id = open(&mut station, Family::V4, 9, now);
     station.turn(now, Vec::new());
     assert_eq!(station.engine.error(id), Some(TcpError::Unreachable));
 }

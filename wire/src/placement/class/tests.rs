@@ -95,7 +95,7 @@ fn all_fragments_of_a_datagram_go_by_their_addresses() {
             "{offset}"
         );
         let mut frame = udp6((1000, 53));
-        frame[20] = FRAGMENT;
+        frame[20] = ipv6::FRAGMENT;
         let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
         frame.splice(54..54, [17, 0, high, low, 0, 0, 0, 9]);
         assert_eq!(
@@ -106,7 +106,7 @@ fn all_fragments_of_a_datagram_go_by_their_addresses() {
     }
     // An atomic fragment is whole (RFC 6946).
     let mut frame = udp6((1000, 53));
-    frame[20] = FRAGMENT;
+    frame[20] = ipv6::FRAGMENT;
     frame.splice(54..54, [17, 0, 0, 0, 0, 0, 0, 9]);
     let udp = flow(Transport::Udp, "[fd00::2]:1000", "[fd00::1]:53");
     assert_eq!(Class::of_frame(&frame), Class::Flow(udp));
@@ -209,7 +209,7 @@ fn neighbour_discovery_of_both_versions_is_told_apart() {
         (128, Class::Flow(addresses6())),
     ] {
         let mut frame = udp6((0, 0));
-        frame[20] = ICMPV6;
+        frame[20] = ipv6::ICMP;
         frame[54] = kind;
         assert_eq!(Class::of_frame(&frame), class);
     }

@@ -1,0 +1,186 @@
+//! IPv6 with Linux over TAP. The kernel finds the stack by neighbour solicitations; the stack knows
+//! the kernel by its settings.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use virtroupe::wire::{MacAddr, Neighbor};
+use virtroupe::{Config, Payload, SocketEvent, UdpErrorKind, UdpSend};
+
+use super::host::{Host, INTERFACE, kernel_socket};
+use crate::probe::Seen;
+use crate::support::clients::{LONGEST, flood_ping, is_refused, udp_echo};
+use crate::support::requirement::{IP, PING, Requirement};
+use crate::support::{Outcome, Suite, take_turn};
+
+/// The kernel's address and Ethernet address.
+const KERNEL: &str = "fd00::1";
+const KERNEL_MAC: &str = "02:00:00:00:00:01";
+/// Where the stack echoes.
+const ECHO: &str = "[fd00::2]:7";
+
+/// The tests of this module.
+pub fn tests(suite: &Suite) -> Vec<Trial> {
+    use Requirement::{Ipv6, Namespaces, Tun};
+    vec![
+        suite.test(
+            "ipv6::pings_of_every_size_class",
+            &[Namespaces, Tun, Ipv6, IP, PING],
+            pings_of_every_size_class,
+        ),
+        suite.test(
+            "ipv6::udp_echo_of_many_lengths",
+            &[Namespaces, Tun, Ipv6, IP],
+            udp_echo_of_many_lengths,
+        ),
+        suite.test(
+            "ipv6::closed_ports_are_told_both_ways",
+            &[Namespaces, Tun, Ipv6, IP],
+            closed_ports_are_told_both_ways,
+        ),
+        suite.test(
+            "ipv6::a_train_reaches_a_kernel_socket_as_datagrams",
+            &[Namespaces, Tun, Ipv6, IP],
+            a_train_reaches_a_kernel_socket_as_datagrams,
+        ),
+        suite.test(
+            "ipv6::one_queue_and_three_cpus_answer_the_kernel",
+            &[Namespaces, Tun, Ipv6, IP, PING],
+            one_queue_and_three_cpus_answer_the_kernel,
+        ),
+    ]
+}
+
+/// A stack at fd00::2/64 besides 10.0.0.2/24, and the kernel at fd00::1.
+fn start(change: impl FnOnce(&mut Config)) -> Outcome<Host> {
+    let (address, mac): (_, MacAddr) = (KERNEL.parse()?, KERNEL_MAC.parse()?);
+    let ours = "fd00::2/64".parse()?;
+    let host = Host::start_with(|config| {
+        config.host.addresses.push(ours);
+        config.host.neighbors.push(Neighbor { address, mac });
+        change(config);
+    })?;
+    host.kernel
+        .ip(&format!("link set {INTERFACE} address {KERNEL_MAC}"))?;
+    host.kernel
+        .ip(&format!("-6 address add {KERNEL}/64 dev {INTERFACE} nodad"))?;
+    wait_for_kernel(&host)?;
+    Ok(host)
+}
+
+/// The kernel takes an address into use in the background, and drops what comes before.
+fn wait_for_kernel(host: &Host) -> Outcome<()> {
+    let route = format!("local {KERNEL} dev {INTERFACE}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        let routes = host.kernel.ip("-6 route show table local")?;
+        let addresses = host
+            .kernel
+            .ip(&format!("-6 address show dev {INTERFACE} tentative"))?;
+        if routes.contains(&route) && !addresses.contains(KERNEL) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Err(format!("the kernel does not take {KERNEL} into use").into())
+}
+
+fn pings_of_every_size_class() -> Outcome<()> {
+    // ping waits for its last answer for two round trips only: nobody else may have the cores.
+    let _turn = take_turn();
+    let host = start(|_| ())?;
+    for size in [0, 1, 8, 56, 1451, 1452, 1453, 2900, 8972, 32_768, LONGEST] {
+        let pings = flood_ping(&host.kernel, "fd00::2".parse()?, 20, size)?;
+        assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
+    }
+    Ok(())
+}
+
+fn udp_echo_of_many_lengths() -> Outcome<()> {
+    let host = start(|_| ())?;
+    let _echo = host.actor("[::]:7", true)?;
+    // Both families at one port.
+    let _other = host.echo()?;
+    for lengths in [
+        0..=300,
+        1440..=1460,
+        2890..=2910,
+        9000..=9010,
+        LONGEST - 9..=LONGEST,
+    ] {
+        udp_echo(&host.kernel, ECHO.parse()?, lengths)?;
+    }
+    udp_echo(&host.kernel, super::host::ECHO.parse()?, 0..=9)
+}
+
+fn closed_ports_are_told_both_ways() -> Outcome<()> {
+    let host = start(|_| ())?;
+    // IPv4 only.
+    let _echo = host.echo()?;
+    assert!(is_refused(&host.kernel, ECHO.parse()?)?);
+    let mut actor = host.actor("[fd00::2]:1234", false)?;
+    let closed = format!("[{KERNEL}]:9").parse()?;
+    host.send(&actor, closed, b"anybody there?")?;
+    match host.next(&mut actor)? {
+        Seen::Event(SocketEvent::Failed(error)) => {
+            assert_eq!(error.kind, UdpErrorKind::PortUnreachable);
+            assert_eq!(
+                (error.peer, error.local),
+                (closed, "[fd00::2]:1234".parse()?)
+            );
+        }
+        other => panic!("an error is expected, not {other:?}"),
+    }
+    Ok(())
+}
+
+/// The kernel cuts what it gets whole from the TAP interface, and verifies what we cut ourselves.
+fn a_train_reaches_a_kernel_socket_as_datagrams() -> Outcome<()> {
+    for offloads in [true, false] {
+        let host = start(|config| config.options.transmit_offloads = offloads)?;
+        let sender = host.actor("[::]:5000", false)?;
+        let to = format!("[{KERNEL}]:6000");
+        let socket = kernel_socket(&host.kernel, &to)?;
+        for (length, size) in [(3000_usize, 1000_u16), (20_000, 1452), (129, 128)] {
+            let payload: Vec<u8> = (0..length).map(|at| (at * 7 + length) as u8).collect();
+            let train = UdpSend {
+                segment_size: Some(size),
+                ..UdpSend::new(to.parse()?, Payload::Bytes(payload.clone().into()))
+            };
+            host.send_with(&sender, train)?;
+            let mut buffer = [0; 2000];
+            for expected in payload.chunks(size.into()) {
+                let got = socket.recv(&mut buffer)?;
+                assert!(buffer[..got] == *expected, "{length} by {size}, {offloads}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As over IPv4: pings and datagrams, whole and in fragments, from so many sockets that each cpu
+/// owns the flows of some.
+fn one_queue_and_three_cpus_answer_the_kernel() -> Outcome<()> {
+    let host = start(|config| config.cpus.count = 3)?;
+    let _echoes = host.echo_on_each_at("[::]:7")?;
+    for size in [0, 56, 1453, 8972] {
+        let pings = flood_ping(&host.kernel, "fd00::2".parse()?, 20, size)?;
+        assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
+    }
+    let server = ECHO.parse()?;
+    for _ in 0..20 {
+        udp_echo(&host.kernel, server, 0..=9)?;
+        udp_echo(&host.kernel, server, 1450..=1455)?;
+        udp_echo(&host.kernel, server, 9000..=9002)?;
+    }
+    let stats = host.stats()?;
+    for cpu in &stats.cpus {
+        assert!(
+            cpu.shard.delivered > 0,
+            "cpu {} owns no flow: {stats}",
+            cpu.cpu
+        );
+    }
+    Ok(())
+}
