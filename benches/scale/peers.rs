@@ -100,12 +100,38 @@ struct Peer {
     expected: SeqNumber,
 }
 
+impl Peer {
+    /// A segment of this peer.
+    fn segment(&self, flags: TcpFlags, length: usize) -> Segment<Hollow> {
+        Segment {
+            flow: self.flow,
+            header: TcpHeader {
+                source_port: self.flow.remote().port(),
+                destination_port: self.flow.local().port(),
+                sequence: self.next,
+                acknowledgment: self.expected,
+                flags,
+                window: u16::MAX,
+                options: HeaderOptions {
+                    mss: flags.contains(TcpFlags::SYN).then_some(1460),
+                    ..HeaderOptions::default()
+                },
+                ..TcpHeader::default()
+            },
+            payload: Hollow(length),
+            ecn: 0,
+            merged: 1,
+        }
+    }
+}
+
 /// All peers of one engine.
 #[derive(Debug)]
 pub struct Peers {
     peers: Vec<Peer>,
-    /// Those that send requests, in the order of that.
-    active: Vec<u32>,
+    /// Those that send requests, in the order of that: side by side, since it is the engine's memory
+    /// that is to be measured.
+    active: Vec<Peer>,
     listener: Option<ListenerId>,
     now: Instant,
     burst: Vec<Segment<Hollow>>,
@@ -148,28 +174,9 @@ impl Peers {
         Ok(self)
     }
 
-    /// A segment of a peer.
+    /// A segment of the peer at `index`.
     fn segment(&self, index: usize, flags: TcpFlags, length: usize) -> Segment<Hollow> {
-        let peer = &self.peers[index];
-        Segment {
-            flow: peer.flow,
-            header: TcpHeader {
-                source_port: peer.flow.remote().port(),
-                destination_port: peer.flow.local().port(),
-                sequence: peer.next,
-                acknowledgment: peer.expected,
-                flags,
-                window: u16::MAX,
-                options: HeaderOptions {
-                    mss: flags.contains(TcpFlags::SYN).then_some(1460),
-                    ..HeaderOptions::default()
-                },
-                ..TcpHeader::default()
-            },
-            payload: Hollow(length),
-            ecn: 0,
-            merged: 1,
-        }
+        self.peers[index].segment(flags, length)
     }
 
     /// Everybody asks for a connection.
@@ -201,9 +208,8 @@ impl Peers {
     pub fn exchange_once(&mut self, engine: &mut Engine) {
         self.choose_active(self.peers.len());
         self.request_all(engine);
-        for index in 0..self.peers.len() {
-            let ack = self.segment(index, TcpFlags::ACK, 0);
-            engine.receive_one(self.now, ack);
+        for peer in &self.active {
+            engine.receive_one(self.now, peer.segment(TcpFlags::ACK, 0));
         }
         while engine.poll_event().is_some() {}
     }
@@ -247,7 +253,8 @@ impl Peers {
     pub fn choose_active(&mut self, count: usize) {
         let step = self.peers.len() / count;
         self.active.clear();
-        self.active.extend((0..count).map(|at| (at * step) as u32));
+        self.active
+            .extend(self.peers.iter().step_by(step).take(count));
         for at in (1..count).rev() {
             let other = self.random.next_u64() as usize % (at + 1);
             self.active.swap(at, other);
@@ -260,11 +267,9 @@ impl Peers {
         let mut first = 0;
         while first < self.active.len() {
             let last = (first + BURST).min(self.active.len());
-            for at in first..last {
-                let index = self.active[at] as usize;
-                let request = self.segment(index, TcpFlags::ACK.with(TcpFlags::PSH), MESSAGE);
+            for peer in &mut self.active[first..last] {
+                let request = peer.segment(TcpFlags::ACK.with(TcpFlags::PSH), MESSAGE);
                 self.burst.push(request);
-                let peer = &mut self.peers[index];
                 peer.next = peer.next + MESSAGE as u32;
                 peer.expected = peer.expected + MESSAGE as u32;
             }
