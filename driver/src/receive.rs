@@ -205,7 +205,6 @@ impl<R: Ring> ReceiveQueue<R> {
         let mut result = Ok(());
         let mut bytes = 0;
         let mut taken = 0;
-        let mut refused = 0;
         for room in burst.spare_capacity_mut().iter_mut().take(take) {
             let Some(used) = self.ring.used_at(taken) else {
                 break;
@@ -220,9 +219,8 @@ impl<R: Ring> ReceiveQueue<R> {
             let length = length - NET_HEADER as u16;
             let frame = room.write(pool.frame_of(slot, SLOT_DATA, length));
             if DESCRIBED && let Err(violation) = self.describe(pool, slot, frame) {
-                // SAFETY: written above, and not counted as one of the burst.
-                unsafe { room.assume_init_drop() };
-                refused = 1;
+                // The frame is not counted, so it is none: the slot stays where it was.
+                self.put_back(used.id, slot);
                 result = Err(violation);
                 break;
             }
@@ -235,11 +233,19 @@ impl<R: Ring> ReceiveQueue<R> {
         }
         // SAFETY: there was room for as many, and the loop has written that many.
         unsafe { burst.set_len(before + usize::from(taken)) };
-        self.free.give_run(taken + refused);
-        self.ring.advance_used(taken + refused, taken + refused);
+        self.free.give_run(taken);
+        self.ring.advance_used(taken, taken);
         self.counters.frames += u64::from(taken);
         self.counters.bytes += bytes;
         result.map(|()| usize::from(taken))
+    }
+
+    /// Undoes [`take_used`](Self::take_used), before the caller has moved on.
+    #[cold]
+    fn put_back(&mut self, id: u32, slot: u32) {
+        if let Some(posted) = self.posted.get_mut(id as usize) {
+            *posted = slot;
+        }
     }
 
     /// Notes with `frame`, all of which is in `slot`, what the header there says of it.
