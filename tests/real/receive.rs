@@ -113,7 +113,6 @@ fn a_train_reaches_a_socket_as_datagrams() -> Outcome<()> {
                 }
             }
         }
-        assert_eq!(host.stats()?.drops().total(), 0, "{mode:?}");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Every kind of ring against DPDK's vhost backend, which sends each frame back as it came.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
@@ -21,6 +22,8 @@ use crate::support::{Outcome, Suite, take_turn};
 
 /// Frames of each case: some rounds of each ring.
 const FRAMES: u32 = 1000;
+/// Where the checksum is in a TCP packet.
+const CHECKSUM: Range<usize> = 50..52;
 /// Bytes of a receive buffer.
 const BUFFER: usize = 2048;
 /// No case takes as long.
@@ -193,7 +196,13 @@ fn echo_described(pair: &mut QueuePair, options: &DeviceOptions) {
             assert!(Instant::now() < deadline, "{number} is lost: {options:?}");
         }
         assert_eq!(received.len(), 1);
-        assert!(received[0].to_vec() == bytes, "{number}: {options:?}");
+        let (mut got, mut bytes) = (received[0].to_vec(), bytes);
+        if offload.segmentation.is_some() {
+            // The backend writes a sum without the length into it, as some hardware wants it.
+            got[CHECKSUM].fill(0);
+            bytes[CHECKSUM].fill(0);
+        }
+        assert!(got == bytes, "{number} is not what was sent: {options:?}");
         assert_eq!(received[0].offload(), offload, "{number}: {options:?}");
     }
 }

@@ -1,0 +1,67 @@
+//! Receive offloads: whatever a device merges or leaves undone, sockets get the same datagrams.
+
+use virtroupe::driver::embedded::{EmbeddedConfig, Link, LinkConfig};
+use virtroupe::{Payload, ReceiveOffloadMode, UdpSend};
+
+use super::support::{Probe, Seen, Send, address, config, start, start_device, within};
+
+/// Bytes in each datagram of the train but the last.
+const SIZE: u16 = 1200;
+
+/// Sends a train of 5 datagrams, and a datagram in fragments, to a receiver that echoes. Returns
+/// how many frames of the train the receiver's device wrote.
+async fn echo(mode: ReceiveOffloadMode, cpus: u16) -> u64 {
+    let (left, right) = Link::pair(LinkConfig::default());
+    let (sender, handle) = start_device(config(1), EmbeddedConfig::default(), left).await;
+    let mut receiver_config = config(2);
+    receiver_config.options.receive_offloads = mode;
+    receiver_config.cpus.count = cpus;
+    // The socket is on cpu 0: with several cpus, all that it gets was handed over.
+    receiver_config.cpus.device = cpus - 1;
+    let (receiver, receiver_handle) = start(receiver_config, right).await;
+    let (_echo, _) = Probe::start(&receiver, "10.0.0.2:7", true)
+        .await
+        .expect("bound");
+    let (probe, mut seen) = Probe::start(&sender, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    let payload: Vec<u8> = (0..5000u32).map(|byte| (byte * 7) as u8).collect();
+    let send = |segment_size| UdpSend {
+        segment_size,
+        ..UdpSend::new(
+            address("10.0.0.2:7"),
+            Payload::Bytes(payload.clone().into()),
+        )
+    };
+    let burst = vec![send(None), send(Some(SIZE))];
+    let before = receiver_handle.stats().to_driver.frames;
+    let (outcome, _) = within(probe.send(Send(burst))).await.expect("alive");
+    assert_eq!(outcome.accepted, 2);
+    let pieces = payload.chunks(SIZE.into()).map(<[u8]>::to_vec);
+    for expected in std::iter::once(payload.clone()).chain(pieces) {
+        match within(seen.recv()).await {
+            Some(Seen::Datagram { payload, .. }) => assert!(payload == expected, "{mode:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Wrong checksums of the answers, or of what was merged, would have been dropped.
+    for stack in [&sender, &receiver] {
+        assert_eq!(stack.stats().await.expect("it runs").drops().total(), 0);
+    }
+    let (stats, received) = (handle.stats(), receiver_handle.stats());
+    assert_eq!(stats.violations.frames + received.undoable.frames, 0);
+    assert_eq!(received.from_backend, received.to_driver);
+    sender.shutdown().await;
+    receiver.shutdown().await;
+    // Besides the train: a question to the neighbour, and four fragments.
+    received.to_driver.frames - before - 5
+}
+
+#[actix::test]
+async fn a_train_reaches_its_socket_in_datagrams_whether_the_device_cut_it_or_not() {
+    for cpus in [1, 2] {
+        assert_eq!(echo(ReceiveOffloadMode::All, cpus).await, 1);
+        assert_eq!(echo(ReceiveOffloadMode::Checksum, cpus).await, 5);
+        assert_eq!(echo(ReceiveOffloadMode::Never, cpus).await, 5);
+    }
+}
