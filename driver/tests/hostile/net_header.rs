@@ -101,12 +101,16 @@ pub fn crafted(a: u16, b: u16, c: u16) -> ([u8; HEADER], [u8; 60]) {
     header[0] = a as u8 & 7;
     header[1] = [0, 1, 4, 3, 5, 0x81, 0x84, 0x85, 2][usize::from(a >> 3) % 9];
     header[2..4].copy_from_slice(&c.to_le_bytes());
-    header[4..6].copy_from_slice(&(b % 64).to_le_bytes());
+    header[4..6].copy_from_slice(&(b % 8).to_le_bytes());
     header[6..8].copy_from_slice(&(20 + c % 40).to_le_bytes());
     header[8..10].copy_from_slice(&(b >> 6 & 31).to_le_bytes());
     header[10] = 1;
     let mut head = [0x50; 60];
-    let ethertype = [[8, 0], [0x86, 0xdd], [0x81, 0], [8, 6]][usize::from(a >> 8) % 4];
+    let right = match header[1] & 0x7f {
+        4 => [0x86, 0xdd],
+        _ => [8, 0],
+    };
+    let ethertype = [right, right, [0x81, 0], [8, 6]][usize::from(a >> 8) % 4];
     head[12..14].copy_from_slice(&ethertype);
     head[16..18].copy_from_slice(&[8, 0]);
     (header, head)
