@@ -18,6 +18,7 @@ mod real {
     pub mod offloads;
     pub mod paths;
     pub mod program;
+    pub mod receive;
     pub mod rings;
     pub mod stream;
     pub mod super_segments;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let tests = [
         real::environment::tests(&suite),
         real::tap::tests(&suite),
+        real::receive::tests(&suite),
         real::neighbors::tests(&suite),
         real::icmp::tests(&suite),
         real::offloads::tests(&suite),

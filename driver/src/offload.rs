@@ -1,4 +1,4 @@
-//! Transmit offloads: what the device took on, what is done for it in software, and the
+//! Transmit offloads (those on receive are [`ReceiveOffloads`](crate::ReceiveOffloads)): what the device took on, what is done for it in software, and the
 //! virtio-net header that asks for it (virtio 1.3, section 5.1.6.2).
 
 use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};
@@ -102,6 +102,7 @@ impl TransmitOffloads {
     /// them.
     pub fn carry_out(&self, burst: &mut Vec<Frame>, pool: &mut Pool) -> Vec<DropReason> {
         let mut dropped = Vec::new();
+        burst.iter_mut().for_each(forget_verified);
         let is_left = |frame: &Frame| frame.has_offload() && !self.takes(frame);
         let Some(first) = burst.iter().position(is_left) else {
             return dropped;
@@ -136,6 +137,18 @@ fn gso(kind: SegmentKind, head: &[u8]) -> Option<(u8, FeatureBits)> {
         (SegmentKind::UdpFragments, ethernet::IPV4) => (GSO_UDP, FeatureBits::HOST_UFO),
         _ => return None,
     })
+}
+
+/// That a checksum was verified when the frame was received asks for nothing; so it goes the way of
+/// all plain frames.
+fn forget_verified(frame: &mut Frame) {
+    let verified = Offload {
+        checksum: ChecksumState::Valid,
+        segmentation: None,
+    };
+    if frame.has_offload() && frame.offload() == verified {
+        frame.set_offload(Offload::NONE);
+    }
 }
 
 fn carry_out_one(

@@ -113,6 +113,11 @@ impl Host {
         Ok(self.wait(Probe::echo_on_each(&self.stack, local))?)
     }
 
+    /// The stack.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
     /// Every counter of the stack.
     pub fn stats(&self) -> Outcome<Stats> {
         Ok(self.wait(self.stack.stats())?)

@@ -1,6 +1,11 @@
 //! From a frame to a socket.
+//!
+//! What a device said of a frame ([`Offload`]) is taken off it with the IP header, and goes on
+//! beside it: the memory of a packet may become that of an answer, of which nothing was said.
 
 use std::net::Ipv4Addr;
+
+mod train;
 
 use super::Host;
 use super::addresses::Kind;
@@ -12,6 +17,7 @@ use crate::checksum::Checksum;
 use crate::drops::DropReason;
 use crate::ethernet::{self, EthernetHeader};
 use crate::ipv4::{self, Ipv4Header};
+use crate::offload::{ChecksumState, Offload, SegmentKind};
 use crate::time::Instant;
 use crate::udp::{self, UdpDatagram};
 use crate::{icmp, ndp};
@@ -41,6 +47,8 @@ pub(super) struct Carrier<F> {
     /// Whether the destination is a broadcast address, or a group.
     pub(super) is_group: bool,
     pub(super) link: Link,
+    /// What the device said of the packet.
+    pub(super) offload: Offload,
 }
 
 /// An IPv4 packet that has been validated, and how it came.
@@ -50,6 +58,8 @@ pub(super) struct Arrival {
     pub(super) link: Link,
     /// Whether the IP destination is a broadcast address.
     pub(super) is_broadcast: bool,
+    /// What the device said of it.
+    pub(super) offload: Offload,
 }
 
 impl Arrival {
@@ -64,6 +74,7 @@ impl Arrival {
             length: header.payload_length(),
             is_group: self.is_broadcast,
             link: self.link,
+            offload: self.offload,
         }
     }
 }
@@ -79,6 +90,10 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) {
         self.counters.rx_bytes += frame.len() as u64;
+        let frame = match self.receive_verified(frame) {
+            Ok(()) => return,
+            Err(frame) => frame,
+        };
         let Some(ethernet) = EthernetHeader::parse(frame.head()) else {
             return self.drop_received(DropReason::Malformed);
         };
@@ -149,6 +164,8 @@ impl<B: Buffer> Host<B> {
             Err(reason) => return self.drop_received(reason),
         };
         packet.truncate(header.total_length);
+        let offload = packet.offload();
+        packet.set_offload(Offload::NONE);
         let is_broadcast = match self.addresses.kind(header.destination) {
             // RFC 1122, section 3.3.6: no unicast address in a link-layer broadcast.
             Kind::Own if link != Link::Broadcast => false,
@@ -166,6 +183,7 @@ impl<B: Buffer> Host<B> {
             header,
             link,
             is_broadcast,
+            offload,
         };
         if header.is_fragment() {
             self.receive_fragment(now, packet, &Piece::from(&header), link, pool);
@@ -216,7 +234,7 @@ impl<B: Buffer> Host<B> {
     ) {
         match arrival.header.protocol {
             ipv4::UDP => {
-                if let Some(packet) = self.receive_udp(packet, &arrival.carrier()) {
+                if let Some(packet) = self.receive_udp(packet, &arrival.carrier(), pool) {
                     let code = icmp::PORT_UNREACHABLE;
                     self.send_error(now, &packet, arrival, icmp::UNREACHABLE, code, pool);
                 }
@@ -233,16 +251,18 @@ impl<B: Buffer> Host<B> {
 
     /// Handles a UDP datagram. Gives back the packet if no socket is at the port, which is then to
     /// be reported.
-    pub(super) fn receive_udp<F: Family>(
+    pub(super) fn receive_udp<F: Family, A: Allocator<Buffer = B>>(
         &mut self,
         mut packet: B,
         carrier: &Carrier<F>,
+        pool: &mut A,
     ) -> Option<B> {
         let Some((source_port, destination_port, length)) = udp_fields(&packet, carrier) else {
             self.drop_received(DropReason::Malformed);
             return None;
         };
-        if !is_udp_intact(&packet, carrier, length) {
+        let must_verify = carrier.offload.checksum == ChecksumState::Plain;
+        if must_verify && !is_udp_intact(&packet, carrier, length) {
             self.drop_received(DropReason::Checksum);
             return None;
         }
@@ -262,6 +282,12 @@ impl<B: Buffer> Host<B> {
             dscp_ecn: carrier.dscp_ecn,
             payload: packet,
         };
+        if let Some(segmentation) = carrier.offload.segmentation
+            && segmentation.kind == SegmentKind::Udp
+        {
+            self.deliver_train::<F, A>(socket, datagram, segmentation.size, pool);
+            return None;
+        }
         match F::sockets_mut(self).deliver(socket, datagram) {
             Ok(()) => self.counters.delivered += 1,
             Err(_) => self.drop_received(DropReason::MailboxFull),

@@ -123,7 +123,7 @@ impl<B: Buffer> Host<B> {
             packet.detach();
         }
         let (source, destination) = (carrier.source.into(), carrier.destination.into());
-        let offload = packet.offload();
+        let offload = carrier.offload;
         let must_verify = offload.checksum == ChecksumState::Plain;
         let parsed = Segment::parse(source, destination, carrier.dscp_ecn, packet, must_verify);
         match parsed {

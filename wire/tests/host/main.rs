@@ -9,6 +9,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod link;
+mod offloads;
 mod robustness;
 mod sockets;
 mod support;

@@ -4,7 +4,13 @@ use virtroupe_wire::tcp::ConnectionId;
 
 use crate::FAMILY;
 use crate::network::{Network, Path};
-use crate::support::{content, milliseconds, options, seconds};
+use crate::support::{Family, content, milliseconds, options, seconds};
+
+/// Bytes of IP and TCP headers, with timestamps.
+const HEADERS: u16 = match FAMILY {
+    Family::V4 => 20 + 32,
+    Family::V6 => 40 + 32,
+};
 
 /// A connection over a path that takes packets of 1280 bytes, as it has found out.
 fn narrowed() -> (Network, ConnectionId, ConnectionId) {
@@ -17,7 +23,7 @@ fn narrowed() -> (Network, ConnectionId, ConnectionId) {
     let (client, server) = network.open(options());
     send(&mut network, (client, server));
     network.pass(seconds(30));
-    assert_eq!(size(&network, client), 1280 - 52);
+    assert_eq!(size(&network, client), 1280 - HEADERS);
     (network, client, server)
 }
 
@@ -59,7 +65,7 @@ fn a_probe_that_is_lost_is_no_sign_of_congestion() {
         network.pass(seconds(5));
     }
     let counters = network.engines[0].counters();
-    assert_eq!(size(&network, client), 1280 - 52, "still");
+    assert_eq!(size(&network, client), 1280 - HEADERS, "still");
     assert_eq!(counters.timeouts, before.timeouts);
     assert_eq!(counters.recoveries, before.recoveries);
     assert_eq!(threshold(&network), threshold_before);
@@ -77,7 +83,10 @@ fn a_path_that_became_a_little_wider_is_used_as_far_as_it_goes() {
         network.pass(seconds(6));
     }
     let size = size(&network, client);
-    assert!((1400 - 52 - 32..=1400 - 52).contains(&size), "{size}");
+    assert!(
+        (1400 - HEADERS - 32..=1400 - HEADERS).contains(&size),
+        "{size}"
+    );
     // And ten minutes later the whole of it.
     network.paths[0].mtu = 1500;
     network.pass(seconds(600));

@@ -10,6 +10,7 @@ use crate::drops::DropReason;
 use crate::icmp6;
 use crate::ipv4;
 use crate::ipv6::{self, Extensions, Fragment, Ipv6Header, Problem};
+use crate::offload::Offload;
 use crate::time::Instant;
 
 /// A packet for us, and how it came.
@@ -19,6 +20,8 @@ pub(super) struct Arrival {
     pub(super) link: Link,
     /// Whether the destination is a group that we are in.
     pub(super) is_group: bool,
+    /// What the device said of it.
+    pub(super) offload: Offload,
 }
 
 impl<B: Buffer> Host<B> {
@@ -35,7 +38,9 @@ impl<B: Buffer> Host<B> {
             Err(reason) => return self.drop_received(reason),
         };
         packet.truncate(header.total_length);
-        let Some(arrival) = self.arrival(header, link) else {
+        let offload = packet.offload();
+        packet.set_offload(Offload::NONE);
+        let Some(arrival) = self.arrival(header, link, offload) else {
             return self.drop_received(DropReason::NotForOurAddress);
         };
         if !self.is_good_source(&arrival) {
@@ -54,7 +59,7 @@ impl<B: Buffer> Host<B> {
         }
     }
 
-    fn arrival(&self, header: Ipv6Header, link: Link) -> Option<Arrival> {
+    fn arrival(&self, header: Ipv6Header, link: Link, offload: Offload) -> Option<Arrival> {
         let addresses = &self.v6.addresses;
         let is_group = addresses.is_in_group(header.destination);
         // No unicast address in a link-layer broadcast or multicast, as over IPv4.
@@ -63,6 +68,7 @@ impl<B: Buffer> Host<B> {
             header,
             link,
             is_group,
+            offload,
         })
     }
 
@@ -90,7 +96,7 @@ impl<B: Buffer> Host<B> {
         let carrier = arrival.carrier(chain);
         match chain.protocol {
             ipv4::UDP => {
-                if let Some(packet) = self.receive_udp(packet, &carrier) {
+                if let Some(packet) = self.receive_udp(packet, &carrier, pool) {
                     let (kind, code) = (icmp6::UNREACHABLE, icmp6::PORT_UNREACHABLE);
                     self.send_error_v6(now, &packet, arrival, (kind, code, 0), pool);
                 }
@@ -141,7 +147,7 @@ pub(in crate::host) fn report_timeout<A: Allocator>(
     let header = Ipv6Header::parse(first.head(), first.len());
     if let Some(arrival) = header
         .ok()
-        .and_then(|header| host.arrival(header, Link::Unicast))
+        .and_then(|header| host.arrival(header, Link::Unicast, Offload::NONE))
     {
         let code = icmp6::REASSEMBLY_TIME_EXCEEDED;
         host.send_error_v6(now, first, &arrival, (icmp6::TIME_EXCEEDED, code, 0), pool);
@@ -160,6 +166,7 @@ impl Arrival {
             length: header.total_length.saturating_sub(chain.header_length),
             is_group: self.is_group,
             link: self.link,
+            offload: self.offload,
         }
     }
 }
