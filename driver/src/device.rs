@@ -100,7 +100,7 @@ impl Default for DeviceOptions {
 impl Features {
     /// The transmit offloads that the device carries out.
     pub fn transmit_offloads(&self) -> TransmitOffloads {
-        TransmitOffloads::new(self.bits)
+        TransmitOffloads::new(self.bits, self.queue_size)
     }
 }
 

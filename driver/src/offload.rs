@@ -1,12 +1,15 @@
 //! Transmit offloads: what the device took on, what is done for it in software, and the
 //! virtio-net header that asks for it (virtio 1.3, section 5.1.6.2).
 
-use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};
-use virtroupe_wire::{Buffer, DropReason, Offload, ethernet};
+use virtroupe_wire::offload::{
+    ChecksumState, DeviceSegmentation, SegmentKind, complete_checksum, segment,
+};
+use virtroupe_wire::{Allocator, Buffer, DropReason, Offload, ethernet};
 
 use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER};
-use crate::pool::Pool;
+use crate::pool::{Pool, RESERVE, SLOT_ROOM};
+use crate::transmit::most_segments;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
@@ -17,7 +20,11 @@ const GSO_ECN: u8 = 0x80;
 
 /// The transmit offloads that were negotiated with a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TransmitOffloads(FeatureBits);
+pub struct TransmitOffloads {
+    features: FeatureBits,
+    /// Descriptors in the transmit ring.
+    queue_size: u16,
+}
 
 impl TransmitOffloads {
     /// Every feature that is an offload on transmit.
@@ -43,14 +50,45 @@ impl TransmitOffloads {
         }
     }
 
-    /// Those among the negotiated features.
-    pub fn new(negotiated: FeatureBits) -> Self {
-        TransmitOffloads(negotiated & Self::ALL)
+    /// Those among the negotiated features, with transmit rings of `queue_size` descriptors.
+    pub fn new(negotiated: FeatureBits, queue_size: u16) -> Self {
+        let kept = Self::ALL | FeatureBits::INDIRECT_DESC;
+        TransmitOffloads {
+            features: negotiated & kept,
+            queue_size,
+        }
+    }
+
+    /// Long packets that the device cuts and that take one descriptor each. Without indirect
+    /// descriptors there are none: then a packet takes one for each slot, about as many as
+    /// for each of its pieces.
+    pub fn segmentation(&self) -> DeviceSegmentation {
+        let has = |feature| self.features.contains(feature | FeatureBits::INDIRECT_DESC);
+        DeviceSegmentation {
+            tcp_v4: has(FeatureBits::HOST_TSO4),
+            tcp_v6: has(FeatureBits::HOST_TSO6),
+            tcp_ecn: has(FeatureBits::HOST_ECN),
+            udp: has(FeatureBits::HOST_USO),
+            udp_fragments: has(FeatureBits::HOST_UFO),
+            longest: self.longest(),
+        }
+    }
+
+    /// Bytes of the longest packet that the ring is sure to take, copied together if need be.
+    fn longest(&self) -> usize {
+        most_segments(self.queue_size.into()) * SLOT_ROOM
     }
 
     /// Whether the device does what `offload` asks for with a packet that begins with `head`.
     pub fn takes(&self, offload: &Offload, head: &[u8]) -> bool {
         self.header(offload, head).is_some()
+    }
+
+    /// Whether the device does all that is asked for with `frame`, and the ring can hold it.
+    fn is_taken(&self, frame: &Frame) -> bool {
+        let offload = frame.offload();
+        self.takes(&offload, frame.head())
+            && (offload.segmentation.is_none() || frame.len() <= self.longest())
     }
 
     /// The virtio-net header that asks for `offload`; `None` if the device did not take it on, or
@@ -60,7 +98,7 @@ impl TransmitOffloads {
         let [flags, gso_type, fields @ ..] = &mut header;
         if let ChecksumState::Partial(partial) = offload.checksum {
             let field = usize::from(partial.start) + usize::from(partial.offset);
-            if !self.0.contains(FeatureBits::CSUM) || head.len() < field + 2 {
+            if !self.features.contains(FeatureBits::CSUM) || head.len() < field + 2 {
                 return None;
             }
             *flags = NEEDS_CSUM;
@@ -70,7 +108,7 @@ impl TransmitOffloads {
         if let Some(segmentation) = offload.segmentation {
             let (kind, needed) = gso(segmentation.kind, head)?;
             // The device finds the transport by the checksum.
-            let is_taken = *flags != 0 && self.0.contains(needed);
+            let is_taken = *flags != 0 && self.features.contains(needed);
             let is_right =
                 segmentation.size > 0 && head.len() >= usize::from(segmentation.header_length);
             if !is_taken || !is_right {
@@ -83,13 +121,13 @@ impl TransmitOffloads {
         Some(header)
     }
 
-    /// Does in software, for each frame of `burst`, what the device does not take. Frames that it
-    /// is to cut become several. Returns the reasons of those that were dropped: the caller counts
-    /// them.
+    /// Does in software, for each frame of `burst`, what the device does not take, and cuts what
+    /// is too long for the ring. Pieces leave the pool's reserve alone, so that long packets can
+    /// not starve the rest of the stack. Returns the reasons of frames that were dropped: the
+    /// caller counts them.
     pub fn carry_out(&self, burst: &mut Vec<Frame>, pool: &mut Pool) -> Vec<DropReason> {
         let mut dropped = Vec::new();
-        let is_left =
-            |frame: &Frame| frame.has_offload() && !self.takes(&frame.offload(), frame.head());
+        let is_left = |frame: &Frame| frame.has_offload() && !self.is_taken(frame);
         let Some(first) = burst.iter().position(is_left) else {
             return dropped;
         };
@@ -125,6 +163,24 @@ fn gso(kind: SegmentKind, head: &[u8]) -> Option<(u8, FeatureBits)> {
     })
 }
 
+/// A pool without its reserve.
+struct Unreserved<'a>(&'a mut Pool);
+
+impl Allocator for Unreserved<'_> {
+    type Buffer = Frame;
+
+    fn allocate(&mut self, capacity: usize) -> Option<Frame> {
+        if self.0.ensure(RESERVE + 1) <= RESERVE {
+            return None;
+        }
+        self.0.allocate(capacity)
+    }
+
+    fn longest_segment(&self) -> usize {
+        self.0.longest_segment()
+    }
+}
+
 fn carry_out_one(
     mut frame: Frame,
     pool: &mut Pool,
@@ -133,7 +189,7 @@ fn carry_out_one(
     let offload = frame.offload();
     frame.set_offload(Offload::NONE);
     if offload.segmentation.is_some() {
-        return segment(&mut frame, &offload, pool, out);
+        return segment(&mut frame, &offload, &mut Unreserved(pool), out);
     }
     if let ChecksumState::Partial(partial) = offload.checksum
         && !complete_checksum(&mut frame, partial)
@@ -145,42 +201,4 @@ fn carry_out_one(
 }
 
 #[cfg(test)]
-mod tests {
-    use virtroupe_wire::offload::{PartialChecksum, Segmentation};
-
-    use super::*;
-
-    #[test]
-    fn a_feature_is_accepted_only_with_those_that_it_depends_on() {
-        let all = TransmitOffloads::ALL;
-        assert_eq!(TransmitOffloads::of(all), all);
-        let without_checksum = TransmitOffloads::of(all - FeatureBits::CSUM);
-        assert_eq!(without_checksum, FeatureBits::NONE);
-        let without_tso4 = all - FeatureBits::HOST_TSO4;
-        assert_eq!(TransmitOffloads::of(without_tso4), without_tso4);
-        let without_tso = without_tso4 - FeatureBits::HOST_TSO6;
-        let expected = without_tso - FeatureBits::HOST_ECN;
-        assert_eq!(TransmitOffloads::of(without_tso), expected);
-    }
-
-    #[test]
-    fn a_device_is_not_asked_for_what_is_not_in_the_packet() {
-        let mut head = [0; 60];
-        head[12..14].copy_from_slice(&[8, 0]);
-        let offload = |start, size, header_length| Offload {
-            checksum: ChecksumState::Partial(PartialChecksum { start, offset: 6 }),
-            segmentation: Some(Segmentation {
-                kind: SegmentKind::Udp,
-                size,
-                header_length,
-            }),
-        };
-        let device = TransmitOffloads::new(TransmitOffloads::ALL);
-        assert!(device.takes(&offload(34, 1000, 42), &head));
-        assert!(device.takes(&offload(52, 1000, 60), &head));
-        for (start, size, header_length) in [(53, 1000, 42), (34, 0, 42), (34, 1000, 61)] {
-            assert!(!device.takes(&offload(start, size, header_length), &head));
-        }
-        assert!(!device.takes(&offload(u16::MAX, 1000, 42), &head));
-    }
-}
+mod tests;

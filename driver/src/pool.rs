@@ -36,6 +36,11 @@ pub const SLOT_STRIDE: usize = 35 * 64;
 /// Bytes that a fresh slot takes behind its headroom.
 pub(crate) const SLOT_ROOM: usize = SLOT_STRIDE - SLOT_DATA as usize;
 
+/// Slots that are left, for what the stack sends on its own account, by a receive ring that is at
+/// least half full and by segmentation in software. Received frames whose slots could be replaced
+/// only out of the reserve are copied to the heap.
+pub(crate) const RESERVE: usize = 64;
+
 /// No slot: the end of a list.
 const NONE: u32 = u32::MAX;
 /// The remote list of a pool that has closed.

@@ -56,6 +56,13 @@ pub(crate) struct TransmitQueue<R> {
 /// appended to it, which is fast for as many; and they hold the largest IP packet twice.
 const MOST_SEGMENTS: usize = 64;
 
+/// The longest chain that is handed to the device on a ring of `size` descriptors (section
+/// 2.7.5.3.1). A longer one is copied into fewer segments or dropped: it could wait for ever for a
+/// ring that is shorter.
+pub(crate) fn most_segments(size: usize) -> usize {
+    size.min(MOST_SEGMENTS)
+}
+
 /// The descriptor is not the head of an outstanding frame.
 const VACANT: u32 = u32::MAX;
 /// The frame of the descriptor is in `others`.
@@ -95,7 +102,7 @@ impl<R: Ring> TransmitQueue<R> {
         let mut ring = R::new(memory.clone(), layout, event_idx, in_order)?;
         ring.suppress_interrupts();
         Some(TransmitQueue {
-            offloads: TransmitOffloads::new(features),
+            offloads: TransmitOffloads::new(features, layout.size),
             free: FreeDescriptors::new(layout.size),
             slots: vec![VACANT; usize::from(layout.size)].into(),
             others: (0..layout.size).map(|_| Other::default()).collect(),
@@ -186,10 +193,8 @@ impl<R: Ring> TransmitQueue<R> {
         count
     }
 
-    /// The longest chain that is handed to the device. A longer one is copied into fewer
-    /// segments or dropped: it could wait for ever for a ring that is shorter.
     fn most_segments(&self) -> usize {
-        self.size().min(MOST_SEGMENTS)
+        most_segments(self.size())
     }
 
     fn wants_table(&self, segments: usize) -> bool {

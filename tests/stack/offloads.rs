@@ -45,6 +45,16 @@ async fn train(features: FeatureBits, offloads: bool) -> (u64, u64) {
     assert_eq!(receiver.stats().await.expect("it runs").drops().total(), 0);
     let stats = handle.stats();
     assert_eq!(stats.violations.frames, 0);
+    let ours = sender.stats().await.expect("it runs");
+    let made = ours.cpus.iter().map(|cpu| &cpu.shard);
+    let made: u64 = made
+        .map(|shard| shard.host.tx_frames + shard.segments_added - shard.unsent)
+        .sum();
+    assert_eq!(
+        made,
+        ours.sent_frames(),
+        "a train is one frame, its pieces are added"
+    );
     sender.shutdown().await;
     receiver.shutdown().await;
     (stats.from_driver.frames, stats.segments_added.frames)

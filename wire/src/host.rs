@@ -54,6 +54,7 @@ use crate::drops::{DropReason, Drops};
 use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
+use crate::offload::DeviceSegmentation;
 use crate::tcp::Segment;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
@@ -110,6 +111,8 @@ pub struct Host<B: Buffer> {
     shortage: DropReason,
     /// Whether a packet with an offload was sent since the caller asked.
     has_offloads: bool,
+    /// Which long packets use up room for one frame only.
+    device_segmentation: DeviceSegmentation,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,
@@ -179,6 +182,7 @@ impl<B: Buffer> Host<B> {
             reassembled: VecDeque::new(),
             shortage: DropReason::RingFull,
             has_offloads: false,
+            device_segmentation: DeviceSegmentation::default(),
             pieces: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),
@@ -294,6 +298,12 @@ impl<B: Buffer> Host<B> {
     /// datagram in more fragments is refused as `TooBig`: waiting for room would not help it.
     pub fn set_transmit_capacity(&mut self, frames: usize) {
         self.most_frames = frames;
+    }
+
+    /// Sets which long packets the device cuts: those use up room for one frame. Others are cut in
+    /// software, and use up room for each piece. None by default.
+    pub fn set_device_segmentation(&mut self, segmentation: DeviceSegmentation) {
+        self.device_segmentation = segmentation;
     }
 
     /// Sets the reason for which packets are refused that find no room: `RingFull` by default,

@@ -325,7 +325,7 @@ impl World {
                 if let Some(bytes) = frame.prepend(count.into()) {
                     bytes.fill(fill);
                     model.splice(0..0, vec![fill; count.into()]);
-                    frame.write_net_header([fill; 12]).expect("there is room");
+                    frame.write_net_header([fill; 12]);
                 }
             }
             Operation::Overwrite(_) => {

@@ -10,7 +10,7 @@ use virtroupe_wire::Instant;
 use super::backend::{Deliver, Delivery, Packet, Port};
 use super::header::NetHeader;
 use super::memory::GuestMemory;
-use super::offloads;
+use super::offloads::{self, Scratch};
 use super::ring::{Chain, Ring, RingFault, Segment};
 use super::stats::{Count, EmbeddedStats};
 use super::steering::Steering;
@@ -69,6 +69,7 @@ pub(super) struct Pair {
     /// The driver posts too few buffers for what waits to be received.
     starved: bool,
     burst: Vec<Packet>,
+    scratch: Scratch,
     chains: Vec<Chain>,
 }
 
@@ -95,6 +96,7 @@ impl Pair {
             longest_frame: usize::from(mtu) + ETHERNET_HEADER + VLAN_TAG,
             starved: false,
             burst: vec![Packet::default(); BURST],
+            scratch: Scratch::default(),
             chains: vec![Chain::default()],
             readiness,
         })
@@ -189,21 +191,22 @@ impl Pair {
             send(&mut *self.port, now, burst, &mut self.stats);
             return;
         }
-        let mut expanded = Vec::new();
-        for packet in burst.iter() {
-            let before = expanded.len();
-            if !offloads::carry_out(packet, &mut expanded) {
-                self.stats.violations.add(packet.bytes.len());
+        for packet in burst {
+            let length = packet.bytes.len();
+            let Some(pieces) = self.scratch.carry_out(packet) else {
+                self.stats.violations.add(length);
                 continue;
-            }
-            let pieces = expanded.get(before..).unwrap_or_default();
-            let bytes: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+            };
+            let finished = self.scratch.finished().iter().rev().take(pieces);
+            let bytes: usize = finished.map(|piece| piece.bytes.len()).sum();
             self.stats.segments_added += Count {
-                frames: pieces.len() as u64 - 1,
-                bytes: bytes.saturating_sub(packet.bytes.len()) as u64,
+                frames: pieces as u64 - 1,
+                bytes: bytes.saturating_sub(length) as u64,
             };
         }
-        send(&mut *self.port, now, &mut expanded, &mut self.stats);
+        let finished = self.scratch.finished();
+        send(&mut *self.port, now, finished, &mut self.stats);
+        self.scratch.recycle();
     }
 
     fn step_receive(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {

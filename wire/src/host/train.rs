@@ -37,7 +37,16 @@ impl<B: Buffer> Host<B> {
         if ready.plan.must_fragment(udp::HEADER + usize::from(size)) {
             return Err(DropReason::TooBig);
         }
-        self.check_frames(&ready.plan, datagrams)?;
+        let length = TRANSPORT + udp::HEADER + send.payload.len();
+        let is_cut = self
+            .device_segmentation
+            .cuts(SegmentKind::Udp, false, length);
+        // What waits for a neighbour is bounded for the sake of memory, whoever cuts it.
+        let frames = match is_cut && ready.plan.is_direct() {
+            true => 1,
+            false => datagrams,
+        };
+        self.check_frames(&ready.plan, frames)?;
         if ready.plan.is_loopback() {
             return self.send_train_to_ourselves(now, local, send, size, pool);
         }
@@ -59,7 +68,7 @@ impl<B: Buffer> Host<B> {
         self.output(&ready.plan, &ready.outgoing, packet);
         // One that waits for a neighbour uses up room when it is released.
         if ready.plan.is_direct() {
-            self.use_room(datagrams - 1);
+            self.use_room(frames - 1);
             self.has_offloads = true;
         }
         Ok(())
