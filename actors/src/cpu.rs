@@ -130,7 +130,8 @@ pub async fn start_stack(setup: CpuSetup) -> Result<Vec<CpuAddr>, CpuError> {
     host.mac = features.mac;
     host.mtu = features.mtu;
     let tcp = tcp.enabled.then(|| tcp.config(features.mtu));
-    let host = Host::new(host, seed)?;
+    let mut host = Host::new(host, seed)?;
+    host.set_device_segmentation(features.transmit_offloads().segmentation());
     let patience = Duration::from_micros(poll.patience_us);
     let policy = poll.tx_ready;
     let ports = Rc::new(RefCell::new(bind_ports(cpu, local, patience)));

@@ -89,6 +89,7 @@ pub struct Shard {
     delivered: u64,
     undelivered: u64,
     unsent: u64,
+    segments_added: u64,
 }
 
 struct Socket {
@@ -151,6 +152,9 @@ pub struct ShardCounters {
     /// Frames that the engines put out and that were dropped before the device had them: what
     /// waited when the cpu stopped or was lost, and what could not be segmented.
     pub unsent: u64,
+    /// Frames that segmentation in software added: pieces of long packets, less one for each. The
+    /// engines count such a packet as one frame, the ring counts its pieces.
+    pub segments_added: u64,
     /// Open UDP sockets.
     pub sockets: usize,
     /// Open subscriptions.
@@ -229,6 +233,7 @@ impl Shard {
             delivered: 0,
             undelivered: 0,
             unsent: 0,
+            segments_added: 0,
         }
     }
 
@@ -259,6 +264,7 @@ impl Shard {
             delivered: self.delivered,
             undelivered: self.undelivered,
             unsent: self.unsent,
+            segments_added: self.segments_added,
             sockets: self.sockets.len(),
             subscriptions: self.subscriptions.len(),
         }

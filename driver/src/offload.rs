@@ -1,13 +1,16 @@
-//! Transmit offloads (those on receive are [`ReceiveOffloads`](crate::ReceiveOffloads)): what the device took on, what is done for it in software, and the
-//! virtio-net header that asks for it (virtio 1.3, section 5.1.6.2).
+//! Transmit offloads (those on receive are [`ReceiveOffloads`](crate::ReceiveOffloads)): what the
+//! device took on, what is done for it in software, and the virtio-net header that asks for it
+//! (virtio 1.3, section 5.1.6.2).
 
-use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};
-use virtroupe_wire::{Buffer, DropReason, Offload, ethernet};
+use virtroupe_wire::offload::{
+    ChecksumState, DeviceSegmentation, SegmentKind, complete_checksum, segment,
+};
+use virtroupe_wire::{Allocator, Buffer, DropReason, Offload, ethernet};
 
 use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER};
-use crate::pool::Pool;
-use crate::transmit::longest_chain;
+use crate::pool::{Pool, RESERVE, SLOT_ROOM};
+use crate::transmit::most_segments;
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
@@ -19,9 +22,9 @@ const GSO_ECN: u8 = 0x80;
 /// The transmit offloads that were negotiated with a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransmitOffloads {
-    taken: FeatureBits,
-    /// Bytes of the longest packet that a ring can hold whatever its segments are.
-    longest: usize,
+    features: FeatureBits,
+    /// Descriptors in the transmit ring.
+    queue_size: u16,
 }
 
 impl TransmitOffloads {
@@ -51,19 +54,40 @@ impl TransmitOffloads {
         }
     }
 
-    /// Those among the negotiated features, through rings of `queue_size` descriptors.
+    /// Those among the negotiated features, with transmit rings of `queue_size` descriptors.
     pub fn new(negotiated: FeatureBits, queue_size: u16) -> Self {
+        let kept = Self::ALL | FeatureBits::INDIRECT_DESC;
         TransmitOffloads {
-            taken: negotiated & Self::ALL,
-            longest: longest_chain(queue_size),
+            features: negotiated & kept,
+            queue_size,
         }
+    }
+
+    /// Long packets that the device cuts and that take one descriptor each. Without indirect
+    /// descriptors there are none: then a packet takes one for each slot, about as many as
+    /// for each of its pieces.
+    pub fn segmentation(&self) -> DeviceSegmentation {
+        let has = |feature| self.features.contains(feature | FeatureBits::INDIRECT_DESC);
+        DeviceSegmentation {
+            tcp_v4: has(FeatureBits::HOST_TSO4),
+            tcp_v6: has(FeatureBits::HOST_TSO6),
+            tcp_ecn: has(FeatureBits::HOST_ECN),
+            udp: has(FeatureBits::HOST_USO),
+            udp_fragments: has(FeatureBits::HOST_UFO),
+            longest: self.longest(),
+        }
+    }
+
+    /// Bytes of the longest packet that the ring is sure to take, copied together if need be.
+    fn longest(&self) -> usize {
+        most_segments(self.queue_size.into()) * SLOT_ROOM
     }
 
     /// Whether the device does what `frame` asks for. It can not cut what a short ring does not
     /// hold in one chain.
     pub fn takes(&self, frame: &Frame) -> bool {
         let offload = frame.offload().for_length(frame.len());
-        let is_held = offload.segmentation.is_none() || frame.len() <= self.longest;
+        let is_held = offload.segmentation.is_none() || frame.len() <= self.longest();
         is_held && self.header(&offload, frame.head()).is_some()
     }
 
@@ -74,7 +98,7 @@ impl TransmitOffloads {
         let [flags, gso_type, fields @ ..] = &mut header;
         if let ChecksumState::Partial(partial) = offload.checksum {
             let field = usize::from(partial.start) + usize::from(partial.offset);
-            if !self.taken.contains(FeatureBits::CSUM) || head.len() < field + 2 {
+            if !self.features.contains(FeatureBits::CSUM) || head.len() < field + 2 {
                 return None;
             }
             *flags = NEEDS_CSUM;
@@ -84,7 +108,7 @@ impl TransmitOffloads {
         if let Some(segmentation) = offload.segmentation {
             let (kind, needed) = gso(segmentation.kind, head)?;
             // The device finds the transport by the checksum.
-            let is_taken = *flags != 0 && self.taken.contains(needed);
+            let is_taken = *flags != 0 && self.features.contains(needed);
             let is_right =
                 segmentation.size > 0 && head.len() >= usize::from(segmentation.header_length);
             if !is_taken || !is_right {
@@ -97,9 +121,10 @@ impl TransmitOffloads {
         Some(header)
     }
 
-    /// Does in software, for each frame of `burst`, what the device does not take. Frames that it
-    /// is to cut become several. Returns the reasons of those that were dropped: the caller counts
-    /// them.
+    /// Does in software, for each frame of `burst`, what the device does not take, and cuts what
+    /// is too long for the ring. Pieces leave the pool's reserve alone, so that long packets can
+    /// not starve the rest of the stack. Returns the reasons of frames that were dropped: the
+    /// caller counts them.
     pub fn carry_out(&self, burst: &mut Vec<Frame>, pool: &mut Pool) -> Vec<DropReason> {
         let mut dropped = Vec::new();
         burst.iter_mut().for_each(forget_verified);
@@ -151,6 +176,24 @@ fn forget_verified(frame: &mut Frame) {
     }
 }
 
+/// A pool without its reserve.
+struct Unreserved<'a>(&'a mut Pool);
+
+impl Allocator for Unreserved<'_> {
+    type Buffer = Frame;
+
+    fn allocate(&mut self, capacity: usize) -> Option<Frame> {
+        if self.0.ensure(RESERVE + 1) <= RESERVE {
+            return None;
+        }
+        self.0.allocate(capacity)
+    }
+
+    fn longest_segment(&self) -> usize {
+        self.0.longest_segment()
+    }
+}
+
 fn carry_out_one(
     mut frame: Frame,
     pool: &mut Pool,
@@ -159,7 +202,7 @@ fn carry_out_one(
     let offload = frame.offload().for_length(frame.len());
     frame.set_offload(Offload::NONE);
     if offload.segmentation.is_some() {
-        return segment(&mut frame, &offload, pool, out);
+        return segment(&mut frame, &offload, &mut Unreserved(pool), out);
     }
     if let ChecksumState::Partial(partial) = offload.checksum
         && !complete_checksum(&mut frame, partial)
@@ -171,71 +214,4 @@ fn carry_out_one(
 }
 
 #[cfg(test)]
-mod tests {
-    use virtroupe_wire::offload::{PartialChecksum, Segmentation};
-
-    use super::*;
-
-    #[test]
-    fn a_feature_is_accepted_only_with_those_that_it_depends_on() {
-        let all = TransmitOffloads::ALL;
-        assert_eq!(TransmitOffloads::of(all), all);
-        let without_checksum = TransmitOffloads::of(all - FeatureBits::CSUM);
-        assert_eq!(without_checksum, FeatureBits::NONE);
-        let without_tso4 = all - FeatureBits::HOST_TSO4;
-        assert_eq!(TransmitOffloads::of(without_tso4), without_tso4);
-        let without_tso = without_tso4 - FeatureBits::HOST_TSO6;
-        let expected = without_tso - FeatureBits::HOST_ECN - FeatureBits::HOST_UFO;
-        assert_eq!(TransmitOffloads::of(without_tso), expected);
-        let without_tso6 = all - FeatureBits::HOST_TSO6;
-        assert_eq!(TransmitOffloads::of(without_tso6), without_tso6);
-    }
-
-    #[test]
-    fn a_device_is_not_asked_for_what_is_not_in_the_packet() {
-        let device = TransmitOffloads::new(TransmitOffloads::ALL, 256);
-        let takes = |start, size, header_length| {
-            let mut frame = train_frame(60, start, size, header_length);
-            frame.append(Frame::on_heap(&[0; 3000]));
-            device.takes(&frame)
-        };
-        assert!(takes(34, 1000, 42));
-        assert!(takes(52, 1000, 60));
-        for (start, size, header_length) in [(53, 1000, 42), (34, 0, 42), (34, 1000, 61)] {
-            assert!(!takes(start, size, header_length));
-        }
-        assert!(!takes(u16::MAX, 1000, 42));
-    }
-
-    #[test]
-    fn a_packet_that_a_short_ring_does_not_hold_is_cut_before() {
-        let longest = 16 * 2112;
-        for (length, queue_size, is_taken) in [
-            (longest, 16, true),
-            (longest + 1, 16, false),
-            (longest + 1, 17, true),
-            (65_549, 31, false),
-            (65_549, 32, true),
-        ] {
-            let device = TransmitOffloads::new(TransmitOffloads::ALL, queue_size);
-            let frame = train_frame(length, 34, 1000, 42);
-            assert_eq!(device.takes(&frame), is_taken, "{length} of {queue_size}");
-        }
-    }
-
-    /// An IPv4 frame of `length` bytes that asks to be cut.
-    fn train_frame(length: usize, start: u16, size: u16, header_length: u16) -> Frame {
-        let mut bytes = vec![0; length];
-        bytes[12..14].copy_from_slice(&[8, 0]);
-        let mut frame = Frame::on_heap(&bytes);
-        frame.set_offload(Offload {
-            checksum: ChecksumState::Partial(PartialChecksum { start, offset: 6 }),
-            segmentation: Some(Segmentation {
-                kind: SegmentKind::Udp,
-                size,
-                header_length,
-            }),
-        });
-        frame
-    }
-}
+mod tests;

@@ -3,17 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::frame::Frame;
-use crate::pool::{Pool, UnboundPool};
+use crate::pool::{Pool, RESERVE, UnboundPool};
 use crate::queue::{AnyReceiveQueue, AnyTransmitQueue};
 use crate::receive::ReceiveCounters;
 use crate::ring::Violation;
 use crate::transmit::TransmitCounters;
 use crate::transport::{Doorbell, QueueNotifiers};
-
-/// Slots that a receive ring that is at least half full leaves in the pool: for what the stack
-/// sends on its own account. Received frames whose slots could be replaced only out of the
-/// reserve are copied to the heap.
-const RESERVE: usize = 64;
 
 /// A queue pair that is set up but not yet tied to a thread.
 pub struct UnboundQueuePair {

@@ -17,7 +17,7 @@ use crate::transport::RingLayout;
 
 mod linear;
 
-use linear::{Needs, SLOT_ROOM, gather, segments};
+use linear::{Needs, gather, segments};
 
 /// Counters of a transmit queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,14 +58,11 @@ pub(crate) struct TransmitQueue<R> {
 /// appended to it, which is fast for as many; and they hold the largest IP packet twice.
 const MOST_SEGMENTS: usize = 64;
 
-fn most_segments(queue_size: u16) -> usize {
-    usize::from(queue_size).min(MOST_SEGMENTS)
-}
-
-/// Bytes of the longest packet that goes through a ring of `queue_size` descriptors whatever its
-/// segments are: as a copy, if it must be.
-pub(crate) fn longest_chain(queue_size: u16) -> usize {
-    most_segments(queue_size) * SLOT_ROOM
+/// The longest chain that is handed to the device on a ring of `size` descriptors (section
+/// 2.7.5.3.1). A longer one is copied into fewer segments or dropped: it could wait for ever for a
+/// ring that is shorter.
+pub(crate) fn most_segments(size: usize) -> usize {
+    size.min(MOST_SEGMENTS)
 }
 
 /// The descriptor is not the head of an outstanding frame.
@@ -206,10 +203,8 @@ impl<R: Ring> TransmitQueue<R> {
         count
     }
 
-    /// The longest chain that is handed to the device. A longer one is copied into fewer
-    /// segments or dropped: it could wait for ever for a ring that is shorter.
     fn most_segments(&self) -> usize {
-        most_segments(self.ring.size())
+        most_segments(self.size())
     }
 
     fn wants_table(&self, segments: usize) -> bool {
@@ -225,7 +220,7 @@ impl<R: Ring> TransmitQueue<R> {
     ///
     /// # Errors
     /// `PoolEmpty` if the pool has no slot, `TooBig` if the frame exceeds the longest chain.
-    fn in_sight(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
+    fn in_sight(&mut self, mut frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
         let needs = self.needs(&frame);
         self.counters.copied += u64::from(needs.copies > 0);
         if needs.segments > self.most_segments() {
@@ -234,6 +229,9 @@ impl<R: Ring> TransmitQueue<R> {
         if needs.is_linear {
             return gather(&frame, pool);
         }
+        if needs.copies == 0 && needs.segments == segments(&frame) {
+            return Ok(frame);
+        }
         let bring = |segment: Frame, pool: &mut Pool| {
             if self.sees(&segment) {
                 Ok(segment)
@@ -241,15 +239,14 @@ impl<R: Ring> TransmitQueue<R> {
                 gather(&segment, pool)
             }
         };
-        let (head, mut tail) = frame.split_head();
-        let mut whole = bring(head, pool)?;
-        while let Some(frame) = tail {
-            let (segment, rest) = frame.split_head();
+        let mut tail = frame.take_tail();
+        let mut whole = bring(frame, pool)?;
+        while let Some(mut segment) = tail {
+            tail = segment.take_tail();
             // Devices may refuse an empty buffer.
             if !segment.head().is_empty() {
                 whole.append(bring(segment, pool)?);
             }
-            tail = rest;
         }
         Ok(whole)
     }

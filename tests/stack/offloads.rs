@@ -75,6 +75,16 @@ async fn send(sendings: &[Sending], features: FeatureBits, config: Config) -> Fr
     let stats = handle.stats();
     // Frames that are longer than the MTU, and ask for nothing that was negotiated.
     assert_eq!(stats.violations.frames, 0);
+    let ours = sender.stats().await.expect("it runs");
+    let made = ours.cpus.iter().map(|cpu| &cpu.shard);
+    let made: u64 = made
+        .map(|shard| shard.host.tx_frames + shard.segments_added - shard.unsent)
+        .sum();
+    assert_eq!(
+        made,
+        ours.sent_frames(),
+        "a train is one frame, its pieces are added"
+    );
     sender.shutdown().await;
     receiver.shutdown().await;
     let after = frames(&stats);

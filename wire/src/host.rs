@@ -62,7 +62,7 @@ use crate::drops::{DropReason, Drops};
 use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
-use crate::offload::Offload;
+use crate::offload::{DeviceSegmentation, Offload};
 use crate::tcp::Segment;
 use crate::time::Instant;
 use crate::udp::{UdpError, UdpErrorKind};
@@ -125,6 +125,8 @@ pub struct Host<B: Buffer> {
     has_offloads: bool,
     /// Whether the device makes fragments of datagrams.
     offloads_fragmentation: bool,
+    /// Which long packets use up room for one frame only.
+    device_segmentation: DeviceSegmentation,
     /// Reused by `copy`: the pieces of one datagram.
     pieces: Vec<B>,
     drops: Drops,
@@ -207,6 +209,7 @@ impl<B: Buffer> Host<B> {
             shortage: DropReason::RingFull,
             has_offloads: false,
             offloads_fragmentation: false,
+            device_segmentation: DeviceSegmentation::default(),
             pieces: Vec::new(),
             drops: Drops::default(),
             counters: HostCounters::default(),
@@ -252,12 +255,18 @@ impl<B: Buffer> Host<B> {
 
     /// Sets whether the device cuts UDP datagrams that are longer than their path allows
     /// (`VIRTIO_NET_F_HOST_UFO`): they then leave as one frame with its
-    /// [`Offload`](crate::Offload), which takes as much room as its fragments. Only for packet memory
+    /// [`Offload`](crate::Offload). Only for packet memory
     /// that keeps a description: else they are refused as `TooBig`. Off by default: the host then
     /// makes the fragments itself as it copies a datagram, which costs less than to copy it first
     /// and to cut it afterwards.
     pub fn set_fragmentation_offload(&mut self, is_taken: bool) {
         self.offloads_fragmentation = is_taken;
+    }
+
+    /// Sets which long packets the device cuts: those use up room for one frame. Others are cut in
+    /// software, and use up room for each piece. None by default.
+    pub fn set_device_segmentation(&mut self, segmentation: DeviceSegmentation) {
+        self.device_segmentation = segmentation;
     }
 
     /// Sets the reason for which packets are refused that find no room: `RingFull` by default,

@@ -79,6 +79,38 @@ pub enum SegmentKind {
     UdpFragments,
 }
 
+/// Which long packets a device cuts by itself, so that each takes one place in its ring and not
+/// one for each piece. None by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceSegmentation {
+    /// TCP over IPv4.
+    pub tcp_v4: bool,
+    /// TCP over IPv6.
+    pub tcp_v6: bool,
+    /// TCP whose first segment alone says that the congestion window was reduced.
+    pub tcp_ecn: bool,
+    /// UDP datagrams.
+    pub udp: bool,
+    /// IPv4 fragments of a UDP datagram.
+    pub udp_fragments: bool,
+    /// Bytes of the longest packet that it takes, from the Ethernet header on.
+    pub longest: usize,
+}
+
+impl DeviceSegmentation {
+    /// Whether it cuts a packet of `length` bytes into `kind`.
+    pub fn cuts(&self, kind: SegmentKind, is_ipv6: bool, length: usize) -> bool {
+        let has_kind = match kind {
+            SegmentKind::Tcp { ecn: true } if !self.tcp_ecn => false,
+            SegmentKind::Tcp { .. } if is_ipv6 => self.tcp_v6,
+            SegmentKind::Tcp { .. } => self.tcp_v4,
+            SegmentKind::Udp => self.udp,
+            SegmentKind::UdpFragments => self.udp_fragments,
+        };
+        has_kind && length <= self.longest
+    }
+}
+
 impl Offload {
     /// Nothing to do.
     pub const NONE: Offload = Offload {

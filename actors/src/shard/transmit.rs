@@ -48,7 +48,11 @@ impl Shard {
     #[cold]
     fn carry_out_offloads(&mut self, egress: &mut Egress) {
         let offloads = self.features.transmit_offloads();
-        for reason in offloads.carry_out(self.host.transmit(), egress.pool()) {
+        let before = self.host.transmit().len();
+        let dropped = offloads.carry_out(self.host.transmit(), egress.pool());
+        let added = self.host.transmit().len() + dropped.len() - before;
+        self.segments_added += added as u64;
+        for reason in dropped {
             self.lose_unsent(reason, 1);
         }
     }

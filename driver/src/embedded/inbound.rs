@@ -7,7 +7,7 @@ use virtroupe_wire::Instant;
 
 use super::backend::{Delivery, Packet, Port};
 use super::header::NetHeader;
-use super::offloads::{carry_out, header_for_driver, is_taken_by_driver};
+use super::offloads::{Scratch, header_for_driver, is_taken_by_driver};
 use super::ring::{Chain, Ring, RingFault, Segment};
 use super::stats::EmbeddedStats;
 use crate::features::FeatureBits;
@@ -19,6 +19,8 @@ pub(super) struct Inbound<'a> {
     pub(super) chains: &'a mut Vec<Chain>,
     /// Pieces of a frame that the driver does not take whole, and that find no buffer yet.
     pub(super) pieces: &'a mut VecDeque<Packet>,
+    /// Memory in which they are cut.
+    pub(super) scratch: &'a mut Scratch,
     pub(super) features: FeatureBits,
     pub(super) link_up: bool,
     pub(super) stats: &'a mut EmbeddedStats,
@@ -67,13 +69,12 @@ impl Inbound<'_> {
         if is_taken_by_driver(header, frame, self.features) {
             return self.write(header, frame);
         }
-        let packet = Packet {
+        let mut packet = Packet {
             header: *header,
             bytes: frame.to_vec(),
         };
-        let mut pieces = Vec::new();
-        if carry_out(&packet, &mut pieces) {
-            self.pieces.extend(pieces);
+        if self.scratch.carry_out(&mut packet).is_some() {
+            self.pieces.extend(self.scratch.take_finished());
             self.deliver_pieces();
         } else {
             self.stats.from_backend.add(frame.len());

@@ -5,11 +5,15 @@
 use virtroupe_wire::offload::{
     ChecksumState, PartialChecksum, SegmentKind, Segmentation, complete_checksum, segment,
 };
-use virtroupe_wire::{Buffer, Heap, HeapBuffer, Offload, ethernet};
+use virtroupe_wire::{Offload, ethernet};
 
 use super::backend::Packet;
 use super::header::NetHeader;
 use crate::features::FeatureBits;
+
+mod scratch;
+
+pub(super) use scratch::Scratch;
 
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
@@ -119,32 +123,27 @@ pub(super) fn header_for_driver(
     }
 }
 
-/// Does what the header of `packet` asks for: the packets behind `out` then ask for nothing.
-/// Returns false, and adds none, if the packet is not what its header says.
-pub(super) fn carry_out(packet: &Packet, out: &mut Vec<Packet>) -> bool {
-    let mut buffer = HeapBuffer::new(&packet.bytes);
-    let Some(offload) = describe(&packet.header, &packet.bytes) else {
-        return false;
-    };
-    let offload = offload.for_length(packet.bytes.len());
-    let mut pieces = Vec::new();
-    if offload.segmentation.is_some() {
-        if segment(&mut buffer, &offload, &mut Heap, &mut pieces).is_err() {
-            return false;
+impl Scratch {
+    /// Does what the header of `packet` asks for: finished are then packets that ask for nothing,
+    /// whose number it returns. `None`, and none is finished, if the packet is not what its header
+    /// says. What is left in `packet` is not defined.
+    pub(super) fn carry_out(&mut self, packet: &mut Packet) -> Option<usize> {
+        let offload = describe(&packet.header, &packet.bytes)?.for_length(packet.bytes.len());
+        if offload.segmentation.is_some() {
+            let before = self.finished.len();
+            segment(packet, &offload, &mut self.memory, &mut self.finished).ok()?;
+            return Some(self.finished.len() - before);
         }
-    } else {
         if let ChecksumState::Partial(partial) = offload.checksum
-            && !complete_checksum(&mut buffer, partial)
+            && !complete_checksum(packet, partial)
         {
-            return false;
+            return None;
         }
-        pieces.push(buffer);
+        let mut finished = std::mem::replace(packet, self.memory.packet());
+        finished.header = NetHeader::default();
+        self.finished.push(finished);
+        Some(1)
     }
-    out.extend(pieces.iter().map(|piece| Packet {
-        header: NetHeader::default(),
-        bytes: piece.to_vec(),
-    }));
-    true
 }
 
 /// The header as the engines would say it. `hdr_len` is only a hint (section 5.1.6.2.1): the

@@ -12,7 +12,7 @@ use super::backend::{Deliver, Packet, Port};
 use super::header::NetHeader;
 use super::inbound::Inbound;
 use super::memory::GuestMemory;
-use super::offloads;
+use super::offloads::{self, Scratch};
 use super::ring::{Chain, Ring, RingFault, Segment};
 use super::stats::{Count, EmbeddedStats};
 use super::steering::Steering;
@@ -71,6 +71,7 @@ pub(super) struct Pair {
     /// The driver posts too few buffers for what waits to be received.
     starved: bool,
     burst: Vec<Packet>,
+    scratch: Scratch,
     chains: Vec<Chain>,
     /// Pieces of a frame for the driver that find no buffer yet.
     pieces: VecDeque<Packet>,
@@ -99,6 +100,7 @@ impl Pair {
             longest_frame: usize::from(mtu) + ETHERNET_HEADER + VLAN_TAG,
             starved: false,
             burst: vec![Packet::default(); BURST],
+            scratch: Scratch::default(),
             chains: vec![Chain::default()],
             pieces: VecDeque::new(),
             readiness,
@@ -205,25 +207,26 @@ impl Pair {
             send(port, now, burst, &mut self.stats);
             return;
         }
-        let mut expanded = Vec::new();
-        for packet in burst.iter_mut() {
+        for packet in burst {
             if !is_left(packet, port) {
-                expanded.push(std::mem::take(packet));
+                self.scratch.keep(packet);
                 continue;
             }
-            let before = expanded.len();
-            if !offloads::carry_out(packet, &mut expanded) {
-                self.stats.violations.add(packet.bytes.len());
+            let length = packet.bytes.len();
+            let Some(pieces) = self.scratch.carry_out(packet) else {
+                self.stats.violations.add(length);
                 continue;
-            }
-            let pieces = expanded.get(before..).unwrap_or_default();
-            let bytes: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+            };
+            let finished = self.scratch.finished().iter().rev().take(pieces);
+            let bytes: usize = finished.map(|piece| piece.bytes.len()).sum();
             self.stats.segments_added += Count {
-                frames: pieces.len() as u64 - 1,
-                bytes: bytes.saturating_sub(packet.bytes.len()) as u64,
+                frames: pieces as u64 - 1,
+                bytes: bytes.saturating_sub(length) as u64,
             };
         }
-        send(port, now, &mut expanded, &mut self.stats);
+        let finished = self.scratch.finished();
+        send(port, now, finished, &mut self.stats);
+        self.scratch.recycle();
     }
 
     fn step_receive(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {
@@ -235,6 +238,7 @@ impl Pair {
             ring: &mut queue.ring,
             chains: &mut self.chains,
             pieces: &mut self.pieces,
+            scratch: &mut self.scratch,
             features: self.features,
             link_up,
             stats: &mut self.stats,

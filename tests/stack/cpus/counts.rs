@@ -76,7 +76,7 @@ pub fn is_at_rest(rig: &Rig, stats: &Stats) -> bool {
     let sent: u64 = stats
         .cpus
         .iter()
-        .map(|cpu| cpu.shard.host.tx_frames - cpu.shard.unsent)
+        .map(|cpu| cpu.shard.host.tx_frames + cpu.shard.segments_added - cpu.shard.unsent)
         .sum();
     rig.wire.waiting() == 0
         && device.to_driver.frames == stats.received_frames()

@@ -34,7 +34,8 @@ pub struct HostCounters {
     /// Fragments that wait for the rest of their datagram, now.
     pub held: u64,
 
-    /// Frames that were put into the transmit queue.
+    /// Frames that were put into the transmit queue. One that is to be cut counts once: what is
+    /// made of it, whoever cuts it, is no part of this.
     pub tx_frames: u64,
     /// Bytes in them, Ethernet headers included.
     pub tx_bytes: u64,

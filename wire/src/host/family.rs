@@ -26,6 +26,8 @@ pub(super) trait Family: Copy + Eq + Ord + Hash + Debug + Into<IpAddr> {
     /// A prefix.
     type Net: Copy + Debug;
 
+    /// Whether it is IPv6.
+    const IS_IPV6: bool;
     /// No address, or any.
     const UNSPECIFIED: Self;
     /// Bytes in an IP header without options or extensions.
@@ -96,6 +98,7 @@ impl Family for Ipv4Addr {
     type Endpoint = SocketAddrV4;
     type Net = Ipv4Net;
 
+    const IS_IPV6: bool = false;
     const UNSPECIFIED: Self = Ipv4Addr::UNSPECIFIED;
     const HEADER: usize = ipv4::HEADER;
     const FRAGMENT_HEADER: usize = 0;
@@ -201,6 +204,7 @@ impl Family for Ipv6Addr {
     type Endpoint = SocketAddrV6;
     type Net = Ipv6Net;
 
+    const IS_IPV6: bool = true;
     const UNSPECIFIED: Self = Ipv6Addr::UNSPECIFIED;
     const HEADER: usize = ipv6::HEADER;
     const FRAGMENT_HEADER: usize = ipv6::FRAGMENT_HEADER;

@@ -3,6 +3,7 @@
 
 use super::Host;
 use super::family::Family;
+use super::output::Plan;
 use super::send::Ready;
 use crate::buffer::{Allocator, Buffer, Payload, allocate_up_to, extend};
 use crate::drops::DropReason;
@@ -19,8 +20,7 @@ const fn transport<F: Family>() -> usize {
 const CHECKSUM: usize = 6;
 
 impl<B: Buffer> Host<B> {
-    /// Sends the payload of `send` in one frame, which `frames` come out of: there is room for
-    /// them. The header in `ready` is a [`partial_header`].
+    /// Sends the payload of `send` in one frame that uses up room for `frames`, which there is. The header in `ready` is a [`partial_header`].
     ///
     /// # Errors
     /// `PoolEmpty`; or `TooBig` if this kind of memory can not keep a description. The payload is
@@ -54,6 +54,24 @@ impl<B: Buffer> Host<B> {
         Ok(())
     }
 
+    /// How much room a UDP packet takes that is cut into `pieces` of `kind`: one place if the
+    /// device does it. What waits for a neighbour is bounded for the sake of memory, whoever cuts
+    /// it.
+    pub(super) fn room_of<F: Family>(
+        &self,
+        plan: &Plan<F>,
+        kind: SegmentKind,
+        payload: &Payload<B>,
+        pieces: usize,
+    ) -> usize {
+        let length = transport::<F>() + udp::HEADER + payload.len();
+        let is_cut = self.device_segmentation.cuts(kind, F::IS_IPV6, length);
+        match is_cut && plan.is_direct() {
+            true => 1,
+            false => pieces,
+        }
+    }
+
     /// Sends a datagram that the device cuts into fragments. There is room for them.
     #[inline(never)]
     pub(super) fn send_to_be_fragmented<F: Family, A: Allocator<Buffer = B>>(
@@ -62,20 +80,16 @@ impl<B: Buffer> Host<B> {
         send: &mut UdpSend<B>,
         pool: &mut A,
     ) -> Result<(), DropReason> {
-        let frames = ready.plan.frames(udp::HEADER + send.payload.len());
+        let pieces = ready.plan.frames(udp::HEADER + send.payload.len());
+        let kind = SegmentKind::UdpFragments;
+        let frames = self.room_of(&ready.plan, kind, &send.payload, pieces);
         // The greatest packet, less its header.
         let size = ready.plan.per_fragment() as u16;
         let ready = Ready {
             plan: ready.plan.for_fragments(),
             ..ready
         };
-        self.send_described(
-            &ready,
-            send,
-            (SegmentKind::UdpFragments, size),
-            frames,
-            pool,
-        )?;
+        self.send_described(&ready, send, (kind, size), frames, pool)?;
         self.counters.fragmented += 1;
         Ok(())
     }

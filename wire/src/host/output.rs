@@ -371,7 +371,7 @@ impl<B: Buffer> Host<B> {
             }
             Target::Neighbor(next_hop, _) => {
                 let waiting = Waiting {
-                    frames: frames_of(&packet),
+                    frames: pieces_of(&packet),
                     frame: packet,
                     socket: sender,
                 };
@@ -398,14 +398,31 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Puts a frame that waited into the transmit queue, which has room: one that is to be cut
-    /// uses up as much as its pieces, but is not kept back by the last of them.
+    /// in software uses up as much as its pieces, but is not kept back by the last of them.
     pub(super) fn push_released(&mut self, frame: B) {
         self.has_offloads |= !frame.offload().is_none();
-        self.use_room(frames_of(&frame) - 1);
+        self.use_room(self.room_for(&frame) - 1);
         self.push_frame(frame);
     }
 
-    /// Uses up room for pieces of a frame: perhaps nobody but software cuts it.
+    /// How much room a complete frame uses up, at least 1: for each piece, unless the device
+    /// cuts it.
+    pub(super) fn room_for(&self, frame: &B) -> usize {
+        let Some(segmentation) = frame.offload().segmentation else {
+            return 1;
+        };
+        let length = frame.len();
+        let is_ipv6 = frame.head().get(12..14) == Some(&ethernet::IPV6.to_be_bytes());
+        match self
+            .device_segmentation
+            .cuts(segmentation.kind, is_ipv6, length)
+        {
+            true => 1,
+            false => segmentation.pieces(length),
+        }
+    }
+
+    /// Uses up room for further pieces of a frame.
     pub(super) fn use_room(&mut self, frames: usize) {
         self.room = self.room.saturating_sub(frames);
     }
@@ -420,8 +437,8 @@ impl<B: Buffer> Host<B> {
     }
 }
 
-/// How many frames a complete one becomes, at least 1.
-pub(super) fn frames_of<B: Buffer>(frame: &B) -> usize {
+/// Into how many frames a complete one is cut, by whomever; at least 1.
+fn pieces_of<B: Buffer>(frame: &B) -> usize {
     let segmentation = frame.offload().segmentation;
     segmentation.map_or(1, |segmentation| segmentation.pieces(frame.len()))
 }

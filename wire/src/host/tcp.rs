@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Host;
 use super::family::Family;
 use super::icmp::Cited;
-use super::output::{Outgoing as Packet, Plan, frames_of};
+use super::output::{Outgoing as Packet, Plan};
 use super::receive::{Carrier, Link};
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
-use crate::offload::{ChecksumState, Offload, Segmentation};
+use crate::offload::{ChecksumState, Offload, SegmentKind, Segmentation};
 use crate::tcp::header::HEADER;
 use crate::tcp::{
     Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpIcmp, TcpIcmpKind,
@@ -73,9 +73,11 @@ pub fn exchange<A, S>(
             host.counters.icmp_errors_received += u64::from(is_believed && cited.is_some());
         }
         let least_room = match engine.most_payload() {
-            0 => 1,
             // A short queue is never longer, and half of it may be all that is ever seen free.
-            _ => MOST_PIECES.min(host.most_frames / 2).max(1),
+            long if long > 0 && !host.has_segments_cut() => {
+                MOST_PIECES.min(host.most_frames / 2).max(1)
+            }
+            _ => 1,
         };
         // What is sent to ourselves is received before more is sent: it holds memory.
         let most_looped = match host.is_sharded {
@@ -140,6 +142,13 @@ impl<B: Buffer> Host<B> {
                 self.tcp_segments.push(segment);
             }
         }
+    }
+
+    /// Whether the device cuts every long segment.
+    fn has_segments_cut(&self) -> bool {
+        let longest = ethernet::HEADER + ipv4::MAX_PACKET;
+        let kind = SegmentKind::Tcp { ecn: true };
+        self.device_segmentation.cuts(kind, false, longest)
     }
 
     /// Keeps an ICMP error for the engine, which knows whether to believe it.
@@ -311,9 +320,10 @@ impl<B: Buffer> Host<B> {
             self.transmit.pop();
             return Err(DropReason::TooBig);
         }
-        let frames = frames_of(frame);
-        self.use_room(frames - 1);
         self.has_offloads = true;
+        if let Some(frame) = self.transmit.last() {
+            self.use_room(self.room_for(frame) - 1);
+        }
         Ok(())
     }
 

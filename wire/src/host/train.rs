@@ -32,11 +32,12 @@ impl<B: Buffer> Host<B> {
         if ready.plan.must_fragment(udp::HEADER + usize::from(size)) {
             return Err(DropReason::TooBig);
         }
-        self.check_frames(&ready.plan, datagrams)?;
+        let frames = self.room_of(&ready.plan, SegmentKind::Udp, &send.payload, datagrams);
+        self.check_frames(&ready.plan, frames)?;
         if ready.plan.is_loopback() {
             return self.send_train_to_ourselves(now, local, send, size, pool);
         }
-        self.send_described(&ready, send, (SegmentKind::Udp, size), datagrams, pool)
+        self.send_described(&ready, send, (SegmentKind::Udp, size), frames, pool)
     }
 
     /// Nobody cuts what stays here. All of it stays, or nothing: who is refused offers all again.

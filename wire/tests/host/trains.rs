@@ -1,7 +1,9 @@
 //! Trains of datagrams: one packet that the device, or software, cuts.
 
 use proptest::prelude::*;
-use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};
+use virtroupe_wire::offload::{
+    ChecksumState, DeviceSegmentation, SegmentKind, complete_checksum, segment,
+};
 use virtroupe_wire::{Buffer, DropReason, HeapBuffer, Offload, Payload, UdpSend};
 
 use crate::support::*;
@@ -94,6 +96,23 @@ fn a_train_needs_room_for_all_its_datagrams() {
     bed.host.set_transmit_room(4);
     assert_eq!(bed.send_burst(socket, &mut burst).accepted, 1);
     assert_eq!(bed.host.transmit_room(), 0);
+}
+
+#[test]
+fn a_train_that_the_device_cuts_needs_room_for_itself_only() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    bed.host.set_transmit_capacity(2);
+    bed.host.set_device_segmentation(DeviceSegmentation {
+        udp: true,
+        longest: 442,
+        ..DeviceSegmentation::default()
+    });
+    bed.host.set_transmit_room(2);
+    let mut burst = vec![train(&[0; 400], 100), train(&[0; 401], 100)];
+    assert_eq!(bed.send_burst(socket, &mut burst).accepted, 1);
+    assert_eq!(burst[0].refused, Some(DropReason::TooBig), "5 in software");
+    assert_eq!(bed.host.transmit_room(), 1);
 }
 
 #[test]

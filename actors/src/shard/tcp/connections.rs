@@ -94,9 +94,6 @@ impl Shard {
         if !self.tcp.is_enabled {
             return Err(BindError::TcpDisabled);
         }
-        if local.is_ipv6() {
-            return Err(host::BindError::Unsupported(local).into());
-        }
         if !local.ip().is_unspecified() && !self.host.is_own_address(local.ip()) {
             return Err(host::BindError::AddressNotOurs(local).into());
         }

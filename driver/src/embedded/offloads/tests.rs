@@ -96,11 +96,21 @@ proptest! {
             ..NetHeader::from_bytes(fields)
         };
         let packet = Packet { header, bytes };
-        let mut out = Vec::new();
-        if is_allowed(&packet.header, packet.bytes.len(), TransmitOffloads::ALL) {
-            let is_done = carry_out(&packet, &mut out);
-            prop_assert_eq!(is_done, !out.is_empty());
-            prop_assert!(out.iter().all(|piece| piece.header == NetHeader::default()));
+        let mut scratch = Scratch::default();
+        let mut first = Vec::new();
+        // The second time in memory that was used before.
+        for _ in 0..2 {
+            if is_allowed(&packet.header, packet.bytes.len(), TransmitOffloads::ALL) {
+                let pieces = scratch.carry_out(&mut packet.clone());
+                let finished = scratch.finished();
+                prop_assert_eq!(pieces.unwrap_or(0), finished.len());
+                prop_assert!(pieces != Some(0));
+                prop_assert!(finished.iter().all(|piece| piece.header == NetHeader::default()));
+                let bytes: Vec<_> = finished.iter().map(|piece| piece.bytes.clone()).collect();
+                prop_assert!(first.is_empty() || bytes == first);
+                first = bytes;
+                scratch.recycle();
+            }
         }
     }
 }
