@@ -31,6 +31,8 @@ mod report;
 mod sandbox;
 #[path = "common/serve.rs"]
 mod serve;
+#[path = "common/show.rs"]
+mod show;
 #[path = "common/table.rs"]
 mod table;
 #[path = "common/tcp_echo.rs"]
@@ -121,7 +123,7 @@ fn run(options: Options) -> Outcome<ExitCode> {
 async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     let _echo = start_echo(&stack, options.port).await?;
-    cpus::show_until(&stack, report::wait(options.seconds)).await?;
+    show::until(&stack, report::wait(options.seconds)).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats);
     println!("{stats}");

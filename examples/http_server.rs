@@ -27,6 +27,8 @@ mod report;
 mod sandbox;
 #[path = "common/serve.rs"]
 mod serve;
+#[path = "common/show.rs"]
+mod show;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -104,7 +106,7 @@ fn run(options: Options) -> Outcome<ExitCode> {
 async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
     start(&stack, options.port).await?;
-    cpus::show_until(&stack, report::wait(options.seconds)).await?;
+    show::until(&stack, report::wait(options.seconds)).await?;
     println!("{}", stack.stats().await?);
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

@@ -16,8 +16,8 @@ use virtroupe::driver::embedded::{
 use virtroupe::driver::memory::HugePages;
 use virtroupe::wire::host::Neighbor;
 use virtroupe::{
-    BindError, Config, DeviceUrl, ListenOptions, MacAddr, Stack, Supervisor, TcpConnectError,
-    TcpOptions, UdpReceived, UdpSocket,
+    BindError, Config, DeviceUrl, FeatureBits, ListenOptions, MacAddr, Stack, Supervisor,
+    TcpConnectError, TcpOptions, UdpReceived, UdpSocket,
 };
 
 #[global_allocator]
@@ -146,6 +146,8 @@ async fn an_echo_allocates_for_its_messages_alone() {
 async fn start_on_link(host: u8, end: LinkEnd) -> Stack {
     let device = EmbeddedConfig {
         mac: MacAddr([2, 0, 0, 0, 0, host]),
+        // This device allocates when it cuts segments; it is not what is measured.
+        features: FeatureBits(EmbeddedConfig::SUPPORTED.0 & !FeatureBits::HOST_TSO4.0),
         ..EmbeddedConfig::default()
     };
     let address = format!("10.0.0.{host}/24").parse().expect("an address");
@@ -162,8 +164,8 @@ async fn start_on_link(host: u8, end: LinkEnd) -> Stack {
 
 /// A bulk transfer between two stacks, once all queues have grown.
 async fn a_stream_allocates_nothing() {
-    const WARM: usize = 64 << 20;
-    const MEASURED: usize = 64 << 20;
+    const WARM: usize = 16 << 20;
+    const MEASURED: usize = 16 << 20;
     let (left, right) = Link::pair(LinkConfig::default());
     let (client, server) = (start_on_link(1, left).await, start_on_link(2, right).await);
     let (report, blocks) = tokio::sync::oneshot::channel();

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use virtroupe::actors::stats::CpuStats;
-use virtroupe::{CpuRole, Stack, Stats};
+use virtroupe::{CpuRole, Stats};
 
-use crate::exit::Outcome;
-use crate::live::{Live, reasons};
-use crate::serve;
+use crate::live::reasons;
 
 /// Tells rates from two snapshots of the counters.
 #[derive(Default)]
@@ -55,17 +53,6 @@ fn line(cpu: &CpuStats, last: &CpuStats, interval: Duration) -> String {
         rate(cpu.crossings.sent, last.crossings.sent),
         reasons(&cpu.shard.drops),
     )
-}
-
-/// Shows them once a second until `end`.
-pub async fn show_until(stack: &Stack, end: impl Future<Output = ()>) -> Outcome<()> {
-    let (mut live, mut cpus) = (Live::new(), CpuTable::default());
-    serve::until_end(stack, end, async |interval| {
-        if let Ok(stats) = stack.stats().await {
-            live.show(&cpus.lines(stats, interval));
-        }
-    })
-    .await
 }
 
 /// Packets per second.

@@ -148,7 +148,8 @@ impl<B: Buffer> Host<B> {
     fn has_segments_cut(&self) -> bool {
         let longest = ethernet::HEADER + ipv4::MAX_PACKET;
         let kind = SegmentKind::Tcp { ecn: true };
-        self.device_segmentation.cuts(kind, false, longest)
+        let cuts = |is_ipv6| self.device_segmentation.cuts(kind, is_ipv6, longest);
+        cuts(false) && cuts(true)
     }
 
     /// Keeps an ICMP error for the engine, which knows whether to believe it.
