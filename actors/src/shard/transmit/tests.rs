@@ -138,6 +138,7 @@ fn a_frame_of_an_application_that_asks_for_an_offload_gets_it() {
     let mut rig = Rig::new(256);
     let mut bytes = vec![0; 42 + 2500];
     bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+    bytes[23] = 17;
     let mut frame = Frame::on_heap(&bytes);
     frame.set_offload(Offload {
         checksum: ChecksumState::Partial(PartialChecksum {
