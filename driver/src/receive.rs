@@ -125,13 +125,15 @@ impl<R: Ring> ReceiveQueue<R> {
         self.post(pool, reserve, usize::from(self.free.len()))
     }
 
-    /// Posts at most `wanted` slots, as [`fill`](Self::fill) says. There is room for them.
+    /// Posts at most `wanted` slots, for which there is room, as [`fill`](Self::fill) says. Half of
+    /// the ring has precedence over `wanted` too: what this leaves in the pool, an application may
+    /// take before the queue sleeps.
     #[inline(always)]
     fn post(&mut self, pool: &mut Pool, reserve: usize, wanted: usize) -> bool {
-        let to_half = wanted.saturating_sub(usize::from(self.ring.size() / 2));
+        let to_half = usize::from(self.free.len().saturating_sub(self.ring.size() / 2));
         let available = pool.ensure(wanted + reserve);
         let spare = available.saturating_sub(reserve);
-        let count = spare.max(available.min(to_half)).min(wanted);
+        let count = spare.min(wanted).max(available.min(to_half));
         // Where the device finds the buffer of slot 0.
         let first = (pool.slots().as_ptr() as u64)
             .wrapping_add(BUFFER_START as u64)

@@ -221,7 +221,7 @@ impl Station {
             }
             _ => {
                 let mut frame = fresh(head)?;
-                for piece in tail.chunks(2000) {
+                for piece in tail.chunks(700) {
                     let chunk = fresh(piece)?.freeze();
                     self.unacknowledged.push_back(chunk.clone());
                     frame.attach(chunk);
