@@ -234,6 +234,19 @@ impl Frame {
         prefetch_read(self.data());
     }
 
+    /// Grows the packet by `count` bytes at its end and returns them, to be written in place;
+    /// `None`, and no change, if its memory ends before, or if it is a chain. Their content is
+    /// unspecified: who sends what it did not write sends what was there before.
+    #[inline]
+    pub fn put(&mut self, count: usize) -> Option<&mut [u8]> {
+        let length = self.place.length();
+        if count > self.tailroom() || self.is_chain() {
+            return None;
+        }
+        self.place.set_length(length + count);
+        self.head_mut().get_mut(length..)
+    }
+
     /// Free bytes behind the last byte of the head.
     pub fn tailroom(&self) -> usize {
         self.capacity()
@@ -262,13 +275,16 @@ impl Frame {
         unsafe { self.base.add(self.place.start()) }
     }
 
-    /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front,
-    /// and asks for no offload.
+    /// Whether the frame is one segment of the pool of `home`, and asks for no offload.
     #[inline(always)]
     pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
-        self.home == Some(home)
-            && self.place.0 & (Place::CHAINED | Place::OFFLOAD) == 0
-            && self.place.start() >= NET_HEADER
+        self.home == Some(home) && self.place.0 & (Place::CHAINED | Place::OFFLOAD) == 0
+    }
+
+    /// Whether the frame is one segment of the pool of `home`.
+    #[inline(always)]
+    pub(crate) fn is_single(&self, home: NonNull<Home>) -> bool {
+        self.home == Some(home) && self.place.0 & Place::CHAINED == 0
     }
 
     /// Whether something is to be done for the packet, or was done: [`Buffer::offload`] says
