@@ -118,7 +118,7 @@ async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     })
     .await?;
     let stats = stack.stats().await?;
-    cost::busy_cycles(&stats);
+    cost::busy_cycles(&stats, stats.received_frames());
     println!("{stats}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)
