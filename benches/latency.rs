@@ -81,7 +81,7 @@ const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.99
 struct RoundTrips {
     /// Nanoseconds.
     times: Histogram<u64>,
-    /// Echoes that did not come back within a second.
+    /// Echoes that did not come back in time: within a second, or on the rings 100 ms.
     lost: u64,
 }
 

@@ -132,7 +132,7 @@ impl Drop for Backend {
 /// length for a frame check sequence that is not sent.
 pub fn generator(traffic: Traffic) -> Vec<String> {
     let length = traffic.length;
-    let arguments = match traffic.task {
+    match traffic.task {
         Task::Echo => vec![
             "--forward-mode=flowgen".into(),
             format!("--txpkts={}", length + 4),
@@ -145,8 +145,7 @@ pub fn generator(traffic: Traffic) -> Vec<String> {
             "--tx-udp=1000,1001".into(),
         ],
         Task::Transmit => vec!["--forward-mode=rxonly".into()],
-    };
-    arguments
+    }
 }
 
 fn metered(task: Task, stats: PortStats) -> u64 {
