@@ -24,11 +24,12 @@ use std::time::Duration;
 
 use support::backend::{Backend, generator};
 use support::cores::{CoreTime, waited_for_core};
-use support::driver::{DPDK_DEFAULT, Driver, Program, Task};
+use support::driver::{DPDK_DEFAULT, Driver, Program, Traffic};
 use support::kernel_echo::{self, receive_buffer_errors};
 use support::stats::Summary;
 use support::testpmd::{Options, Testpmd};
 use support::veth::{GENERATOR_INTERFACE, Veth};
+use support::virtroupe::Rings;
 use support::{Outcome, option, require, virtroupe};
 
 /// The share of its core that a saturated echo uses at least.
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
 fn compare(settings: &Settings) -> Outcome<()> {
     require::dpdk_and_namespaces(512)?;
     let driver = match option("--driver", String::from("virtroupe"))?.as_str() {
-        "virtroupe" => virtroupe::driver(Task::Echo)?,
+        "virtroupe" => virtroupe::driver(Traffic::ECHO.task, Rings::Auto)?,
         "dpdk" => DPDK_DEFAULT,
         other => return Err(format!("--driver {other}: virtroupe or dpdk").into()),
     };
@@ -137,7 +138,7 @@ fn compare(settings: &Settings) -> Outcome<()> {
 }
 
 fn measure_driver(driver: &Driver, settings: &Settings) -> Outcome<f64> {
-    let mut backend = Backend::start(Task::Echo, settings.device_core)?;
+    let mut backend = Backend::start(Traffic::ECHO, settings.device_core)?;
     let measured = backend.measure(driver, settings.driver_core, settings.seconds)?;
     backend.quit()?;
     Ok(measured.rate)
@@ -150,7 +151,7 @@ fn measure_peers(settings: &Settings) -> Outcome<[PeerMeasurement; 2]> {
         role: "generator",
         core: settings.device_core,
         vdev: format!("net_af_packet0,iface={GENERATOR_INTERFACE}"),
-        forward: generator(Task::Echo),
+        forward: generator(Traffic::ECHO),
         namespace: Some(veth.generator()),
     })?;
     testpmd.forward()?;

@@ -27,7 +27,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use support::inline::{InlineStack, PORT, config, cycles_per_nano, datagrams};
+use support::cores::cycles_per_nano;
+use support::inline::{InlineStack, PORT, config, datagrams};
 use support::stats::Summary;
 use support::{Outcome, option};
 use virtroupe::actors::poll::PollSettings;

@@ -97,7 +97,8 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     for counter in counters {
         packets += counter.send(Count).await?;
     }
-    cost::busy_cycles(&stack.stats().await?);
+    let stats = stack.stats().await?;
+    cost::busy_cycles(&stats, stats.received_frames());
     println!("delivered_packets {packets}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

@@ -125,7 +125,7 @@ async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let _echo = start_echo(&stack, options.port).await?;
     show::until(&stack, report::wait(options.seconds)).await?;
     let stats = stack.stats().await?;
-    cost::busy_cycles(&stats);
+    cost::busy_cycles(&stats, stats.received_frames());
     println!("{stats}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

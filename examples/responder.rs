@@ -137,7 +137,7 @@ async fn run(options: Options) -> Outcome<ExitCode> {
     println!("answering for {ip}");
     serve::until_end(&stack, report::wait(options.seconds), async |_| {}).await?;
     let stats = stack.stats().await?;
-    cost::busy_cycles(&stats);
+    cost::busy_cycles(&stats, stats.received_frames());
     print!("{stats}");
     stack.shutdown().await;
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use std::mem::take;
 use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
 
-use virtroupe_driver::Frame;
+use virtroupe_driver::{Frame, drop_burst};
 use virtroupe_wire::udp::UdpDatagram;
 
 /// Vectors kept for each type and thread.
@@ -24,6 +24,12 @@ type FreeList<T> = RefCell<Vec<Vec<T>>>;
 pub trait Item: Sized + 'static {
     #[doc(hidden)]
     fn free_list() -> &'static LocalKey<FreeList<Self>>;
+
+    /// Drops all items.
+    #[doc(hidden)]
+    fn clear(items: &mut Vec<Self>) {
+        items.clear();
+    }
 }
 
 thread_local! {
@@ -34,6 +40,10 @@ thread_local! {
 impl Item for Frame {
     fn free_list() -> &'static LocalKey<FreeList<Self>> {
         &FRAMES
+    }
+
+    fn clear(items: &mut Vec<Self>) {
+        drop_burst(items);
     }
 }
 
@@ -86,7 +96,7 @@ impl<T: Item> DerefMut for Burst<T> {
 impl<T: Item> Drop for Burst<T> {
     fn drop(&mut self) {
         let mut items = take(&mut self.0);
-        items.clear();
+        T::clear(&mut items);
         if items.capacity() == 0 || items.capacity() > LONGEST_KEPT {
             return;
         }

@@ -257,6 +257,12 @@ impl PacketSocket {
     pub fn frame(&self) -> Option<Frame> {
         self.shard.borrow().frame()
     }
+
+    /// Appends up to `count` empty frames to `burst`, which is faster than to ask for each. Returns
+    /// how many there were.
+    pub fn frames(&self, burst: &mut Vec<Frame>, count: usize) -> usize {
+        self.shard.borrow().frames(burst, count)
+    }
 }
 
 impl Drop for PacketSocket {

@@ -201,7 +201,7 @@ impl PollLoop {
     }
 
     /// One turn: out with what waits, in with a few bursts, then the timers. Returns how many
-    /// frames moved.
+    /// frames moved and senders were told of room.
     fn turn(&mut self, now: Instant) -> Result<usize, Violation> {
         let shard = self.shard.clone();
         let ports = self.ports.clone();
@@ -270,6 +270,11 @@ impl PollLoop {
             shard.receive(now, &mut self.burst, ports.egress.pool());
             if !self.heard.is_empty() {
                 shard.share_neighbors(&mut self.heard);
+            }
+            // What has come since the ring was emptied comes with the next poll: to look for it at
+            // once would take the line from the device that is writing it.
+            if taken < limit {
+                break;
             }
         }
         Ok(moved)

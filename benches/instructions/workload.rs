@@ -12,7 +12,7 @@ use virtroupe_driver::embedded::{
     EmbeddedConfig, EmbeddedStepper, EmbeddedTransport, PacketSource, SourceConfig,
 };
 use virtroupe_driver::memory::HugePages;
-use virtroupe_driver::{Device, DeviceOptions, Frame, QueuePair, RingFormat};
+use virtroupe_driver::{Device, DeviceOptions, Frame, QueuePair, RingFormat, drop_burst};
 
 use crate::support::Outcome;
 
@@ -159,13 +159,11 @@ impl Bench {
         match task {
             Task::Receive => {
                 let taken = self.pair.receive(&mut self.burst, BURST)?;
-                self.burst.clear();
+                drop_burst(&mut self.burst);
                 Ok(taken)
             }
             Task::Transmit => {
-                let pool = self.pair.pool();
-                self.burst.extend((0..BURST).map_while(|_| pool.frame()));
-                let filled = self.burst.len();
+                let filled = self.pair.pool().frames(&mut self.burst, BURST);
                 for frame in &mut self.burst {
                     frame.extend_from_slice(&[0; 64]);
                 }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Outcome;
-use super::driver::{Driver, Report, Running, Task};
-use super::testpmd::{Options, PortStats, Testpmd};
+use super::driver::{Driver, Report, Running, Task, Traffic};
+use super::testpmd::{ForwardStats, Options, PortStats, Testpmd};
+use super::{Outcome, cores};
 
 /// The time a driver gets before it is measured: its first packets find cold caches and rings.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -17,23 +17,28 @@ const FLOW: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Backend {
     testpmd: Testpmd,
-    task: Task,
+    traffic: Traffic,
     socket: PathBuf,
 }
 
 /// One driver, measured once.
 #[derive(Debug, Clone, Copy)]
 pub struct Measurement {
-    /// Packets per second: those that came back (echo), or were taken by the ring and
-    /// delivered (receive).
+    /// Packets per second: those that came back (echo), that the device got (transmit), or that
+    /// the ring took and the application got (receive).
     pub rate: f64,
     /// Cycles of the driver's core per packet, without polls that found nothing.
     pub busy_cycles: f64,
+    /// The share of the time in which the driver's core had nothing to do, 0 to 1.
+    pub driver_idle: f64,
+    /// The share of the device's work that came to nothing because the driver was not as fast, 0
+    /// to 1: packets for which there was no room, or time in which no packet came.
+    pub device_idle: f64,
 }
 
 impl Backend {
     /// Starts testpmd on `core`. Nothing moves until a driver connects.
-    pub fn start(task: Task, core: usize) -> Outcome<Backend> {
+    pub fn start(traffic: Traffic, core: usize) -> Outcome<Backend> {
         let socket =
             std::env::temp_dir().join(format!("virtroupe-bench-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&socket);
@@ -41,13 +46,13 @@ impl Backend {
             role: "backend",
             core,
             vdev: format!("net_vhost0,iface={},queues=1", socket.display()),
-            forward: generator(task),
+            forward: generator(traffic),
             namespace: None,
         })?;
         testpmd.forward()?;
         Ok(Backend {
             testpmd,
-            task,
+            traffic,
             socket,
         })
     }
@@ -55,21 +60,28 @@ impl Backend {
     /// Runs `driver` on `core` and measures it for `seconds`.
     pub fn measure(&mut self, driver: &Driver, core: usize, seconds: f64) -> Outcome<Measurement> {
         let start = self.testpmd.port_stats()?;
-        let mut running = driver.start(self.task, &self.socket, core)?;
+        let mut running = driver.start(self.traffic, &self.socket, core)?;
         self.wait_for_flow(&mut running, start)?;
         thread::sleep(WARM_UP);
         running.begin()?;
+        self.testpmd.clear_forward_stats()?;
         let before = self.testpmd.port_stats()?;
         thread::sleep(Duration::from_secs_f64(seconds));
         let after = self.testpmd.port_stats()?;
+        let device = self.testpmd.forward_stats()?;
         let report = running.finish()?;
         let end = self.testpmd.port_stats()?;
+        let busy_cycles = report.busy_cycles_per_packet.ok_or_else(|| {
+            let name = driver.name();
+            format!("{name} printed no line `busy_cycles_per_packet X` at its end")
+        })?;
+        let (moved, seconds) = moved(self.traffic.task, before, after);
+        let hertz = cores::cycles_per_nano()? * 1e9;
         Ok(Measurement {
-            rate: rate(self.task, before, after) * delivered_share(&report, start, end),
-            busy_cycles: report.busy_cycles_per_packet.ok_or_else(|| {
-                let name = driver.name();
-                format!("{name} printed no line `busy_cycles_per_packet X` at its end")
-            })?,
+            rate: moved / seconds * delivered_share(self.traffic.task, &report, start, end),
+            busy_cycles,
+            driver_idle: (1.0 - busy_cycles * moved / seconds / hertz).max(0.0),
+            device_idle: device_idle(self.traffic.task, device, hertz * seconds),
         })
     }
 
@@ -83,14 +95,14 @@ impl Backend {
         loop {
             let now = self.testpmd.port_stats()?;
             // More than a ring full: the driver takes packets and gives descriptors back.
-            if metered(self.task, now) > metered(self.task, start) + 10_000 {
+            if metered(self.traffic.task, now) > metered(self.traffic.task, start) + 10_000 {
                 return Ok(());
             }
             if let Running::Program(program) = running {
                 program.check_alive()?;
             }
             if Instant::now() > deadline {
-                let moved = metered(self.task, now) - metered(self.task, start);
+                let moved = metered(self.traffic.task, now) - metered(self.traffic.task, start);
                 return Err(format!(
                     "the driver is connected to {} but only {moved} packets have moved in {} s",
                     self.socket.display(),
@@ -114,39 +126,57 @@ impl Drop for Backend {
     }
 }
 
-/// testpmd's generator for a task. Both send UDP of 64 bytes from 00:01:02:03:04:00,
+/// What testpmd does for a task. Its generators send UDP from 00:01:02:03:04:00,
 /// 10.254.0.0:1000 to 00:01:02:03:04:01, port 1001, with a UDP checksum of zero. flowgen
-/// varies the destination over 1024 addresses from 10.253.0.0 on.
-pub fn generator(task: Task) -> Vec<String> {
-    let arguments: &[&str] = match task {
-        Task::Echo => &["--forward-mode=flowgen"],
-        Task::Receive => &[
-            "--forward-mode=txonly",
-            "--eth-peer=0,00:01:02:03:04:01",
-            "--tx-ip=10.254.0.0,10.253.0.0",
-            "--tx-udp=1000,1001",
+/// varies the destination over 1024 addresses from 10.253.0.0 on, and takes 4 bytes of the
+/// length for a frame check sequence that is not sent.
+pub fn generator(traffic: Traffic) -> Vec<String> {
+    let length = traffic.length;
+    match traffic.task {
+        Task::Echo => vec![
+            "--forward-mode=flowgen".into(),
+            format!("--txpkts={}", length + 4),
         ],
-    };
-    arguments.iter().map(|&text| text.to_owned()).collect()
+        Task::Receive => vec![
+            "--forward-mode=txonly".into(),
+            format!("--txpkts={length}"),
+            "--eth-peer=0,00:01:02:03:04:01".into(),
+            "--tx-ip=10.254.0.0,10.253.0.0".into(),
+            "--tx-udp=1000,1001".into(),
+        ],
+        Task::Transmit => vec!["--forward-mode=rxonly".into()],
+    }
 }
 
 fn metered(task: Task, stats: PortStats) -> u64 {
     match task {
         Task::Receive => stats.transmitted,
-        Task::Echo => stats.received,
+        Task::Transmit | Task::Echo => stats.received,
     }
 }
 
-fn rate(task: Task, before: PortStats, after: PortStats) -> f64 {
+/// Packets that were metered, and the seconds that it took.
+fn moved(task: Task, before: PortStats, after: PortStats) -> (f64, f64) {
     let packets = metered(task, after) - metered(task, before);
-    packets as f64 / after.at.duration_since(before.at).as_secs_f64()
+    let seconds = after.at.duration_since(before.at).as_secs_f64();
+    (packets as f64, seconds)
+}
+
+/// A generator works all the time, also for packets that find no room.
+fn device_idle(task: Task, stats: ForwardStats, cycles: f64) -> f64 {
+    match task {
+        Task::Transmit => (1.0 - stats.cycles as f64 / cycles).max(0.0),
+        Task::Receive | Task::Echo => {
+            stats.refused as f64 / (stats.sent + stats.refused).max(1) as f64
+        }
+    }
 }
 
 /// What the ring took but the application never got does not count as received.
-fn delivered_share(report: &Report, start: PortStats, end: PortStats) -> f64 {
+fn delivered_share(task: Task, report: &Report, start: PortStats, end: PortStats) -> f64 {
     let Some(delivered) = report.delivered_packets else {
         return 1.0;
     };
-    let taken = (end.transmitted - start.transmitted).max(1);
+    let taken = (metered(task, end) - metered(task, start)).max(1);
     (delivered as f64 / taken as f64).min(1.0)
 }

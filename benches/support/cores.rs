@@ -73,3 +73,14 @@ impl CoreTime {
         1.0 - idle as f64 / total as f64
     }
 }
+
+/// Ticks of the time-stamp counter in a nanosecond, from the kernel's `bogomips`, which on x86 it
+/// derives from them.
+pub fn cycles_per_nano() -> Outcome<f64> {
+    let info = fs::read_to_string("/proc/cpuinfo")?;
+    let bogomips = info
+        .lines()
+        .find_map(|line| line.strip_prefix("bogomips")?.split(':').nth(1))
+        .ok_or("/proc/cpuinfo says no bogomips")?;
+    Ok(bogomips.trim().parse::<f64>()? / 2000.0)
+}

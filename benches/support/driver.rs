@@ -10,28 +10,59 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::testpmd::{Options, Testpmd};
+use super::testpmd::{ForwardStats, Options, Testpmd};
 use super::{Outcome, cores};
 
 /// How long a process may take to end after SIGINT.
 const END: Duration = Duration::from_secs(15);
 
-/// What the driver does with the packets that it receives.
+/// What the driver does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// Counts and drops them.
+    /// Counts what it receives, and drops it.
     Receive,
-    /// Swaps source and destination and sends them back.
+    /// Sends as much as it can.
+    Transmit,
+    /// Swaps source and destination of what it receives and sends it back.
     Echo,
 }
 
-impl Task {
-    /// testpmd's forward mode.
-    fn forward_mode(self) -> &'static str {
-        match self {
-            Task::Receive => "rxonly",
-            Task::Echo => "5tswap",
+/// What is measured: a task, at frames of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    pub task: Task,
+    /// Bytes of each frame, from the Ethernet header on, without the frame check sequence.
+    pub length: usize,
+}
+
+impl Traffic {
+    /// The frames that everybody measures with.
+    pub const ECHO: Traffic = Traffic {
+        task: Task::Echo,
+        length: 64,
+    };
+
+    /// testpmd's forward mode for the driver, and its arguments.
+    fn forward_mode(self) -> Vec<String> {
+        match self.task {
+            Task::Receive => vec!["--forward-mode=rxonly".into()],
+            Task::Echo => vec!["--forward-mode=5tswap".into()],
+            Task::Transmit => vec![
+                "--forward-mode=txonly".into(),
+                format!("--txpkts={}", self.length),
+                "--eth-peer=0,00:01:02:03:04:00".into(),
+            ],
         }
+    }
+
+    /// Cycles that a packet took testpmd in the rounds of its loop that had some. Its generator
+    /// does as much for packets that find no room, so those count, but are not packets.
+    fn busy_cycles(self, stats: ForwardStats) -> f64 {
+        let packets = match self.task {
+            Task::Transmit => stats.sent + stats.refused,
+            Task::Receive | Task::Echo => stats.received,
+        };
+        stats.cycles as f64 / packets.max(1) as f64
     }
 }
 
@@ -45,7 +76,7 @@ pub enum Driver {
     },
     /// A program that connects to the vhost-user socket and runs until SIGINT. Before it exits
     /// it prints a line `busy_cycles_per_packet X`, and may print `delivered_packets N`. In its
-    /// arguments `{socket}` stands for the socket's path.
+    /// arguments `{socket}` stands for the socket's path, and `{length}` for that of the frames.
     Program {
         name: &'static str,
         program: PathBuf,
@@ -59,22 +90,23 @@ pub const DPDK_DEFAULT: Driver = Driver::Testpmd {
     device_arguments: "",
 };
 
-/// The variants that DPDK's users choose for speed.
-pub const DPDK_VARIANTS: [Driver; 2] = [
-    Driver::Testpmd {
-        name: "dpdk-packed",
-        device_arguments: ",packed_vq=1,in_order=1,mrg_rxbuf=1",
-    },
-    Driver::Testpmd {
-        name: "dpdk-vectorized",
-        device_arguments: ",vectorized=1,mrg_rxbuf=0,in_order=0",
-    },
-];
+/// For speed, DPDK's users choose what reads and writes several descriptors of a split ring at once;
+/// that needs the device's plainest mode.
+pub const DPDK_VECTORIZED: Driver = Driver::Testpmd {
+    name: "dpdk-vectorized",
+    device_arguments: ",vectorized=1,mrg_rxbuf=0,in_order=0",
+};
+
+/// Or packed rings.
+pub const DPDK_PACKED: Driver = Driver::Testpmd {
+    name: "dpdk-packed",
+    device_arguments: ",packed_vq=1,in_order=1,mrg_rxbuf=1",
+};
 
 /// A driver that runs. Dropped, its process is killed.
 #[derive(Debug)]
 pub enum Running {
-    Testpmd(Testpmd),
+    Testpmd(Testpmd, Traffic),
     Program(Program),
 }
 
@@ -96,7 +128,7 @@ impl Driver {
     }
 
     /// Starts the driver on `core`, connected to the backend's `socket`.
-    pub fn start(&self, task: Task, socket: &Path, core: usize) -> Outcome<Running> {
+    pub fn start(&self, traffic: Traffic, socket: &Path, core: usize) -> Outcome<Running> {
         match self {
             Driver::Testpmd {
                 device_arguments, ..
@@ -106,11 +138,11 @@ impl Driver {
                     role: "driver",
                     core,
                     vdev: format!("net_virtio_user0,path={socket},queues=1{device_arguments}"),
-                    forward: vec![format!("--forward-mode={}", task.forward_mode())],
+                    forward: traffic.forward_mode(),
                     namespace: None,
                 })?;
                 testpmd.forward()?;
-                Ok(Running::Testpmd(testpmd))
+                Ok(Running::Testpmd(testpmd, traffic))
             }
             Driver::Program {
                 name,
@@ -118,12 +150,12 @@ impl Driver {
                 arguments,
             } => {
                 let mut command = Command::new(program);
-                let socket = socket.display().to_string();
-                command.args(
-                    arguments
-                        .iter()
-                        .map(|text| text.replace("{socket}", &socket)),
-                );
+                let (socket, length) = (socket.display().to_string(), traffic.length.to_string());
+                let fill = |text: &String| {
+                    text.replace("{socket}", &socket)
+                        .replace("{length}", &length)
+                };
+                command.args(arguments.iter().map(fill));
                 Ok(Running::Program(Program::start(name, command, core)?))
             }
         }
@@ -134,7 +166,7 @@ impl Running {
     /// Called when the measured time begins.
     pub fn begin(&mut self) -> Outcome<()> {
         match self {
-            Running::Testpmd(testpmd) => testpmd.clear_forward_stats(),
+            Running::Testpmd(testpmd, _) => testpmd.clear_forward_stats(),
             Running::Program(program) => program.check_alive(),
         }
     }
@@ -142,11 +174,11 @@ impl Running {
     /// Ends the driver when the measured time is over.
     pub fn finish(self) -> Outcome<Report> {
         match self {
-            Running::Testpmd(mut testpmd) => {
-                let busy_cycles_per_packet = Some(testpmd.cycles_per_packet()?);
+            Running::Testpmd(mut testpmd, traffic) => {
+                let stats = testpmd.forward_stats()?;
                 testpmd.quit()?;
                 Ok(Report {
-                    busy_cycles_per_packet,
+                    busy_cycles_per_packet: Some(traffic.busy_cycles(stats)),
                     delivered_packets: None,
                 })
             }

@@ -24,6 +24,11 @@ pub fn dpdk_and_namespaces(huge_pages: u64) -> Outcome<()> {
     all([dpdk(huge_pages), program("ip", "iproute2")])
 }
 
+/// Root, two cores, and `ip`, for network namespaces.
+pub fn namespaces() -> Outcome<()> {
+    all([root(), cores(2), program("ip", "iproute2")])
+}
+
 fn all<const N: usize>(checks: [Outcome<()>; N]) -> Outcome<()> {
     let missing: Vec<String> = checks
         .into_iter()
@@ -39,7 +44,7 @@ fn root() -> Outcome<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err("DPDK needs root here: run the benchmark as root".into())
+    Err("run the benchmark as root: DPDK and network namespaces need it".into())
 }
 
 fn cores(count: usize) -> Outcome<()> {

@@ -57,6 +57,18 @@ pub struct PortStats {
     pub at: Instant,
 }
 
+/// What testpmd's forwarding loop did, as it counts itself with `--record-core-cycles`.
+#[derive(Debug, Clone, Copy)]
+pub struct ForwardStats {
+    pub received: u64,
+    pub sent: u64,
+    /// Packets that it offered and the ring had no room for.
+    pub refused: u64,
+    /// Cycles of the time-stamp counter in the rounds of the loop that had packets: for a generator
+    /// those are all, also where the ring took none.
+    pub cycles: u64,
+}
+
 impl Testpmd {
     /// Starts the process and waits until it answers.
     pub fn start(options: &Options<'_>) -> Outcome<Testpmd> {
@@ -105,17 +117,24 @@ impl Testpmd {
         })
     }
 
-    /// Sets the counters to zero on which [`cycles_per_packet`](Self::cycles_per_packet) rests.
+    /// Sets the counters to zero that [`forward_stats`](Self::forward_stats) reads.
     pub fn clear_forward_stats(&mut self) -> Outcome<()> {
         self.send("clear fwd stats all")
     }
 
-    /// Cycles of the forwarding loop per packet received, in the rounds of the loop that
-    /// received something. testpmd counts them only with `--record-core-cycles`.
-    pub fn cycles_per_packet(&mut self) -> Outcome<f64> {
+    /// What the forwarding loop did since [`clear_forward_stats`](Self::clear_forward_stats).
+    pub fn forward_stats(&mut self) -> Outcome<ForwardStats> {
         self.send("show fwd stats all")?;
-        let (_, line) = self.answer("CPU cycles/packet=", ANSWER)?;
-        number_after(&line, "CPU cycles/packet=")
+        let (_, received) = self.answer("RX-packets:", ANSWER)?;
+        let (_, sent) = self.answer("TX-packets:", ANSWER)?;
+        // Not printed where no packet moved.
+        let (_, cycles) = self.answer("CPU cycles/packet=", ANSWER)?;
+        Ok(ForwardStats {
+            received: number_after(&received, "RX-packets:")?,
+            sent: number_after(&sent, "TX-packets:")?,
+            refused: number_after(&sent, "TX-dropped:")?,
+            cycles: number_after(&cycles, "(total cycles=")?,
+        })
     }
 
     /// Ends the process in its own way, which takes the device down cleanly.
@@ -223,8 +242,8 @@ fn read_lines(reader: PipeReader) -> Receiver<(Instant, String)> {
     receiver
 }
 
-/// The number that follows `label` in a line of testpmd's.
-fn number_after<T: std::str::FromStr>(line: &str, label: &str) -> Outcome<T> {
+/// The whole number that follows `label` in a line of testpmd's.
+fn number_after(line: &str, label: &str) -> Outcome<u64> {
     line.split_once(label)
         .and_then(|(_, rest)| rest.split_whitespace().next())
         .and_then(|number| number.parse().ok())

@@ -15,19 +15,40 @@ const ADDRESSING: [&str; 8] = [
     "1001",
 ];
 
-/// The driver for a task: `echo_server` over the UDP API, or a counting actor over the packet
-/// API.
-pub fn driver(task: Task) -> Outcome<Driver> {
-    let mut arguments: Vec<String> = vec!["--vhost-user".into(), "{socket}".into()];
+/// Which rings the driver asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rings {
+    /// What the stack chooses by itself.
+    Auto,
+    Split,
+    Packed,
+}
+
+/// The driver for a task: `echo_server` over the UDP API, or over the packet API an actor that
+/// counts, or one that sends.
+pub fn driver(task: Task, rings: Rings) -> Outcome<Driver> {
+    let (name, format) = match rings {
+        Rings::Auto => ("virtroupe", "auto"),
+        Rings::Split => ("virtroupe-split", "split"),
+        Rings::Packed => ("virtroupe-packed", "packed"),
+    };
+    let mut arguments: Vec<String> = ["--vhost-user", "{socket}", "--ring-format", format]
+        .map(String::from)
+        .into();
     let example = match task {
         Task::Echo => {
             arguments.extend(ADDRESSING.map(String::from));
             "echo_server"
         }
         Task::Receive => "counter",
+        Task::Transmit => {
+            arguments.extend(["--length", "{length}"].map(String::from));
+            arguments.extend(["--to", "00:01:02:03:04:00"].map(String::from));
+            "generator"
+        }
     };
     Ok(Driver::Program {
-        name: "virtroupe",
+        name,
         program: build_example(example)?,
         arguments,
     })

@@ -260,6 +260,19 @@ impl Frame {
         prefetch_read(self.data());
     }
 
+    /// Grows the packet by `count` bytes at its end and returns them, to be written in place;
+    /// `None`, and no change, if its memory ends before, or if it is a chain. Their content is
+    /// unspecified: who sends what it did not write sends what was there before.
+    #[inline]
+    pub fn put(&mut self, count: usize) -> Option<&mut [u8]> {
+        let length = self.place.length();
+        if count > self.tailroom() || self.is_chain() {
+            return None;
+        }
+        self.place.set_length(length + count);
+        self.head_mut().get_mut(length..)
+    }
+
     /// Free bytes behind the last byte of the head.
     pub fn tailroom(&self) -> usize {
         self.capacity()
@@ -288,13 +301,18 @@ impl Frame {
         unsafe { self.base.add(self.place.start()) }
     }
 
-    /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front,
-    /// and asks for no offload. No flag is set then, so [`slot`](Self::slot) has none to mask.
+    /// Whether the frame is one segment of the pool of `home`, and asks for no offload. No flag is
+    /// set then, so [`slot`](Self::slot) has none to mask.
     #[inline(always)]
     pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
-        self.home == Some(home)
-            && self.place.0 & (Place::CHAINED | Place::OFFLOAD | Place::LINK) == 0
-            && self.place.start() >= NET_HEADER
+        let flags = Place::CHAINED | Place::OFFLOAD | Place::LINK;
+        self.home == Some(home) && self.place.0 & flags == 0
+    }
+
+    /// Whether the frame is one segment of the pool of `home`, in a slot of its own.
+    #[inline(always)]
+    pub(crate) fn is_single(&self, home: NonNull<Home>) -> bool {
+        self.home == Some(home) && self.place.0 & (Place::CHAINED | Place::LINK) == 0
     }
 
     /// Whether something is to be done for the packet, or was done: [`Buffer::offload`] says

@@ -44,7 +44,7 @@ pub use device::{
 pub use features::FeatureBits;
 pub use frame::Frame;
 pub use offload::TransmitOffloads;
-pub use pool::{Pool, UnboundPool, batch_returns};
+pub use pool::{Pool, UnboundPool, batch_returns, drop_burst};
 pub use queue_pair::{QueuePair, UnboundQueuePair};
 pub use receive::ReceiveOffloads;
 pub use ring::Violation;

@@ -14,6 +14,11 @@
 //! The bookkeeping (`Home`) outlives the pool until the last frame is back, without a count
 //! per frame: frames that are still out when the pool closes are counted once, at that moment.
 
+mod burst;
+
+pub use burst::drop_burst;
+pub(crate) use burst::forget_front;
+
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The receive queue: empty slots go out, frames come in.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use virtroupe_wire::Buffer;
@@ -76,6 +77,8 @@ pub(crate) struct ReceiveQueue<R> {
     iova_offset: u64,
     mode: Mode,
     offloads: ReceiveOffloads,
+    /// Frames in the last burst: as many will probably come in the next.
+    last_taken: usize,
     /// What this queue did so far.
     pub(crate) counters: ReceiveCounters,
 }
@@ -97,6 +100,7 @@ impl<R: Ring> ReceiveQueue<R> {
             iova_offset,
             mode: Mode::new(features),
             offloads: ReceiveOffloads::new(features),
+            last_taken: 0,
             counters: ReceiveCounters::default(),
         })
     }
@@ -138,17 +142,21 @@ impl<R: Ring> ReceiveQueue<R> {
         let first = (pool.slots().as_ptr() as u64)
             .wrapping_add(BUFFER_START as u64)
             .wrapping_add(self.iova_offset);
-        let posted = &mut self.posted[..];
-        let slots = pool.take_many(count).rev();
-        let buffers = self.free.take_run(count as u16).zip(slots);
-        let buffers = buffers.map(|(id, slot)| {
-            if let Some(posted) = posted.get_mut(usize::from(id)) {
-                *posted = slot;
-            }
-            let address = first.wrapping_add(u64::from(slot) * SLOT_STRIDE as u64);
-            (id, address, BUFFER_LENGTH)
-        });
-        self.ring.push_run(DESC_F_WRITE, buffers);
+        let slots = pool.take_many(count);
+        let mut slots = slots.as_slice();
+        while !slots.is_empty() {
+            let ids = self.free.upcoming_slice(slots.len());
+            let posted = &mut self.posted[..];
+            let buffer = |id, slot: &u32| {
+                *posted.get_mut(usize::from(id))? = *slot;
+                let address = first.wrapping_add(u64::from(*slot) * SLOT_STRIDE as u64);
+                Some((address, BUFFER_LENGTH))
+            };
+            let taken = self.ring.push_run(DESC_F_WRITE, ids, slots.iter(), buffer);
+            debug_assert!(taken > 0, "there is room");
+            slots = slots.get(taken..).unwrap_or_default();
+            self.free.advance(taken as u16);
+        }
         self.ring.publish()
     }
 
@@ -201,13 +209,25 @@ impl<R: Ring> ReceiveQueue<R> {
         }
         let owed = usize::from(self.free.len()) + reserve;
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
-        self.ring.prefetch_descriptors(self.free.upcoming(), take);
+        // Those of more would be taken from a device that is about to write into them.
+        let likely = take.min(self.last_taken + 1);
+        self.ring.prefetch_descriptors(self.free.upcoming(), likely);
         burst.reserve(take);
         let before = burst.len();
         let mut result = Ok(());
         let mut bytes = 0;
         let mut taken = 0;
-        for room in burst.spare_capacity_mut().iter_mut().take(take) {
+        // Most frames come in one or, around the end of the ring, two runs. Runs look at no header.
+        let mut rest = &mut burst.spare_capacity_mut()[..];
+        for _ in 0..if DESCRIBED { 0 } else { 2 } {
+            let in_run = take.min(replaceable).saturating_sub(usize::from(taken));
+            let room = rest.get_mut(..in_run).unwrap_or_default();
+            let run = self.harvest_run(pool, room, taken, &mut bytes);
+            rest = rest.get_mut(usize::from(run)..).unwrap_or_default();
+            taken += run;
+        }
+        let left = take - usize::from(taken);
+        for room in rest.iter_mut().take(left) {
             let Some(used) = self.ring.used_at(taken) else {
                 break;
             };
@@ -235,6 +255,7 @@ impl<R: Ring> ReceiveQueue<R> {
         }
         // SAFETY: there was room for as many, and the loop has written that many.
         unsafe { burst.set_len(before + usize::from(taken)) };
+        self.last_taken = usize::from(taken);
         self.free.give_run(taken);
         self.ring.advance_used(taken, taken);
         self.counters.frames += u64::from(taken);
@@ -260,6 +281,43 @@ impl<R: Ring> ReceiveQueue<R> {
             frame.set_offload(offload);
         }
         Ok(())
+    }
+
+    /// Takes frames from `place` behind the current position on, as far as they came in the order
+    /// in which their buffers were posted and there is nothing to complain of. Writes them to
+    /// `room`, adds their lengths to `bytes`, and returns their number.
+    #[inline(always)]
+    fn harvest_run(
+        &mut self,
+        pool: &Pool,
+        room: &mut [MaybeUninit<Frame>],
+        place: u16,
+        bytes: &mut u64,
+    ) -> u16 {
+        let (home, slots) = (pool.home_pointer(), pool.slots());
+        let ids = self.free.oldest_slice(place, room.len());
+        let posted = &mut self.posted[..];
+        let mut run = 0;
+        let used = self.ring.used_run(place, ids.len() as u16);
+        for ((id, room), used) in ids.iter().zip(room).zip(used) {
+            let length = used.length.wrapping_sub(NET_HEADER as u32);
+            if used.id != u32::from(*id) || length > LONGEST_FRAME as u32 {
+                break;
+            }
+            // Vacant, if the device used others out of turn before.
+            let posted = posted.get_mut(usize::from(*id));
+            let Some(posted) = posted.filter(|slot| **slot != VACANT) else {
+                break;
+            };
+            let slot = std::mem::replace(posted, VACANT);
+            // SAFETY: a slot of this pool was posted; as in `Home::slot_address`.
+            let base = unsafe { slots.add(slot as usize * SLOT_STRIDE) };
+            room.write(Frame::in_slot(home, base, slot, SLOT_DATA, length as u16));
+            *bytes += u64::from(length);
+            run += 1;
+        }
+        self.free.put_oldest(place, run);
+        run
     }
 
     /// The slot and the length, header included, of the buffer that `used`, `place` behind the

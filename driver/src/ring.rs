@@ -64,9 +64,18 @@ pub(crate) trait Ring: Sized {
         next: u16,
     );
 
-    /// Writes buffers of one descriptor each (id, address and length), unpublished. In one go, so
-    /// that what is the same for all of them stays in registers.
-    fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>);
+    /// Writes buffers of one descriptor each, unpublished: under each of `ids` that of the item that
+    /// belongs to it, whose address and length `buffer` gives. Ends where that gives none, where
+    /// ids or items do, or at the end of the ring; then it is to be called again for the rest.
+    /// Returns how many were written. In one go, so that what is the same for all of them stays in
+    /// registers.
+    fn push_run<T>(
+        &mut self,
+        flags: u16,
+        ids: &[u16],
+        items: impl Iterator<Item = T>,
+        buffer: impl FnMut(u16, T) -> Option<(u64, u32)>,
+    ) -> usize;
 
     /// The two words of entry `index` of an indirect table (sections 2.7.5.3 and 2.8.7).
     fn indirect_entry(index: u16, is_last: bool, address: u64, length: u32) -> [u64; 2];
@@ -86,6 +95,10 @@ pub(crate) trait Ring: Sized {
     /// `used_pending` counts it. Places are entries of chains of one descriptor. What it says is
     /// not trusted.
     fn used_at(&self, place: u16) -> Option<Used>;
+
+    /// The used entries from `place` behind the current position on: at most `count`, not beyond
+    /// the end of the ring, and until there is none. As [`used_at`](Self::used_at), in one go.
+    fn used_run(&self, place: u16, count: u16) -> impl Iterator<Item = Used>;
 
     /// Moves past the used entry of `chains` chains that had `descriptors` descriptors.
     fn advance_used(&mut self, chains: u16, descriptors: u16);
@@ -142,8 +155,14 @@ impl Ring for SplitRing {
     }
 
     #[inline(always)]
-    fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
-        SplitRing::push_run(self, flags, buffers);
+    fn push_run<T>(
+        &mut self,
+        flags: u16,
+        ids: &[u16],
+        items: impl Iterator<Item = T>,
+        buffer: impl FnMut(u16, T) -> Option<(u64, u32)>,
+    ) -> usize {
+        SplitRing::push_run(self, flags, ids, items, buffer)
     }
 
     fn indirect_entry(index: u16, is_last: bool, address: u64, length: u32) -> [u64; 2] {
@@ -175,6 +194,11 @@ impl Ring for SplitRing {
     #[inline(always)]
     fn used_at(&self, place: u16) -> Option<Used> {
         Some(SplitRing::peek_used(self, place))
+    }
+
+    #[inline(always)]
+    fn used_run(&self, place: u16, count: u16) -> impl Iterator<Item = Used> {
+        SplitRing::used_run(self, place, count)
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER};
 use crate::memory::DmaMemory;
 use crate::offload::TransmitOffloads;
-use crate::pool::Pool;
+use crate::pool::{Pool, forget_front};
 use crate::ring::indirect::{DIRECT_SEGMENTS, IndirectTable};
 use crate::ring::split::{FreeDescriptors, Used};
 use crate::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Ring, Violation};
@@ -79,19 +79,6 @@ struct Other {
     table: Option<u32>,
     /// Segments in that table.
     in_table: usize,
-}
-
-/// Forgets the first `count` frames, at most all: the ring has their slots now.
-#[inline(always)]
-fn forget_front(burst: &mut Vec<Frame>, count: usize) {
-    let rest = burst.len() - count;
-    let start = burst.as_mut_ptr();
-    // SAFETY: the frames from `count` on are moved to the front, where nothing is dropped, and
-    // are then the only ones.
-    unsafe {
-        start.copy_from(start.add(count), rest);
-        burst.set_len(rest);
-    }
 }
 
 impl<R: Ring> TransmitQueue<R> {
@@ -264,30 +251,36 @@ impl<R: Ring> TransmitQueue<R> {
     #[inline(always)]
     fn push_plain(&mut self, pool: &Pool, frames: &mut [Frame]) -> usize {
         let home = pool.home_pointer();
-        let slots = &mut self.slots[..];
         let iova_offset = self.iova_offset;
-        let (mut count, mut bytes) = (0, 0);
-        let buffers = self.free.upcoming_run().zip(frames);
-        let buffers = buffers.map_while(|(id, frame)| {
-            if !frame.is_plain(home) {
-                return None;
+        let (mut sent, mut bytes) = (0, 0);
+        loop {
+            let frames = frames.get_mut(sent..).unwrap_or_default();
+            let ids = self.free.upcoming_slice(frames.len());
+            let slots = &mut self.slots[..];
+            let buffer = |id, frame: &mut Frame| {
+                if !frame.is_plain(home) {
+                    return None;
+                }
+                let header = frame.clear_net_header()?;
+                let length = frame.head().len() as u32;
+                *slots.get_mut(usize::from(id))? = frame.slot();
+                bytes += u64::from(length);
+                let address = (header.as_ptr() as u64).wrapping_add(iova_offset);
+                Some((address, length + NET_HEADER as u32))
+            };
+            let count = self.ring.push_run(0, ids, frames.iter_mut(), buffer);
+            // None: of another kind, or no descriptor is left. Else there may be more behind the
+            // end of the ring.
+            if count == 0 {
+                break;
             }
-            let header = frame.clear_net_header()?;
-            let length = frame.head().len() as u32;
-            if let Some(entry) = slots.get_mut(usize::from(id)) {
-                *entry = frame.slot();
-            }
-            count += 1;
-            bytes += u64::from(length);
-            let address = (header.as_ptr() as u64).wrapping_add(iova_offset);
-            Some((id, address, length + NET_HEADER as u32))
-        });
-        self.ring.push_run(0, buffers);
-        self.free.advance(count);
-        self.chains += count;
-        self.counters.frames += u64::from(count);
+            self.free.advance(count as u16);
+            sent += count;
+        }
+        self.chains += sent as u16;
+        self.counters.frames += sent as u64;
         self.counters.bytes += bytes;
-        usize::from(count)
+        sent
     }
 
     /// Sends any other frame: its chain, and what the device sees only of a copy. There are

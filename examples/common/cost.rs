@@ -2,9 +2,8 @@
 
 use virtroupe::Stats;
 
-/// Prints the cycles that a received packet took on our core, applications included.
-pub fn busy_cycles(stats: &Stats) {
-    let packets = stats.received_frames();
+/// Prints the cycles that each of `packets` took on our core, applications included.
+pub fn busy_cycles(stats: &Stats, packets: u64) {
     let nanos: u64 = stats.cpus.iter().map(|cpu| cpu.poll.busy_nanos).sum();
     if packets > 0 {
         let cycles = nanos as f64 * cycles_per_nano() / packets as f64;

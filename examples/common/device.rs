@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use virtroupe::driver::RingFormat;
 use virtroupe::wire::host::{Neighbor, Route};
 use virtroupe::{Config, DeviceUrl, MacAddr};
 
@@ -29,6 +30,9 @@ pub struct DeviceArgs {
     /// A neighbour whose Ethernet address is not asked for; over IPv6 only these are reached
     #[arg(long, value_name = "IP=MAC", value_parser = neighbor)]
     neighbor: Vec<Neighbor>,
+    /// The memory format of the rings: auto, split or packed
+    #[arg(long, value_name = "FORMAT", value_parser = ring_format)]
+    ring_format: Option<RingFormat>,
     #[command(flatten)]
     pub cpus: CpuArgs,
 }
@@ -89,6 +93,7 @@ impl DeviceArgs {
             };
         }
         config.options.mac = self.mac.or(config.options.mac);
+        config.options.ring_format = self.ring_format.unwrap_or(config.options.ring_format);
         self.cpus.apply_to(&mut config);
         for neighbor in &self.neighbor {
             config.host.neighbors.push(*neighbor);
@@ -103,7 +108,17 @@ impl DeviceArgs {
     }
 
     fn is_empty(&self) -> bool {
-        self.ip.is_empty() && self.mac.is_none() && self.neighbor.is_empty()
+        let is_addressed = !self.ip.is_empty() || self.mac.is_some() || !self.neighbor.is_empty();
+        !is_addressed && self.ring_format.is_none()
+    }
+}
+
+fn ring_format(text: &str) -> Result<RingFormat, String> {
+    match text {
+        "auto" => Ok(RingFormat::Auto),
+        "split" => Ok(RingFormat::Split),
+        "packed" => Ok(RingFormat::Packed),
+        _ => Err("it is auto, split or packed".into()),
     }
 }
 

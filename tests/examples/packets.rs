@@ -1,7 +1,8 @@
-//! `capture` and `responder`: the packet API, with the kernel as the other end.
+//! `capture`, `responder` and `generator`: the packet API, with the kernel as the other end.
 
 use std::fs::{self, File};
 use std::io::BufReader;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
     vec![
         suite.test("a_capture_has_every_matching_frame", &needs, captures),
         suite.test("the_responder_answers_pings", &needs, responds),
+        suite.test("what_the_generator_sends_arrives", &needs[..3], generates),
     ]
 }
 
@@ -98,5 +100,29 @@ fn responds() -> Outcome<()> {
     match status.success() {
         true => Ok(()),
         false => Err(format!("the responder did not end well:\n{printed}").into()),
+    }
+}
+
+fn generates() -> Outcome<()> {
+    let namespace = Namespace::new()?;
+    let mut command = Command::new(path("generator")?);
+    command.args(["--tap", "cap0", "--length", "100"]);
+    let mut generator = Process::start(command, Some(&namespace))?;
+    generator.expect_line("sending frames of 100 bytes", LIMIT)?;
+    namespace.ip("address add 198.18.0.2/15 dev cap0")?;
+    let socket = namespace.enter(|| UdpSocket::bind("198.18.0.2:9"))??;
+    socket.set_read_timeout(Some(LIMIT))?;
+    // Far more than the ring holds at once.
+    for _ in 0..10_000 {
+        let (length, from) = socket.recv_from(&mut [0; 2048])?;
+        if length != 100 - 42 || from != ([198, 18, 0, 1], 9).into() {
+            return Err(format!("{length} bytes of payload from {from}").into());
+        }
+    }
+    generator.interrupt()?;
+    let (status, printed) = generator.wait(LIMIT)?;
+    match status.success() && printed.contains("sent_packets") {
+        true => Ok(()),
+        false => Err(format!("the generator did not end well:\n{printed}").into()),
     }
 }

@@ -15,8 +15,8 @@ use crate::messages::{SendOutcome, SocketEvent, SubscriptionId};
 const MOST_FRAGMENTS: usize = 46;
 
 impl Shard {
-    /// Hands the transmit queue on and wakes senders that wait for room. Returns how many frames
-    /// went. What is left then found no room.
+    /// Hands the transmit queue on and tells senders that wait for room. Returns how many frames
+    /// went and senders were told. What is left then found no room.
     pub(crate) fn flush(&mut self, egress: &mut Egress) -> Result<usize, Violation> {
         let mut moved = 0;
         loop {
@@ -38,7 +38,7 @@ impl Shard {
         if self.line.is_busy() {
             self.line.tick(self.clock.now());
             if egress.is_roomy(left) {
-                self.tell_senders(egress.room().saturating_sub(left));
+                moved += self.tell_senders(egress.room().saturating_sub(left));
             }
         }
         Ok(moved)
@@ -94,11 +94,11 @@ impl Shard {
         self.sleeper = waker;
     }
 
-    /// Tells senders that there is room for so many frames.
+    /// Tells senders that there is room for so many frames. Returns how many were told.
     ///
     /// A notice is one-shot and there is at most one outstanding for each sender, so the mailbox's
     /// bound is not needed to bound them, and the notice can not be refused.
-    fn tell_senders(&mut self, room: usize) {
+    fn tell_senders(&mut self, room: usize) -> usize {
         let (sockets, subscriptions) = (&self.sockets, &self.subscriptions);
         let open = |sender| match sender {
             Waiter::Socket(id) => sockets.get(&id).map(|socket| &socket.events),
@@ -117,6 +117,7 @@ impl Shard {
                 _ => self.line.leave(sender),
             }
         }
+        told
     }
 
     pub(crate) fn send_udp(
@@ -243,6 +244,11 @@ impl Shard {
     /// An empty frame with headroom.
     pub(crate) fn frame(&mut self) -> Option<Frame> {
         self.ports.borrow_mut().egress.pool().frame()
+    }
+
+    /// As [`frame`](Self::frame), up to `count` of them.
+    pub(crate) fn frames(&mut self, burst: &mut Vec<Frame>, count: usize) -> usize {
+        self.ports.borrow_mut().egress.pool().frames(burst, count)
     }
 
     /// Notes a sender that wants to know when there is room. Returns whether it will be told.

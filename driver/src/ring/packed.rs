@@ -237,47 +237,50 @@ impl Ring for PackedRing {
         flags: u16,
         _next: u16,
     ) {
-        self.push_run(flags, std::iter::once((head, address, length)));
+        let buffer = Some((address, length));
+        self.push_run(flags, &[head], std::iter::once(buffer), |_, buffer| buffer);
     }
 
     #[inline(always)]
-    fn push_run(&mut self, flags: u16, mut buffers: impl Iterator<Item = (u16, u64, u32)>) {
+    fn push_run<T>(
+        &mut self,
+        flags: u16,
+        ids: &[u16],
+        items: impl Iterator<Item = T>,
+        mut buffer: impl FnMut(u16, T) -> Option<(u64, u32)>,
+    ) -> usize {
         let (size, descriptors) = (self.size, self.descriptors);
-        let own = flags | if self.next.wrap { AVAIL } else { USED };
-        let mut own_bits = u64::from(own) << FLAGS_SHIFT;
+        let Position { at: start, wrap } = self.next;
+        let own = flags | if wrap { AVAIL } else { USED };
+        let own_bits = u64::from(own) << FLAGS_SHIFT;
         // The first is written as it was available in the lap before, until it is published.
-        let mut hidden = 0;
+        let mut bits = own_bits;
         if self.unpublished == 0 {
-            (self.first, self.first_flags) = (self.next.at, own);
-            hidden = OWNER_BITS;
+            (self.first, self.first_flags) = (start, own);
+            bits ^= OWNER_BITS;
         }
-        // A round for each lap: inside, nothing wraps.
-        loop {
-            let mut at = self.next.at;
-            for (id, address, length) in buffers.by_ref().take(size - at) {
-                let rest = u64::from(length) | u64::from(id) << 32 | own_bits ^ hidden;
-                hidden = 0;
-                // SAFETY: the descriptor at `at`, inside the ring, which the device does not hold.
-                // Volatile, because the device may read at any time, although by the protocol it
-                // does not before `publish`.
-                unsafe {
-                    let words = descriptors.add(2 * at);
-                    words.write_volatile(address.to_le());
-                    words.add(1).write_volatile(rest.to_le());
-                }
-                at += 1;
-            }
-            self.unpublished += at - self.next.at;
-            if at < size {
-                self.next.at = at;
-                return;
-            }
-            self.next = Position {
-                at: 0,
-                wrap: !self.next.wrap,
+        let ids = ids.get(..size - start).unwrap_or(ids);
+        let mut at = start;
+        for (&id, item) in ids.iter().zip(items) {
+            let Some((address, length)) = buffer(id, item) else {
+                break;
             };
-            own_bits ^= OWNER_BITS;
+            let rest = u64::from(length) | u64::from(id) << 32 | bits;
+            bits = own_bits;
+            // SAFETY: the descriptor at `at`, inside the ring, which the device does not hold.
+            // Volatile, because the device may read at any time, although by the protocol it
+            // does not before `publish`.
+            unsafe {
+                let words = descriptors.add(2 * at);
+                words.write_volatile(address.to_le());
+                words.add(1).write_volatile(rest.to_le());
+            }
+            at += 1;
         }
+        let count = at - start;
+        self.next.advance(count, size);
+        self.unpublished += count;
+        count
     }
 
     /// Tables have no `NEXT`: their entries follow each other (section 2.8.7).
@@ -315,26 +318,36 @@ impl Ring for PackedRing {
 
     #[inline(always)]
     fn used_at(&self, place: u16) -> Option<Used> {
+        self.used_run(place, 1).next()
+    }
+
+    #[inline(always)]
+    fn used_run(&self, place: u16, count: u16) -> impl Iterator<Item = Used> {
         let mut position = self.used;
         position.advance(usize::from(place), self.size);
-        // Acquire: id, length and packet are visible after the flags.
-        let flags = u16::from_le(self.flags(position.at).load(Ordering::Acquire));
-        let mine = if position.wrap { AVAIL | USED } else { 0 };
-        if flags & (AVAIL | USED) != mine {
-            return None;
-        }
-        let halves = self.halves(position.at);
-        // SAFETY: inside the descriptor and aligned. Volatile: the device may write at any time,
-        // and one read decides.
-        let (length, id) = unsafe {
-            (
-                halves.cast::<u32>().read_volatile(),
-                halves.add(2).read_volatile(),
-            )
-        };
-        Some(Used {
-            id: u32::from(u16::from_le(id)),
-            length: u32::from_le(length),
+        let Position { at, wrap } = position;
+        let mine = if wrap { AVAIL | USED } else { 0 };
+        let descriptors = self.descriptors;
+        let end = self.size.min(at + usize::from(count));
+        (at..end).map_while(move |at| {
+            // SAFETY: the second word of the descriptor at `at`, inside the ring.
+            let halves = unsafe { descriptors.add(2 * at + 1) }.cast::<u16>();
+            // SAFETY: its last two bytes; an atomic may be shared with the device.
+            let flags = unsafe { AtomicU16::from_ptr(halves.add(3).as_ptr()) };
+            // Acquire: id, length and packet are visible after the flags.
+            if u16::from_le(flags.load(Ordering::Acquire)) & (AVAIL | USED) != mine {
+                return None;
+            }
+            // SAFETY: inside the descriptor and aligned. Volatile: the device may write at any
+            // time, and one read decides.
+            let (length, id) = unsafe {
+                let id = halves.add(2).read_volatile();
+                (halves.cast::<u32>().read_volatile(), id)
+            };
+            Some(Used {
+                id: u32::from(u16::from_le(id)),
+                length: u32::from_le(length),
+            })
         })
     }
 

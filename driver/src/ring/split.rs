@@ -196,15 +196,21 @@ impl SplitRing {
         self.next_avail = self.next_avail.wrapping_add(1);
     }
 
-    /// Writes buffers of one descriptor each and appends them to the available ring, unpublished:
-    /// their descriptors, which the device must not hold, addresses and lengths. In one go, so
-    /// that what is the same for all of them stays in registers.
+    /// As [`Ring::push_run`](super::Ring::push_run). The device must not hold the descriptors.
     #[inline(always)]
-    pub(crate) fn push_run(&mut self, flags: u16, buffers: impl Iterator<Item = (u16, u64, u32)>) {
-        let (mask, descriptors, avail) = (self.mask, self.descriptors, self.avail);
-        let shadow = &mut self.avail_shadow[..];
-        let mut next = self.next_avail;
-        for (id, address, length) in buffers {
+    pub(crate) fn push_run<T>(
+        &mut self,
+        flags: u16,
+        ids: &[u16],
+        items: impl Iterator<Item = T>,
+        mut buffer: impl FnMut(u16, T) -> Option<(u64, u32)>,
+    ) -> usize {
+        let (mask, descriptors) = (self.mask, self.descriptors);
+        let mut count = 0;
+        for (&id, item) in ids.iter().zip(items) {
+            let Some((address, length)) = buffer(id, item) else {
+                break;
+            };
             let rest = u64::from(length) | u64::from(flags) << 32;
             let at = 2 * (usize::from(id) & mask);
             // SAFETY: as in `write_descriptor`.
@@ -212,18 +218,17 @@ impl SplitRing {
                 descriptors.add(at).write_volatile(address.to_le());
                 descriptors.add(at + 1).write_volatile(rest.to_le());
             }
-            let slot = usize::from(next) & mask;
-            if let Some(shadow) = shadow.get_mut(slot)
-                && *shadow != id
-            {
-                *shadow = id;
-                // SAFETY: as in `avail_word`, of which this is the entry `slot`.
-                unsafe { AtomicU16::from_ptr(avail.add(2 + slot).as_ptr()) }
-                    .store(id.to_le(), Ordering::Relaxed);
-            }
-            next = next.wrapping_add(1);
+            count += 1;
         }
-        self.next_avail = next;
+        let ids = ids.get(..count).unwrap_or(ids);
+        let slot = self.slot(self.next_avail);
+        if self.avail_shadow.get(slot..slot + count) == Some(ids) {
+            // As the ring says already.
+            self.next_avail = self.next_avail.wrapping_add(count as u16);
+        } else {
+            ids.iter().for_each(|id| self.push_avail(*id));
+        }
+        count
     }
 
     /// Shows the device all that was pushed. Returns whether it wants a notification.
@@ -280,6 +285,27 @@ impl SplitRing {
             id: u32::from_le(id),
             length: u32::from_le(length),
         }
+    }
+
+    /// The used entries from `place` behind the current position on, `count` or up to the end of
+    /// the ring. As [`peek_used`](Self::peek_used).
+    #[inline(always)]
+    pub(crate) fn used_run(&self, place: u16, count: u16) -> impl Iterator<Item = Used> + use<> {
+        let first = self.slot(self.last_used.wrapping_add(place));
+        let count = usize::from(count).min(self.mask + 1 - first);
+        // SAFETY: entry `first` of the used ring, which begins behind two words.
+        let entries = unsafe { self.used.add(2 + 4 * first) }.cast::<u32>();
+        (0..count).map(move |at| {
+            // SAFETY: as in `peek_used`; `first + at` is below the size.
+            let (id, length) = unsafe {
+                let entry = entries.add(2 * at);
+                (entry.read_volatile(), entry.add(1).read_volatile())
+            };
+            Used {
+                id: u32::from_le(id),
+                length: u32::from_le(length),
+            }
+        })
     }
 
     /// Moves past `count` used entries.
@@ -361,35 +387,32 @@ impl FreeDescriptors {
         usize::from(index) & (self.ids.len() - 1)
     }
 
-    /// The free descriptors in the order in which they will be taken.
-    #[inline(always)]
-    pub(crate) fn upcoming_run(&self) -> impl Iterator<Item = u16> + '_ {
-        self.run(self.head, self.free)
-    }
-
-    /// Takes the first `count` of [`upcoming_run`](Self::upcoming_run); there are as many.
+    /// Takes the next `count` descriptors; there are as many.
     #[inline(always)]
     pub(crate) fn advance(&mut self, count: u16) {
         self.head = self.head.wrapping_add(count);
         self.free -= count;
     }
 
-    /// Takes `count` descriptors, or as many as are free.
+    /// Of the free descriptors the first `count`, or as many as lie together, in the order in
+    /// which they will be taken.
     #[inline(always)]
-    pub(crate) fn take_run(&mut self, count: u16) -> impl Iterator<Item = u16> + '_ {
-        let (first, count) = (self.head, count.min(self.free));
-        self.advance(count);
-        self.run(first, count)
+    pub(crate) fn upcoming_slice(&self, count: usize) -> &[u16] {
+        self.slice(self.head, count.min(usize::from(self.free)))
+    }
+
+    /// Of the descriptors that are out the first `count` behind `place`, or as many as lie
+    /// together, in the order in which they were taken. There are as many.
+    #[inline(always)]
+    pub(crate) fn oldest_slice(&self, place: u16, count: usize) -> &[u16] {
+        let oldest = self.head.wrapping_add(self.free).wrapping_sub(self.size);
+        self.slice(oldest.wrapping_add(place), count)
     }
 
     #[inline(always)]
-    fn run(&self, first: u16, count: u16) -> impl Iterator<Item = u16> + '_ {
-        let ids = &self.ids[..];
-        let mask = ids.len() - 1;
-        (0..count).map_while(move |place| {
-            let at = usize::from(first.wrapping_add(place)) & mask;
-            ids.get(at).copied()
-        })
+    fn slice(&self, first: u16, count: usize) -> &[u16] {
+        let rest = self.ids.get(self.at(first)..).unwrap_or_default();
+        rest.get(..count).unwrap_or(rest)
     }
 
     /// Puts `id` behind the free descriptors, `place` further on. It is free once
@@ -414,13 +437,19 @@ impl FreeDescriptors {
     /// Frees the `count` descriptors that were taken first, in that order.
     #[inline(always)]
     pub(crate) fn give_oldest(&mut self, count: u16) {
+        self.put_oldest(0, count);
+        self.give_run(count);
+    }
+
+    /// As [`put`](Self::put), for the `count` descriptors that were taken `place` behind the first.
+    #[inline(always)]
+    pub(crate) fn put_oldest(&mut self, place: u16, count: u16) {
         // Where there is no room but for the ring, they are already where they belong.
         if self.ids.len() != usize::from(self.size) {
-            for place in 0..count {
+            for place in place..place + count {
                 self.put(place, self.oldest(place));
             }
         }
-        self.give_run(count);
     }
 
     #[inline]
@@ -487,6 +516,25 @@ mod tests {
                 taken.into_iter().for_each(|id| free.give(id));
             }
         }
+    }
+
+    #[test]
+    fn slices_end_where_the_ids_do_and_go_on_at_their_beginning() {
+        let mut free = FreeDescriptors::new(4);
+        assert_eq!(free.upcoming_slice(9), [0, 1, 2, 3]);
+        free.advance(3);
+        assert_eq!(free.oldest_slice(0, 2), [0, 1]);
+        assert_eq!(free.oldest_slice(1, 2), [1, 2]);
+        free.give_oldest(2);
+        assert_eq!(
+            free.upcoming_slice(3),
+            [3],
+            "the others do not lie together with it"
+        );
+        free.advance(2);
+        assert_eq!(free.oldest_slice(0, 3), [2, 3]);
+        assert_eq!(free.oldest_slice(2, 1), [0]);
+        assert_eq!(free.upcoming_slice(0), []);
     }
 
     #[test]

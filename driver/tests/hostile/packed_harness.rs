@@ -168,8 +168,11 @@ impl PackedHarness {
             readable: true,
         };
         assert_eq!(harness.pair.receive(&mut harness.live, 1), Ok(0));
-        // Slot 0 is posted first.
-        harness.origin = harness.hostile.descriptor(RX, 0).offset - START;
+        // Slot 0 is among those that are posted first.
+        let posted = (0..setup.queue_size).map(|id| harness.hostile.descriptor(RX, id));
+        let posted = posted.filter(|descriptor| descriptor.length > 0);
+        let lowest = posted.map(|descriptor| descriptor.offset).min();
+        harness.origin = lowest.expect("something is posted") - START;
         harness.observe();
         // Buffers are posted by whole cache lines of descriptors.
         let posted = harness.rings[RX].outstanding.len();

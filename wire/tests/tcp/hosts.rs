@@ -463,7 +463,10 @@ fn who_goes_away_resets_all_connections_those_that_were_closed_too() {
         .listen(address(Family::V4, 2, 80), ListenOptions::default())
         .expect("free");
     let mut now = START;
-    let ids = [open(&mut client, Family::V4, 2, now), open(&mut client, Family::V4, 2, now)];
+    let ids = [
+        open(&mut client, Family::V4, 2, now),
+        open(&mut client, Family::V4, 2, now),
+    ];
     let mut frames = Vec::new();
     for _ in 0..10 {
         frames = client.turn(now, frames);
