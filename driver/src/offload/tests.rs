@@ -116,7 +116,7 @@ fn a_packet_that_the_ring_can_never_hold_is_cut_in_software() {
 fn pieces_leave_the_reserve_alone() {
     let mut pool = pool(RESERVE as u32 + 20);
     let offloads = TransmitOffloads::new(FeatureBits::NONE, 256);
-    let mut burst = vec![long_packet(20_000), long_packet(1)];
+    let mut burst = vec![long_packet(20_000), long_packet(1001)];
     let dropped = offloads.carry_out(&mut burst, &mut pool);
     assert_eq!(dropped, [DropReason::PoolEmpty]);
     assert_eq!((burst.len(), pool.available()), (20, RESERVE));
