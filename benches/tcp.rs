@@ -19,6 +19,8 @@ mod load;
 mod smoltcp_stack;
 #[path = "tcp/tap.rs"]
 mod tap;
+#[path = "tcp/virtroupe_stack.rs"]
+mod virtroupe_stack;
 #[path = "tcp/window.rs"]
 mod window;
 
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
     support::run(|| match std::env::args().nth(1).as_deref() {
         Some("bulk-client") => bulk::client(Direction::from_option("--server")?),
         Some("bulk-smoltcp") => smoltcp_stack::serve_bulk(Direction::from_option("--server")?),
+        Some("bulk-virtroupe") => virtroupe_stack::serve_bulk(Direction::from_option("--server")?),
+        Some("http-virtroupe") => virtroupe_stack::serve_http(),
+        Some("connections-virtroupe") => connections::virtroupe(),
         Some("http-client") => load::client(),
         Some("http-kernel") => http::serve_kernel(),
         Some("connections-smoltcp") => connections::smoltcp(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use virtroupe_actors::poll::PollSettings;
+use virtroupe_actors::tcp::TcpSettings;
 use virtroupe_driver::DeviceOptions;
 use virtroupe_wire::MacAddr;
 use virtroupe_wire::host::HostConfig;
@@ -49,6 +50,9 @@ pub struct Config {
     /// set: the device's are used, or those in `options`.
     #[serde(default)]
     pub host: HostConfig,
+    /// Whether there is TCP, and the limits of each cpu's engine.
+    #[serde(default)]
+    pub tcp: TcpSettings,
     /// How the queue is polled.
     #[serde(default)]
     pub poll: PollSettings,
@@ -259,6 +263,7 @@ impl Config {
             device,
             options: DeviceOptions::default(),
             host: HostConfig::default(),
+            tcp: TcpSettings::default(),
             poll: PollSettings::default(),
             cpus: Cpus::default(),
             limits: TimeLimits::default(),

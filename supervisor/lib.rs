@@ -65,12 +65,17 @@ pub use supervisor::{Lifecycle, Supervisor};
 pub use virtroupe_actors as actors;
 pub use virtroupe_actors::{
     BindError, Burst, Capture, CloseReason, ConnectError, CpuRole, LocalStack, PacketSocket,
-    PacketsReceived, SendOutcome, SocketEvent, TxReadyPolicy, UdpReceived, UdpSocket,
+    PacketsReceived, SendOutcome, SendTcpStream, SocketEvent, TcpAccepted, TcpConnectError,
+    TcpEvent, TcpEventKind, TcpListener, TcpPayload, TcpReadHalf, TcpReceived, TcpSendError,
+    TcpSendOutcome, TcpStream, TcpWriteHalf, TxReadyPolicy, UdpReceived, UdpSocket,
 };
 pub use virtroupe_driver as driver;
 pub use virtroupe_driver::{Chunk, DeviceOptions, FeatureBits, Features, Frame};
 pub use virtroupe_wire as wire;
 pub use virtroupe_wire::filter::Filter;
 pub use virtroupe_wire::host::HostConfig;
+pub use virtroupe_wire::tcp::{
+    ConnectionId, ConnectionStats, Keepalive, ListenOptions, ListenerId, TcpError, TcpOptions,
+};
 pub use virtroupe_wire::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSend, UdpSocketId};
 pub use virtroupe_wire::{Buffer, DropReason, Drops, MacAddr, Payload};

@@ -102,10 +102,12 @@ impl StartUp {
                 cpu,
                 device: self.device.clone(),
                 host: self.config.host.clone(),
+                tcp: self.config.tcp.clone(),
                 poll: self.config.poll.clone(),
                 registry: registry.clone(),
                 clock,
                 seed: unguessable(),
+                tcp_seed: unguessable(),
                 watcher: self.supervisor.clone().recipient(),
             };
             let (report, built) = oneshot::channel();

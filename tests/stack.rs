@@ -14,6 +14,7 @@ mod stack {
     mod offloads;
     mod packets;
     mod start_up;
+    mod tcp;
     mod udp;
     mod wake_ups;
 }

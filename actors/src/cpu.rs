@@ -20,6 +20,7 @@ use crate::poll::PollSettings;
 use crate::ports::Ports;
 use crate::registry::PortRegistry;
 use crate::shard::{Shard, ShardCell, ShardParts};
+use crate::tcp::TcpSettings;
 use crate::virtual_queue::{Served, VirtualQueue};
 
 /// Starts the arbiter of a cpu, on a thread of its own, pinned to `core` if that is given. Must
@@ -77,6 +78,8 @@ pub struct CpuSetup {
     pub device: Addr<DeviceActor>,
     /// Addresses, routes and limits. The Ethernet address and the MTU are the device's.
     pub host: HostConfig,
+    /// Whether there is TCP, and its limits.
+    pub tcp: TcpSettings,
     /// How to poll.
     pub poll: PollSettings,
     /// The bound addresses of all cpus.
@@ -85,6 +88,8 @@ pub struct CpuSetup {
     pub clock: Clock,
     /// Where this cpu's randomness comes from; must not be guessable.
     pub seed: u64,
+    /// The same for TCP.
+    pub tcp_seed: u64,
     /// Told when the poll loop ends by itself.
     pub watcher: Recipient<QueueEnded>,
 }
@@ -111,10 +116,12 @@ pub async fn start_stack(setup: CpuSetup) -> Result<Vec<CpuAddr>, CpuError> {
         cpu,
         device,
         mut host,
+        tcp,
         poll,
         registry,
         clock,
         seed,
+        tcp_seed,
         watcher,
     } = setup;
     let claimed = device.send(ClaimQueue { cpu }).await.ok().flatten();
@@ -122,6 +129,7 @@ pub async fn start_stack(setup: CpuSetup) -> Result<Vec<CpuAddr>, CpuError> {
     let features = local.features.clone();
     host.mac = features.mac;
     host.mtu = features.mtu;
+    let tcp = tcp.enabled.then(|| tcp.config(features.mtu));
     let host = Host::new(host, seed)?;
     let patience = Duration::from_micros(poll.patience_us);
     let policy = poll.tx_ready;
@@ -131,6 +139,8 @@ pub async fn start_stack(setup: CpuSetup) -> Result<Vec<CpuAddr>, CpuError> {
         clock,
         features,
         host,
+        tcp,
+        tcp_seed,
         ports: ports.clone(),
         registry,
         patience,

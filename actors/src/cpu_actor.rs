@@ -238,7 +238,13 @@ impl<R: Role> Handler<StartReceiving> for CpuActor<R> {
     type Result = Result<(), std::io::Error>;
 
     fn handle(&mut self, start: StartReceiving, ctx: &mut Self::Context) -> Self::Result {
-        self.shard.borrow().set_peers(start.peers);
+        {
+            let mut shard = self.shard.borrow();
+            shard.set_peers(start.peers);
+            if self.further.is_none() {
+                shard.set_unclaimed(ctx.address().recipient());
+            }
+        }
         let poll = PollLoop::new(
             self.shard.clone(),
             self.ports.clone(),

@@ -59,6 +59,7 @@ pub mod services;
 pub mod shard;
 pub mod stats;
 mod sync;
+pub mod tcp;
 mod virtual_queue;
 
 pub use burst::Burst;
@@ -70,3 +71,7 @@ pub use messages::{
 };
 pub use outlet::IntoRecipient;
 pub use shard::{Capture, TxReadyPolicy};
+pub use tcp::{
+    SendTcpStream, TcpAccepted, TcpConnectError, TcpEvent, TcpEventKind, TcpListener, TcpPayload,
+    TcpReadHalf, TcpReceived, TcpSendError, TcpSendOutcome, TcpStream, TcpWriteHalf,
+};

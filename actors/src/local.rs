@@ -31,6 +31,10 @@ impl LocalStack {
         LocalStack { shard }
     }
 
+    pub(crate) fn shard(&self) -> &ShardCell {
+        &self.shard
+    }
+
     /// The logical number of this cpu.
     pub fn cpu(&self) -> u16 {
         self.shard.borrow().cpu()

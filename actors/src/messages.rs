@@ -11,6 +11,7 @@ use virtroupe_driver::Frame;
 use virtroupe_wire::DropReason;
 use virtroupe_wire::host;
 use virtroupe_wire::placement::SourcePortError;
+use virtroupe_wire::tcp::ListenError;
 use virtroupe_wire::udp::{UdpDatagram, UdpError, UdpSocketId};
 
 use crate::burst::Burst;
@@ -93,6 +94,12 @@ pub enum BindError {
     /// The cpus know of as many bound addresses as they can.
     #[error("131072 addresses and ports are bound; close some sockets")]
     TooManyBindings,
+    /// The TCP engine refuses.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// TCP is switched off.
+    #[error("TCP is switched off; set tcp.enabled")]
+    TcpDisabled,
     /// The stack was shut down or has lost its device.
     #[error("the stack is stopped; start it again")]
     Stopped,

@@ -210,6 +210,8 @@ impl PollLoop {
         // A socket that is closed now is taken out of the exceptions, which are in the ports.
         shard.dispatch(now);
         moved += shard.flush(&mut ports.borrow_mut().egress)?;
+        // What TCP has to tell since: the next turn does.
+        moved += usize::from(shard.has_tcp_work());
         if self.further.is_some() && (shard.needs_room() || shard.has_handed_over()) {
             // The first loop of the cpu looks after it.
             shard.wake();
@@ -235,6 +237,7 @@ impl PollLoop {
             moved += self.take_crossed(now, shard, ports);
         }
         shard.handle_timeout(now, ports.egress.pool());
+        shard.exchange_tcp(&mut ports.egress);
         if let Some(crossings) = &mut ports.crossings {
             shard.hand_over(now, crossings, ports.egress.pool());
         }

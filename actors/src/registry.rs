@@ -48,6 +48,9 @@ pub enum Sharing {
     /// With nobody; only the flow from its peer is its own, and its port was chosen so that this
     /// cpu owns that flow.
     Connected,
+    /// With other flows from the same port, to other peers; with no socket of another cpu that
+    /// would get what arrives for it.
+    Flow,
 }
 
 /// A bound address; dropping it frees the address.
@@ -109,6 +112,16 @@ impl PortRegistry {
         self.ports.contains_key(&(transport, port))
     }
 
+    /// Whether a flow of `cpu` can begin at `address` and `port`: no other cpu would get what
+    /// arrives for it.
+    pub fn admits_flow(&self, transport: Transport, port: u16, address: IpAddr, cpu: u16) -> bool {
+        let entries = self.ports.get(&(transport, port));
+        entries.is_none_or(|entries| {
+            let mut others = entries.iter();
+            !others.any(|other| other.excludes(address, cpu, Sharing::Flow))
+        })
+    }
+
     /// How many ports are in use.
     pub fn len(&self) -> usize {
         self.ports.len()
@@ -126,12 +139,20 @@ impl Entry {
             // All others hear of the close before they hear of what comes after it.
             return false;
         }
+        let is_same_version = self.address.is_ipv4() == address.is_ipv4();
+        let overlaps = self.address.is_unspecified() || address.is_unspecified();
+        match (self.sharing, sharing) {
+            (Sharing::Flow, Sharing::Flow) => return false,
+            (Sharing::Flow, _) | (_, Sharing::Flow) => {
+                let is_reached = self.address == address || (is_same_version && overlaps);
+                return self.cpu != cpu && is_reached;
+            }
+            _ => {}
+        }
         if self.address == address {
             let both_share = self.sharing == Sharing::PerCpu && sharing == Sharing::PerCpu;
             return !both_share || self.cpu == cpu;
         }
-        let is_same_version = self.address.is_ipv4() == address.is_ipv4();
-        let overlaps = self.address.is_unspecified() || address.is_unspecified();
         let is_connected = self.sharing == Sharing::Connected || sharing == Sharing::Connected;
         is_same_version && overlaps && is_connected
     }
@@ -146,6 +167,18 @@ impl Reservation {
     /// With whom.
     pub fn sharing(&self) -> Sharing {
         self.sharing
+    }
+
+    /// A socket is bound to the address again that [was closed](Self::start_closing), on the same
+    /// cpu.
+    pub fn reopen(&mut self) {
+        self.closing = None;
+        let key = (self.binding.transport, self.binding.port);
+        if let Some(mut entries) = self.registry.ports.get_mut(&key)
+            && let Some(entry) = entries.iter_mut().find(|entry| entry.id == self.id)
+        {
+            entry.closing = None;
+        }
     }
 
     /// The socket was closed; the address stays reserved until this is dropped, when every cpu
@@ -226,6 +259,24 @@ mod tests {
         assert!(registry.reserve(local, 1, Sharing::Connected).is_err());
         let other = registry.reserve(binding("10.0.0.2"), 1, Sharing::Alone);
         assert!(other.is_ok());
+    }
+
+    #[test]
+    fn flows_share_a_port_but_not_with_who_would_get_their_packets_elsewhere() {
+        let registry = PortRegistry::default();
+        let local = binding("10.0.0.1");
+        let _first = registry.reserve(local, 0, Sharing::Flow).expect("free");
+        let _second = registry.reserve(local, 1, Sharing::Flow).expect("shared");
+        let any = binding("0.0.0.0");
+        assert!(registry.reserve(any, 2, Sharing::Alone).is_err());
+        drop(_second);
+        let _listener = registry
+            .reserve(any, 0, Sharing::Alone)
+            .expect("its own cpu");
+        let address = local.address;
+        assert!(registry.admits_flow(Transport::Udp, 7, address, 0));
+        assert!(!registry.admits_flow(Transport::Udp, 7, address, 1));
+        assert!(registry.admits_flow(Transport::Tcp, 7, address, 1));
     }
 
     #[actix::test]

@@ -8,14 +8,16 @@ mod deliver;
 mod line;
 mod receive;
 mod sockets;
+mod tcp;
 mod transmit;
+mod wakes;
 
 pub(crate) use sockets::bind_udp;
+pub(crate) use tcp::listen_tcp;
+pub(crate) use wakes::{Borrowed, ShardCell, Wakes};
 
-use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
 use std::mem::take;
-use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use virtroupe_driver::{Features, Frame, Pool};
 use virtroupe_wire::filter::Filter;
 use virtroupe_wire::host::{Host, HostCounters};
 use virtroupe_wire::placement::Placement;
+use virtroupe_wire::tcp::TcpConfig;
 use virtroupe_wire::udp::UdpSocketId;
 use virtroupe_wire::{DropReason, Drops, Instant};
 
@@ -35,7 +38,9 @@ use crate::outlet::Outlet;
 use crate::peers::Peers;
 use crate::ports::PortsCell;
 use crate::registry::{PortRegistry, Reservation};
+use crate::stats::TcpStats;
 use line::Line;
+use tcp::Tcp;
 
 /// How often senders that wait for packet memory are looked after while nothing else happens:
 /// nobody tells the stack when applications let go of packets.
@@ -56,6 +61,9 @@ pub struct Shard {
     clock: Clock,
     features: Features,
     host: Host<Frame>,
+    tcp: Tcp,
+    /// Tasks that are woken once the shard is not borrowed any more.
+    wakes: Wakes,
     ports: PortsCell,
     registry: PortRegistry,
     peers: Peers,
@@ -130,6 +138,8 @@ pub(crate) enum Waiter {
 pub struct ShardCounters {
     /// Counters of the engines.
     pub host: HostCounters,
+    /// Counters of TCP.
+    pub tcp: TcpStats,
     /// Drops of the engines and of the shard.
     pub drops: Drops,
     /// Frames that subscriptions took, so that the engines did not see them.
@@ -153,6 +163,10 @@ pub(crate) struct ShardParts {
     pub clock: Clock,
     pub features: Features,
     pub host: Host<Frame>,
+    /// The settings of the TCP engine, if there is TCP.
+    pub tcp: Option<TcpConfig>,
+    /// Where the randomness of TCP comes from; must not be guessable.
+    pub tcp_seed: u64,
     pub ports: PortsCell,
     pub registry: PortRegistry,
     pub patience: Duration,
@@ -166,12 +180,17 @@ impl Shard {
             clock,
             features,
             mut host,
+            tcp,
+            tcp_seed,
             ports,
             registry,
             patience,
             policy,
         } = parts;
-        {
+        if tcp.is_some() {
+            host.enable_tcp();
+        }
+        let tcp = {
             let ports = ports.borrow();
             host.set_transmit_capacity(ports.egress.capacity());
             host.set_transmit_room(ports.egress.room());
@@ -179,12 +198,16 @@ impl Shard {
             if ports.crossings.is_some() {
                 host.set_sharded();
             }
-        }
+            let (segments, is_sharded) = (ports.egress.capacity(), ports.crossings.is_some());
+            Tcp::new(tcp, tcp_seed, &features, segments, is_sharded)
+        };
         Shard {
             cpu,
             clock,
             features,
             host,
+            tcp,
+            wakes: Wakes::default(),
             ports,
             registry,
             peers: Peers::default(),
@@ -226,8 +249,10 @@ impl Shard {
     pub(crate) fn counters(&self) -> ShardCounters {
         let mut drops = self.drops;
         drops += self.host.drops();
+        drops += self.tcp.engine.drops();
         ShardCounters {
             host: *self.host.counters(),
+            tcp: self.tcp.counters(),
             drops,
             taken: self.taken,
             delivered: self.delivered,
@@ -252,16 +277,24 @@ impl Shard {
         {
             self.host.handle_timeout(now, pool);
         }
+        let deadline = self.tcp.engine.next_deadline();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            self.tcp.engine.handle_timeout(now);
+        }
     }
 
     /// When the poll loop must run again at the latest, whatever happens until then.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let parked = self.parked_since.map(|since| since + self.patience);
-        let waiters = self.line.is_waiting().then(|| now + POOL_WATCH);
-        [self.host.next_deadline(), parked, waiters]
-            .into_iter()
-            .flatten()
-            .min()
+        let is_watching = self.line.is_waiting() || self.tcp.is_watching();
+        let watch = is_watching.then(|| now + POOL_WATCH);
+        let deadlines = [
+            self.host.next_deadline(),
+            self.tcp.engine.next_deadline(),
+            parked,
+            watch,
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Counts frames that the engines put out, or other cpus, and that were not sent.
@@ -298,33 +331,11 @@ impl Shard {
                 events.do_send(SocketEvent::Closed(reason.clone()));
             }
         }
+        self.close_all_tcp(reason);
         self.line.clear();
         self.parked = 0;
         self.parked_since = None;
         let unsent = self.host.transmit().drain(..).count() as u64;
         self.lose_unsent(lost, unsent);
-    }
-}
-
-/// A shared handle to the shard of the current arbiter.
-#[derive(Clone)]
-pub(crate) struct ShardCell(Rc<RefCell<Shard>>);
-
-impl ShardCell {
-    pub(crate) fn new(shard: Shard) -> Self {
-        ShardCell(Rc::new(RefCell::new(shard)))
-    }
-
-    /// Borrows the shard. No method of the shard calls foreign code, so it is never borrowed
-    /// twice.
-    pub(crate) fn borrow(&self) -> RefMut<'_, Shard> {
-        self.0.borrow_mut()
-    }
-
-    /// Runs `work` on the shard unless it is borrowed: for destructors, which must not panic.
-    pub(crate) fn try_with(&self, work: impl FnOnce(&mut Shard)) {
-        if let Ok(mut shard) = self.0.try_borrow_mut() {
-            work(&mut shard);
-        }
     }
 }

@@ -2,6 +2,8 @@
 
 use actix::MessageResponse;
 use virtroupe_driver::QueuePair;
+use virtroupe_wire::Drops;
+use virtroupe_wire::tcp::{TcpCounters, TcpState, TcpUsage};
 
 use crate::cpu_actor::CpuRole;
 use crate::crossings::CrossingCounters;
@@ -41,6 +43,26 @@ pub struct CpuStats {
     pub shard: ShardCounters,
     /// Counters of the poll loop.
     pub poll: PollCounters,
+}
+
+/// What TCP on one cpu counted.
+#[derive(Debug, Clone, Default)]
+pub struct TcpStats {
+    /// Counters of the engine.
+    pub engine: TcpCounters,
+    /// How many connections there are, and what memory they take.
+    pub usage: TcpUsage,
+    /// Segments that were not acted upon, by reason. The drops of the shard have them, too.
+    pub drops: Drops,
+    /// How many connections are in each state; states without one are left out, and half-open
+    /// connections and those in TIME-WAIT, which are records, are in `usage`.
+    pub states: Vec<(TcpState, usize)>,
+    /// Connections that applications have.
+    pub sockets: usize,
+    /// Bytes that were offered for sending by [`send`](crate::TcpStream::send) and not taken.
+    pub refused_bytes: u64,
+    /// Bytes that arrived, and whose receiver had stopped.
+    pub undelivered_bytes: u64,
 }
 
 /// What a proxy put into its virtual queue.

@@ -12,6 +12,7 @@ use crate::cable::CableEnd;
 use crate::generator::{Generator, Progress};
 use crate::smoltcp_stack;
 use crate::support::{Outcome, option};
+use crate::virtroupe_stack;
 use crate::window::{CLIENT_CORE, SERVER_CORE};
 
 /// How long connections are made before they are counted.
@@ -24,6 +25,11 @@ pub fn smoltcp() -> Outcome<()> {
         pin(SERVER_CORE)?;
         smoltcp_stack::serve_connections(cable, sockets, &busy)
     })
+}
+
+/// Virtroupe's rate, as a program: `--connections` at a time.
+pub fn virtroupe() -> Outcome<()> {
+    measure(virtroupe_stack::serve_connections)
 }
 
 /// Starts a server on a thread of its own, and counts the connections that it serves.

@@ -406,8 +406,11 @@ impl<B: Buffer> Host<B> {
     fn fail_neighbor(&mut self, waiting: Vec<Waiting<B>>) {
         self.counters.neighbors_failed += 1;
         let mut told = None;
-        for Waiting { socket, .. } in waiting {
+        for Waiting { frame, socket, .. } in waiting {
             self.drop_sent(DropReason::NeighborUnreachable);
+            if socket.is_none() && self.has_tcp {
+                self.report_unresolved(&frame);
+            }
             // Fragments of one datagram are behind each other: one error is enough.
             if let Some(sender) = socket
                 && told.replace(sender) != Some(sender)

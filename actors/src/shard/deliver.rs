@@ -26,6 +26,7 @@ impl Shard {
         for at in 0..self.subscriptions.len() {
             self.dispatch_subscription(at);
         }
+        self.dispatch_tcp();
         if self.parked > 0 && self.parked_since.is_none() {
             self.parked_since = Some(now);
         }

@@ -27,14 +27,14 @@ use crate::registry::{Reservation, Sharing, Taken};
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 49_152..=65_535;
 
 /// How often connecting tries another port when the one found was taken by another cpu meanwhile.
-const CONNECT_ATTEMPTS: usize = 64;
+pub(super) const CONNECT_ATTEMPTS: usize = 64;
 
 /// Why a socket was not bound.
 #[derive(Debug)]
 pub(crate) struct Unbound {
-    error: BindError,
+    pub(super) error: BindError,
     /// If a closed socket is in the way of which not every cpu knows yet: ends when it is not.
-    closing: Option<watch::Receiver<()>>,
+    pub(super) closing: Option<watch::Receiver<()>>,
 }
 
 impl From<BindError> for Unbound {

@@ -28,6 +28,7 @@ impl Shard {
             let left = self.host.transmit().len();
             self.host
                 .set_transmit_room(egress.room().saturating_sub(left));
+            self.exchange_tcp(egress);
             // New room lets frames in that waited for it inside the engine.
             if self.host.transmit().len() == left {
                 break;
@@ -60,7 +61,10 @@ impl Shard {
     /// Whether somebody waits for room: a sender, frames, or, as there is
     /// none at all, perhaps frames inside the engine.
     pub(crate) fn needs_room(&mut self) -> bool {
-        self.line.is_waiting() || self.has_output() || self.host.transmit_room() == 0
+        self.line.is_waiting()
+            || self.has_output()
+            || self.tcp.engine.has_output()
+            || self.host.transmit_room() == 0
     }
 
     /// Whether senders wait although there is room, or turns have to pass: no interrupt would wake
@@ -72,7 +76,9 @@ impl Shard {
     /// Whether there is room of which the engine does not know: credits that came back since the
     /// last flush ring no bell. Frames inside the engine may wait for it.
     pub(crate) fn misses_room(&mut self, egress: &Egress) -> bool {
-        self.host.transmit_room() == 0 && egress.room() > self.host.transmit().len()
+        let known = self.host.transmit_room();
+        let is_short = known == 0 || self.tcp.engine.has_output();
+        is_short && egress.room() > self.host.transmit().len() + known
     }
 
     pub(crate) fn set_sleeper(&mut self, waker: Option<Waker>) {

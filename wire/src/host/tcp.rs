@@ -11,10 +11,12 @@ use super::output::{Outgoing as Packet, Plan, frames_of};
 use super::receive::Arrival;
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
+use crate::ipv4::Ipv4Header;
 use crate::offload::{ChecksumState, Offload, Segmentation};
 use crate::tcp::header::HEADER;
 use crate::tcp::{
-    Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpIcmp, TcpIcmpKind,
+    Attach, Flow, Outgoing, Segment, SeqNumber, SharedPayload, TcpEngine, TcpHeader, TcpIcmp,
+    TcpIcmpKind,
 };
 use crate::time::Instant;
 use crate::{ethernet, icmp, ipv4};
@@ -96,6 +98,11 @@ impl<B: Buffer> Host<B> {
         self.has_tcp = true;
     }
 
+    /// Whether segments or errors wait for [`exchange`].
+    pub fn has_for_tcp(&self) -> bool {
+        !(self.tcp_segments.is_empty() && self.tcp_errors.is_empty())
+    }
+
     /// Keeps a segment for the engine.
     pub(super) fn receive_tcp(&mut self, mut packet: B, arrival: &Arrival) {
         let header = &arrival.header;
@@ -175,7 +182,46 @@ impl<B: Buffer> Host<B> {
                 }
                 self.send_tcp_pieces(now, outgoing, pool);
             }
-            Err(reason) => self.drop_sent(reason),
+            Err(reason) => {
+                if matches!(
+                    reason,
+                    DropReason::NeighborUnreachable | DropReason::NoRoute
+                ) {
+                    let sequence = outgoing.header.sequence;
+                    self.report_no_neighbor(outgoing.flow, sequence);
+                }
+                self.drop_sent(reason);
+            }
+        }
+    }
+
+    /// A frame waited for a neighbour that did not answer: if it is a TCP segment, the engine is
+    /// told.
+    pub(super) fn report_unresolved(&mut self, frame: &B) {
+        let packet = frame.head().get(ethernet::HEADER..).unwrap_or_default();
+        let Ok(header) = Ipv4Header::parse(packet, frame.len().saturating_sub(ethernet::HEADER))
+        else {
+            return;
+        };
+        let segment = packet.get(header.header_length..).unwrap_or_default();
+        if header.protocol != ipv4::TCP || header.fragment_offset > 0 {
+            return;
+        }
+        if let Ok((tcp, _)) = TcpHeader::parse(segment) {
+            let local = SocketAddr::new(header.source.into(), tcp.source_port);
+            let remote = SocketAddr::new(header.destination.into(), tcp.destination_port);
+            self.report_no_neighbor(Flow::new(local, remote), tcp.sequence);
+        }
+    }
+
+    fn report_no_neighbor(&mut self, flow: Flow, sequence: SeqNumber) {
+        if self.has_tcp && self.tcp_errors.len() < MOST_WAITING {
+            let icmp = TcpIcmp {
+                flow,
+                sequence,
+                kind: TcpIcmpKind::NoNeighbor,
+            };
+            self.tcp_errors.push(Reported { icmp, cited: None });
         }
     }
 

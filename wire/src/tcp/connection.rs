@@ -268,7 +268,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// # Errors
     /// Why not, with the chunk.
     pub(crate) fn write(&mut self, chunk: S) -> Result<(), (WriteError, S)> {
-        if !self.state.can_write() || self.send.is_finished {
+        if !self.can_write() {
             return Err((WriteError::Finished, chunk));
         }
         if self.room() == 0 {
@@ -285,6 +285,17 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.options.send_buffer.saturating_sub(waiting)
     }
 
+    /// Whether this side may still write.
+    pub(crate) fn can_write(&self) -> bool {
+        self.state.can_write() && !self.send.is_finished
+    }
+
+    /// Asks for `writable` as soon as there is room. Returns whether it will come.
+    pub(crate) fn want_room(&mut self) -> bool {
+        self.wants_room = self.can_write() && self.room() == 0;
+        self.wants_room
+    }
+
     /// Takes the next payload that arrived. May want to announce a larger window then.
     pub(crate) fn read(&mut self, now: Instant) -> Option<B> {
         let payload = self.receive.take(now, self.rtt.smoothed())?;
@@ -299,7 +310,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Finishes this side: the FIN goes behind the last byte (RFC 9293, section 3.10.4).
     pub(crate) fn finish(&mut self) {
-        if !self.state.can_write() || self.send.is_finished {
+        if !self.can_write() {
             return;
         }
         self.send.is_finished = true;

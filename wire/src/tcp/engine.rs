@@ -39,6 +39,9 @@ pub enum TcpEvent {
     Connection(ConnectionId, Readiness),
     /// Connections can be accepted, until [`accept`](TcpEngine::accept) returns none.
     Acceptable(ListenerId),
+    /// A connection that the application has closed is over, but for TIME-WAIT. Told only if
+    /// [asked for](TcpEngine::tell_ends).
+    Ended(ConnectionId),
 }
 
 /// Where a flow is kept.
@@ -54,6 +57,7 @@ enum Entry {
 enum Told {
     Connection(u32),
     Listener(u32),
+    Ended(Key),
 }
 
 /// An answer outside of a connection.
@@ -91,6 +95,8 @@ pub struct TcpEngine<B, S> {
     last_found: u32,
     /// Payload bytes of the longest segment that is split later; 0: one segment.
     most_payload: u32,
+    /// Whether the application is told when connections that it closed are over.
+    tells_ends: bool,
     counters: TcpCounters,
     drops: Drops,
 }
@@ -117,6 +123,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             memory: 0,
             last_found: 0,
             most_payload: 0,
+            tells_ends: false,
             counters: TcpCounters::default(),
             drops: Drops::default(),
         }
@@ -132,6 +139,13 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Bytes of payload that a segment may have that is split on its way out; 0: none is.
     pub fn most_payload(&self) -> u32 {
         self.most_payload
+    }
+
+    /// From now on [`TcpEvent::Ended`] tells when a connection that was closed or aborted needs
+    /// its segments no more: for who keeps something for it, such as its port. Who asks for that
+    /// must take the events.
+    pub fn tell_ends(&mut self) {
+        self.tells_ends = true;
     }
 
     /// Fills `out` with the next segment to send; false if there is none. Call it after every
@@ -193,6 +207,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                         return Some(TcpEvent::Connection(ConnectionId(key), readiness));
                     }
                 }
+                Told::Ended(key) => return Some(TcpEvent::Ended(ConnectionId(key))),
                 Told::Listener(index) => {
                     let key = self.listeners.key(index);
                     let (Some(key), Some(listener)) = (key, self.listeners.at_mut(index)) else {
@@ -204,6 +219,11 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 }
             }
         }
+    }
+
+    /// Whether [`poll_event`](Self::poll_event) may have something.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest. Deadlines are
@@ -268,6 +288,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             }
             TcpIcmpKind::Refused if is_opening => {
                 connection.end(Some(TcpError::Refused));
+                true
+            }
+            TcpIcmpKind::NoNeighbor if is_opening => {
+                connection.end(Some(TcpError::Unreachable));
                 true
             }
             TcpIcmpKind::Unreachable if is_opening => {
@@ -444,8 +468,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
 
     fn remove_connection(&mut self, index: u32) {
         self.connection_timers.disarm(index);
+        let key = self.connections.key(index);
         if let Some(connection) = self.connections.remove(index) {
             self.memory = self.memory.saturating_sub(connection.receive.memory());
+            if self.tells_ends
+                && let Some(key) = key
+            {
+                self.events.push_back(Told::Ended(key));
+            }
         }
     }
 

@@ -242,4 +242,6 @@ pub enum TcpIcmpKind {
     Refused,
     /// It can not get there now: network or host unreachable, or time exceeded.
     Unreachable,
+    /// It was never sent: no route leads there, or the next hop does not answer.
+    NoNeighbor,
 }

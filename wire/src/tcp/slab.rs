@@ -142,6 +142,22 @@ impl<T> Slab<T> {
         }
     }
 
+    /// All keys. Visits every page.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        let pages = (0..).zip(&self.pages);
+        let pages = pages.filter_map(|(number, page)| Some((number, page.as_ref()?)));
+        pages.flat_map(|(number, page): (u32, &Box<Page<T>>)| {
+            let entries = (number * PAGE as u32..).zip(&page.values);
+            entries.filter_map(|(index, entry)| {
+                let (generation, _) = entry.as_ref()?;
+                Some(Key {
+                    index,
+                    generation: *generation,
+                })
+            })
+        })
+    }
+
     /// All values. Visits every page: for statistics.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         let values = self.pages.iter().flatten().flat_map(|page| &page.values);
@@ -186,6 +202,11 @@ mod tests {
                 }
                 prop_assert_eq!(slab.len(), model.len());
             }
+            let mut named: Vec<_> = slab.keys().collect();
+            named.sort_unstable();
+            let mut expected: Vec<_> = model.keys().copied().collect();
+            expected.sort_unstable();
+            prop_assert_eq!(named, expected);
             for (key, value) in &model {
                 prop_assert_eq!(slab.get(*key), Some(value));
             }

@@ -162,15 +162,32 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
+    /// Whether this side may still write: it has not finished, and the connection has not ended.
+    pub fn can_write(&self, id: ConnectionId) -> bool {
+        self.owned(id).is_some_and(Connection::can_write)
+    }
+
     /// Bytes that may be written before the send buffer is full.
     pub fn room(&self, id: ConnectionId) -> usize {
         self.connections.get(id.0).map_or(0, Connection::room)
+    }
+
+    /// Asks to be told when the connection is writable, as after a refused write. Returns false if
+    /// it is now, or will never be.
+    pub fn want_room(&mut self, now: Instant, id: ConnectionId) -> bool {
+        self.with(now, id.0, Connection::want_room).unwrap_or(false)
     }
 
     /// Takes the next payload that arrived in order; `None` if there is none now. What is taken
     /// makes room in the window.
     pub fn read(&mut self, now: Instant, id: ConnectionId) -> Option<B> {
         self.with(now, id.0, |connection| connection.read(now))?
+    }
+
+    /// Whether something arrived in order that was not taken.
+    pub fn has_received(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(id.0);
+        connection.is_some_and(|connection| !connection.receive.queue.is_empty())
     }
 
     /// Whether the peer has finished and everything that it sent was read.
@@ -201,6 +218,15 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             connection.owner = Owner::Nobody;
             connection.abort();
         });
+    }
+
+    /// Resets all connections, those too that were closed and are not over. Those that the
+    /// application has stay its own. Visits all connections: for who goes away.
+    pub fn abort_all(&mut self, now: Instant) {
+        let keys: Vec<_> = self.connections.keys().collect();
+        for key in keys {
+            self.with(now, key, Connection::abort);
+        }
     }
 
     /// The state of a connection; `None` if `id` names none.

@@ -1,0 +1,334 @@
+//! From the engine to applications: wakers of streams, and messages into mailboxes.
+
+use std::task::Waker;
+
+use actix::Recipient;
+use actix::prelude::SendError;
+use virtroupe_driver::{Chunk, Frame};
+use virtroupe_wire::tcp::{
+    ConnectionId, ListenerId, Readiness, TcpEngine, TcpEvent as EngineEvent, TcpState,
+};
+use virtroupe_wire::{Buffer, Instant};
+
+use super::{Blocked, Delivery};
+use crate::burst::Burst;
+use crate::shard::{Shard, Wakes};
+use crate::tcp::{TcpAccepted, TcpEvent, TcpEventKind, TcpReceived};
+
+/// Frames and bytes in one message, at most.
+const FRAMES: usize = 64;
+const BYTES: usize = 256 << 10;
+
+/// Receivers without room that are tried again in one turn.
+const RETRIES: usize = 64;
+
+impl Shard {
+    /// Tells applications what happened to their connections and listeners.
+    pub(crate) fn dispatch_tcp(&mut self) {
+        while let Some(event) = self.tcp.engine.poll_event() {
+            match event {
+                EngineEvent::Connection(id, readiness) => self.tell_connection(id, readiness),
+                EngineEvent::Acceptable(id) => self.tell_listener(id),
+                EngineEvent::Ended(id) => self.release_closed(id),
+            }
+        }
+        if !self.tcp.full.is_empty() {
+            self.retry_full();
+        }
+        if !self.tcp.short.is_empty() {
+            self.wake_short();
+        }
+        self.check_drained();
+    }
+
+    fn tell_connection(&mut self, id: ConnectionId, readiness: Readiness) {
+        let Some(socket) = self.tcp.sockets.get_mut(&id) else {
+            return;
+        };
+        let is_over = readiness.closed;
+        if readiness.readable || is_over {
+            wake(&self.wakes, &mut socket.reader);
+        }
+        if readiness.writable || readiness.connected || readiness.finished || is_over {
+            wake(&self.wakes, &mut socket.writer);
+        }
+        if (readiness.finished || is_over)
+            && !std::mem::replace(&mut socket.flags.is_finished, true)
+            && let Some(drain) = &mut self.tcp.drain
+        {
+            drain.finished();
+        }
+        let owes_notice = readiness.writable && std::mem::take(&mut socket.flags.owes_notice);
+        if let Some(delivery) = &mut socket.delivery {
+            if owes_notice {
+                delivery.tell(id, TcpEventKind::TxReady);
+            }
+            if readiness.finished {
+                delivery.tell(id, TcpEventKind::Finished);
+            }
+            self.deliver_tcp(id);
+        }
+    }
+
+    /// Puts what a connection has received into the mailbox of its receiver, and the end behind
+    /// it. What finds the mailbox full stays in the engine, but for one message, and the window
+    /// closes.
+    pub(super) fn deliver_tcp(&mut self, id: ConnectionId) {
+        let now = self.clock.now();
+        let tcp = &mut self.tcp;
+        let Some(socket) = tcp.sockets.get_mut(&id) else {
+            return;
+        };
+        let Some(delivery) = &mut socket.delivery else {
+            return;
+        };
+        while let Some(recipient) = &delivery.received {
+            let parked = delivery.parked.take();
+            let Some(message) = parked.or_else(|| next_message(&mut tcp.engine, now, id)) else {
+                break;
+            };
+            match recipient.try_send(message) {
+                Ok(()) => {}
+                Err(SendError::Full(message)) => {
+                    delivery.parked = Some(message);
+                    if !std::mem::replace(&mut socket.flags.is_full, true) {
+                        tcp.full.push_back(Blocked::Connection(id));
+                    }
+                    // So that the loop does not sleep without a limit.
+                    return self.wake();
+                }
+                Err(SendError::Closed(message)) => {
+                    delivery.received = None;
+                    tcp.undelivered_bytes += message.len() as u64;
+                    if delivery.is_remote {
+                        return self.abort_tcp(id);
+                    }
+                }
+            }
+        }
+        self.tell_end(id);
+        // What was taken may have made room in the window.
+        self.wake();
+    }
+
+    /// Tells the end of the peer's stream, or of the connection, once all before was delivered.
+    pub(super) fn tell_end(&mut self, id: ConnectionId) {
+        let engine = &self.tcp.engine;
+        let Some(delivery) = self
+            .tcp
+            .sockets
+            .get_mut(&id)
+            .and_then(|socket| socket.delivery.as_mut())
+        else {
+            return;
+        };
+        if engine.has_received(id) {
+            return;
+        }
+        if engine.is_at_end(id) && !std::mem::replace(&mut delivery.told_end, true) {
+            delivery.tell(id, TcpEventKind::EndOfStream);
+        }
+        if matches!(
+            engine.state(id),
+            Some(TcpState::Closed | TcpState::TimeWait)
+        ) {
+            delivery.tell_over(id, TcpEventKind::Ended(engine.error(id)));
+        }
+    }
+
+    /// Lets whoever waits at a listener have its connections.
+    pub(super) fn tell_listener(&mut self, id: ListenerId) {
+        let Some(listener) = self.tcp.listeners.get_mut(&id) else {
+            return;
+        };
+        if listener.recipient.is_none() {
+            return wake(&self.wakes, &mut listener.acceptor);
+        }
+        self.deliver_accepted(id);
+    }
+
+    /// Sends accepted connections to the receiver of a listener.
+    pub(super) fn deliver_accepted(&mut self, id: ListenerId) {
+        loop {
+            let Some(listener) = self.tcp.listeners.get_mut(&id) else {
+                return;
+            };
+            let Some(recipient) = listener.recipient.clone() else {
+                return;
+            };
+            let parked = listener.parked.take();
+            let Some(accepted) = parked.or_else(|| self.accept_as_message(id)) else {
+                return;
+            };
+            match recipient.try_send(accepted) {
+                Ok(()) => {}
+                Err(SendError::Full(accepted)) => return self.park_accepted(id, accepted),
+                Err(SendError::Closed(accepted)) => {
+                    return self.lose_acceptor(id, accepted);
+                }
+            }
+        }
+    }
+
+    fn accept_as_message(&mut self, id: ListenerId) -> Option<TcpAccepted> {
+        let connection = self.accept_tcp(id)?;
+        let flow = self.tcp.engine.flow(connection)?;
+        Some(TcpAccepted {
+            listener: id,
+            connection,
+            cpu: self.cpu,
+            local: flow.local(),
+            peer: flow.remote(),
+            unclaimed: self.tcp.unclaimed.clone(),
+        })
+    }
+
+    fn park_accepted(&mut self, id: ListenerId, accepted: TcpAccepted) {
+        if let Some(listener) = self.tcp.listeners.get_mut(&id) {
+            listener.parked = Some(accepted);
+            if !std::mem::replace(&mut listener.is_full, true) {
+                self.tcp.full.push_back(Blocked::Listener(id));
+            }
+            self.wake();
+        }
+    }
+
+    /// Nobody takes connections any more.
+    fn lose_acceptor(&mut self, id: ListenerId, accepted: TcpAccepted) {
+        // Its own drop would tell this cpu by a message.
+        self.abort_unclaimed(accepted);
+        let listener = self.tcp.listeners.get_mut(&id);
+        if listener.is_some_and(|listener| {
+            listener.recipient = None;
+            listener.is_remote
+        }) {
+            self.close_listener(id);
+        }
+    }
+
+    /// Tries again those whose receiver had no room.
+    fn retry_full(&mut self) {
+        for _ in 0..self.tcp.full.len().min(RETRIES) {
+            match self.tcp.full.pop_front() {
+                Some(Blocked::Connection(id)) => {
+                    if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+                        socket.flags.is_full = false;
+                        self.deliver_tcp(id);
+                    }
+                }
+                Some(Blocked::Listener(id)) => {
+                    if let Some(listener) = self.tcp.listeners.get_mut(&id) {
+                        listener.is_full = false;
+                        self.deliver_accepted(id);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Wakes writers that wait for packet memory, if there is some: in their order, as many as
+    /// it is for, a few slots each.
+    fn wake_short(&mut self) {
+        let ports = self.ports.clone();
+        let spare = Self::spare_slots(ports.borrow_mut().egress.pool());
+        for _ in 0..spare.div_ceil(SLOTS_EACH) {
+            let Some(id) = self.tcp.short.pop_front() else {
+                return;
+            };
+            let Some(socket) = self.tcp.sockets.get_mut(&id) else {
+                continue;
+            };
+            socket.flags.is_short = false;
+            wake(&self.wakes, &mut socket.writer);
+            let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
+            if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
+                delivery.tell(id, TcpEventKind::TxReady);
+            }
+        }
+    }
+
+    /// Sets who gets the bytes of a connection.
+    pub(crate) fn deliver_tcp_to(&mut self, id: ConnectionId, recipient: Recipient<TcpReceived>) {
+        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+            let delivery = socket.delivery.get_or_insert_default();
+            delivery.received = Some(recipient);
+            self.deliver_tcp(id);
+        }
+    }
+
+    /// Sets who is told what happens to a connection; at once what has happened already.
+    pub(crate) fn tcp_events_to(&mut self, id: ConnectionId, recipient: Recipient<TcpEvent>) {
+        if let Some(reason) = &self.closed {
+            let kind = TcpEventKind::Closed(reason.clone());
+            return recipient.do_send(TcpEvent {
+                connection: id,
+                kind,
+            });
+        }
+        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+            socket.delivery.get_or_insert_default().events = Some(recipient);
+            self.deliver_tcp(id);
+        }
+    }
+
+    /// Closes a connection when it finds its receiver gone: for receivers on other arbiters.
+    pub(crate) fn close_tcp_with_receiver(&mut self, id: ConnectionId) {
+        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+            socket.delivery.get_or_insert_default().is_remote = true;
+        }
+    }
+}
+
+/// Packet slots of a writer that is woken because there is memory.
+const SLOTS_EACH: usize = 8;
+
+impl Delivery {
+    /// At most a few of these are under way for each connection, so the mailbox's bound is not
+    /// needed, and they can not be refused.
+    pub(super) fn tell(&self, connection: ConnectionId, kind: TcpEventKind) {
+        if let Some(events) = &self.events {
+            events.do_send(TcpEvent { connection, kind });
+        }
+    }
+
+    /// Tells once that the connection is over.
+    pub(super) fn tell_over(&mut self, connection: ConnectionId, kind: TcpEventKind) {
+        if !std::mem::replace(&mut self.told_over, true) {
+            self.tell(connection, kind);
+        }
+    }
+}
+
+/// Has a waker woken once the shard is not borrowed any more.
+pub(super) fn wake(wakes: &Wakes, waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        wakes.push(waker);
+    }
+}
+
+/// The next message for the receiver of a connection, if something has arrived.
+fn next_message(
+    engine: &mut TcpEngine<Frame, Chunk>,
+    now: Instant,
+    id: ConnectionId,
+) -> Option<TcpReceived> {
+    let mut next = engine.read(now, id)?;
+    let mut payload = Burst::new();
+    let mut bytes = 0;
+    loop {
+        bytes += next.len();
+        payload.push(next);
+        if payload.len() == FRAMES || bytes >= BYTES {
+            break;
+        }
+        match engine.read(now, id) {
+            Some(frame) => next = frame,
+            None => break,
+        }
+    }
+    Some(TcpReceived {
+        connection: id,
+        payload,
+    })
+}

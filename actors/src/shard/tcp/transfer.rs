@@ -1,0 +1,370 @@
+//! Bytes of connections: frames out of the engine, chunks into it.
+//!
+//! What is written is copied once, into slots of the shard's pool. Writers together leave half of
+//! it to all others, so that received packets need not be copied to the heap; one that waits for
+//! memory is woken in its turn.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use virtroupe_driver::{Frame, Pool};
+use virtroupe_wire::Buffer;
+use virtroupe_wire::tcp::{ConnectionId, TcpState};
+
+use super::connections::keep;
+use crate::messages::CloseReason;
+use crate::shard::Shard;
+use crate::tcp::{
+    StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome, io_error,
+};
+
+/// Bytes that a connection with nothing under way may write to the heap when slots are short.
+const ON_HEAP: usize = 2048;
+
+/// The bytes of several slices, from front to back.
+struct Gather<'a> {
+    slices: &'a [IoSlice<'a>],
+    /// Bytes of the first slice that were taken.
+    taken: usize,
+}
+
+impl<'a> Gather<'a> {
+    fn new(slices: &'a [IoSlice<'a>]) -> Self {
+        Gather { slices, taken: 0 }
+    }
+
+    /// The next bytes, without a gap; `None` if there are no more.
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while let Some((first, rest)) = self.slices.split_first() {
+            let first: &'a [u8] = first;
+            match first.get(self.taken..) {
+                Some(bytes) if !bytes.is_empty() => return Some(bytes),
+                _ => (self.slices, self.taken) = (rest, 0),
+            }
+        }
+        None
+    }
+
+    /// Copies up to `limit` bytes into `frame`, which has room for them. Returns how many.
+    fn copy_into(&mut self, frame: &mut Frame, limit: usize) -> usize {
+        let mut copied = 0;
+        while copied < limit
+            && let Some(bytes) = self.next()
+        {
+            let (now, _) = bytes.split_at(bytes.len().min(limit - copied));
+            if !frame.extend_from_slice(now) {
+                break;
+            }
+            copied += now.len();
+            self.taken += now.len();
+        }
+        copied
+    }
+}
+
+impl Shard {
+    /// The next frame that a connection received.
+    pub(crate) fn receive_tcp(&mut self, id: ConnectionId) -> Option<Frame> {
+        self.tcp.engine.read(self.clock.now(), id)
+    }
+
+    /// After something was taken, or was not there: the window may have opened, and the end may
+    /// have been reached.
+    pub(crate) fn received_tcp(&mut self, id: ConnectionId) {
+        if self.tcp.engine.has_output() {
+            self.wake();
+        }
+        let socket = self.tcp.sockets.get(&id);
+        if socket.is_some_and(|socket| socket.delivery.is_some()) {
+            self.tell_end(id);
+        }
+    }
+
+    /// What comes when there is nothing to read: the end of the stream, an error, or more later,
+    /// for which `waker` is kept.
+    pub(crate) fn poll_end(&mut self, id: ConnectionId, waker: &Waker) -> Poll<io::Result<()>> {
+        let engine = &self.tcp.engine;
+        if engine.is_at_end(id) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = engine.error(id) {
+            return Poll::Ready(Err(io_error(error)));
+        }
+        if let Some(reason) = &self.closed {
+            return Poll::Ready(Err(StackClosed(reason.clone()).into()));
+        }
+        match (engine.state(id), self.tcp.sockets.get_mut(&id)) {
+            (Some(state), Some(socket)) if state != TcpState::Closed => {
+                keep(&mut socket.reader, waker);
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Why a connection takes no bytes, if it takes none; else how many it does.
+    fn tcp_room(&self, id: ConnectionId) -> Result<usize, TcpSendError> {
+        if let Some(reason) = &self.closed {
+            return Err(StackClosed(reason.clone()).into());
+        }
+        let engine = &self.tcp.engine;
+        if let Some(error) = engine.error(id) {
+            return Err(error.into());
+        }
+        if !engine.can_write(id) {
+            return Err(match self.tcp.drain {
+                Some(_) => StackClosed(CloseReason::Shutdown).into(),
+                None => TcpSendError::Finished,
+            });
+        }
+        match engine.room(id) {
+            0 => Err(TcpSendError::Full),
+            room => Ok(room),
+        }
+    }
+
+    /// Bytes that a connection takes now.
+    pub(crate) fn room_tcp(&self, id: ConnectionId) -> usize {
+        self.tcp_room(id).unwrap_or(0)
+    }
+
+    /// Slots that writers may use now.
+    pub(super) fn spare_slots(pool: &mut Pool) -> usize {
+        let reserve = pool.capacity() / 2;
+        if pool.available() <= reserve {
+            pool.collect();
+        }
+        pool.available().saturating_sub(reserve)
+    }
+
+    /// Copies bytes into the send buffer, as many as there is room for. Returns how many: 0 only
+    /// if there were none.
+    pub(crate) fn write_tcp(
+        &mut self,
+        id: ConnectionId,
+        slices: &[IoSlice<'_>],
+    ) -> Result<usize, TcpSendError> {
+        let mut source = Gather::new(slices);
+        if source.next().is_none() {
+            return Ok(0);
+        }
+        let mut room = self.tcp_room(id)?;
+        let now = self.clock.now();
+        let mut written = 0;
+        {
+            let ports = self.ports.clone();
+            let mut ports = ports.borrow_mut();
+            let pool = ports.egress.pool();
+            let mut spare = Self::spare_slots(pool);
+            while room > 0 && spare > 0 && source.next().is_some() {
+                let Some(mut frame) = pool.frame() else {
+                    break;
+                };
+                let limit = frame.tailroom().min(room);
+                let copied = source.copy_into(&mut frame, limit);
+                if self.tcp.engine.write(now, id, frame.freeze()).is_err() {
+                    break;
+                }
+                room -= copied;
+                spare -= 1;
+                written += copied;
+            }
+        }
+        if written == 0 {
+            written = self.write_to_heap(id, &mut source)?;
+        }
+        self.wake();
+        Ok(written)
+    }
+
+    /// A connection with nothing under way can always write something: it may be what others wait
+    /// for that hold the memory.
+    #[cold]
+    fn write_to_heap(
+        &mut self,
+        id: ConnectionId,
+        source: &mut Gather<'_>,
+    ) -> Result<usize, TcpSendError> {
+        let stats = self.tcp.engine.stats(id);
+        if stats.is_none_or(|stats| stats.unacknowledged > 0) {
+            return Err(TcpSendError::PoolEmpty);
+        }
+        let bytes = source.next().unwrap_or_default();
+        let bytes = bytes.get(..ON_HEAP).unwrap_or(bytes);
+        let chunk = Frame::on_heap(bytes).freeze();
+        let now = self.clock.now();
+        let written = self.tcp.engine.write(now, id, chunk);
+        written.map_err(|_| TcpSendError::Finished)?;
+        Ok(bytes.len())
+    }
+
+    /// As [`write_tcp`](Self::write_tcp); waits for room if there is none.
+    pub(crate) fn poll_write_tcp(
+        &mut self,
+        id: ConnectionId,
+        slices: &[IoSlice<'_>],
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.write_tcp(id, slices) {
+                Ok(written) => return Poll::Ready(Ok(written)),
+                Err(reason) if reason.would_block() => {
+                    if self.wait_for_tcp_room(id, &reason) {
+                        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+                            keep(&mut socket.writer, cx.waker());
+                        }
+                        return Poll::Pending;
+                    }
+                }
+                Err(reason) => return Poll::Ready(Err(reason.into())),
+            }
+        }
+    }
+
+    /// Waits until a connection takes bytes, or never will.
+    pub(crate) fn poll_ready_tcp(
+        &mut self,
+        id: ConnectionId,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), TcpSendError>> {
+        loop {
+            let reason = match self.tcp_room(id) {
+                Ok(_) => match self.has_slots() {
+                    true => return Poll::Ready(Ok(())),
+                    false => TcpSendError::PoolEmpty,
+                },
+                Err(TcpSendError::Full) => TcpSendError::Full,
+                Err(reason) => return Poll::Ready(Err(reason)),
+            };
+            if self.wait_for_tcp_room(id, &reason) {
+                if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+                    keep(&mut socket.writer, cx.waker());
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn has_slots(&self) -> bool {
+        Self::spare_slots(self.ports.borrow_mut().egress.pool()) > 0
+    }
+
+    /// Sees to it that a connection is told when there is room. Returns false if there is some
+    /// now.
+    fn wait_for_tcp_room(&mut self, id: ConnectionId, reason: &TcpSendError) -> bool {
+        if *reason == TcpSendError::Full {
+            return self.tcp.engine.want_room(self.clock.now(), id);
+        }
+        if self.has_slots() {
+            return false;
+        }
+        if let Some(socket) = self.tcp.sockets.get_mut(&id)
+            && !std::mem::replace(&mut socket.flags.is_short, true)
+        {
+            self.tcp.short.push_back(id);
+            self.wake();
+        }
+        true
+    }
+
+    /// Puts bytes into the send buffer: at once, as far as there is room.
+    pub(crate) fn send_tcp(&mut self, id: ConnectionId, payload: TcpPayload) -> TcpSendOutcome {
+        let outcome = match payload {
+            TcpPayload::Frame(frame) => self.send_frame(id, frame),
+            TcpPayload::Bytes(bytes) => self.send_bytes(id, bytes),
+            TcpPayload::Chunk(chunk) => match self.tcp_room(id) {
+                Err(reason) => refused(0, chunk.into(), reason),
+                Ok(_) => {
+                    let accepted = chunk.len();
+                    match self.tcp.engine.write(self.clock.now(), id, chunk) {
+                        Ok(()) => TcpSendOutcome {
+                            accepted,
+                            refused: None,
+                        },
+                        Err((_, chunk)) => refused(0, chunk.into(), TcpSendError::Finished),
+                    }
+                }
+            },
+        };
+        if let Some(refused) = &outcome.refused {
+            self.tcp.refused_bytes += refused.payload.len() as u64;
+        }
+        if outcome.accepted > 0 {
+            self.wake();
+        }
+        outcome
+    }
+
+    /// Sends the segments of a frame where they lie.
+    fn send_frame(&mut self, id: ConnectionId, frame: Frame) -> TcpSendOutcome {
+        let now = self.clock.now();
+        let mut accepted = 0;
+        let mut rest = Some(frame);
+        while let Some(frame) = rest {
+            if let Err(reason) = self.tcp_room(id) {
+                return refused(accepted, frame.into(), reason);
+            }
+            let (head, tail) = frame.split_head();
+            let length = head.len();
+            if let Err((_, chunk)) = self.tcp.engine.write(now, id, head.freeze()) {
+                return refused(accepted, chunk.into(), TcpSendError::Finished);
+            }
+            accepted += length;
+            rest = tail;
+        }
+        TcpSendOutcome {
+            accepted,
+            refused: None,
+        }
+    }
+
+    fn send_bytes(&mut self, id: ConnectionId, mut bytes: Bytes) -> TcpSendOutcome {
+        let mut accepted = 0;
+        while !bytes.is_empty() {
+            match self.write_tcp(id, &[IoSlice::new(&bytes)]) {
+                Ok(written) => {
+                    accepted += written;
+                    drop(bytes.split_to(written));
+                }
+                Err(reason) => return refused(accepted, bytes.into(), reason),
+            }
+        }
+        TcpSendOutcome {
+            accepted,
+            refused: None,
+        }
+    }
+
+    /// Asks for a notice when there is room. Returns whether it will come.
+    pub(crate) fn notify_tcp(&mut self, id: ConnectionId) -> bool {
+        let Some(socket) = self.tcp.sockets.get_mut(&id) else {
+            return false;
+        };
+        let delivery = socket.delivery.as_ref();
+        if delivery.is_none_or(|delivery| delivery.events.is_none()) {
+            return false;
+        }
+        let reason = match self.tcp_room(id) {
+            Ok(_) => TcpSendError::PoolEmpty,
+            Err(TcpSendError::Full) => TcpSendError::Full,
+            Err(_) => return false,
+        };
+        let must_wait = self.wait_for_tcp_room(id, &reason);
+        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+            if must_wait {
+                socket.flags.owes_notice = true;
+            } else if let Some(delivery) = &socket.delivery {
+                delivery.tell(id, TcpEventKind::TxReady);
+            }
+        }
+        true
+    }
+}
+
+fn refused(accepted: usize, payload: TcpPayload, reason: TcpSendError) -> TcpSendOutcome {
+    TcpSendOutcome {
+        accepted,
+        refused: Some(TcpRefused { payload, reason }),
+    }
+}

@@ -1,0 +1,94 @@
+//! Handles to the shard, and tasks that are woken when it is not borrowed any more.
+//!
+//! Waking a task is foreign code: it may run there and then, and use the stack. So wakers are
+//! collected while the shard is borrowed, and woken when the borrow ends.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::Shard;
+
+/// Wakers of tasks to be woken.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wakes(Rc<RefCell<VecDeque<Waker>>>);
+
+impl Wakes {
+    /// Has a task woken.
+    pub(crate) fn push(&self, waker: Waker) {
+        self.0.borrow_mut().push_back(waker);
+    }
+
+    fn take(&self) -> Option<Waker> {
+        self.0.borrow_mut().pop_front()
+    }
+}
+
+/// A shared handle to the shard of the current arbiter.
+#[derive(Clone)]
+pub(crate) struct ShardCell {
+    shard: Rc<RefCell<Shard>>,
+    wakes: Wakes,
+}
+
+impl ShardCell {
+    pub(crate) fn new(shard: Shard) -> Self {
+        ShardCell {
+            wakes: shard.wakes.clone(),
+            shard: Rc::new(RefCell::new(shard)),
+        }
+    }
+
+    /// Borrows the shard. No method of the shard calls foreign code, so it is never borrowed
+    /// twice.
+    pub(crate) fn borrow(&self) -> Borrowed<'_> {
+        Borrowed {
+            shard: self.shard.borrow_mut(),
+            _wake: WakeAll(&self.wakes),
+        }
+    }
+
+    /// Runs `work` on the shard unless it is borrowed: for destructors, which must not panic.
+    pub(crate) fn try_with(&self, work: impl FnOnce(&mut Shard)) {
+        if let Ok(shard) = self.shard.try_borrow_mut() {
+            let mut shard = Borrowed {
+                shard,
+                _wake: WakeAll(&self.wakes),
+            };
+            work(&mut shard);
+        }
+    }
+}
+
+/// The shard, borrowed. The fields go in their order: first the borrow ends.
+pub(crate) struct Borrowed<'a> {
+    shard: RefMut<'a, Shard>,
+    _wake: WakeAll<'a>,
+}
+
+impl Deref for Borrowed<'_> {
+    type Target = Shard;
+
+    fn deref(&self) -> &Shard {
+        &self.shard
+    }
+}
+
+impl DerefMut for Borrowed<'_> {
+    fn deref_mut(&mut self) -> &mut Shard {
+        &mut self.shard
+    }
+}
+
+/// Wakes all when it goes.
+struct WakeAll<'a>(&'a Wakes);
+
+impl Drop for WakeAll<'_> {
+    fn drop(&mut self) {
+        while let Some(waker) = self.0.take() {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The listener.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use virtroupe_wire::tcp::ListenerId;
+
+use super::halves::Connection;
+use super::messages::TcpAccepted;
+use super::stream::TcpStream;
+use crate::outlet::IntoRecipient;
+use crate::shard::ShardCell;
+
+/// Waits for connections at an address, on its own cpu. Dropping it closes it: connections that
+/// were not accepted are reset, those that were are not touched.
+///
+/// There are three ways to get the connections, of which one is used: [`accept`](Self::accept); the
+/// listener as a [`Stream`], which an actor on this arbiter adds to its context
+/// (`ctx.add_stream(listener)`) to get each connection as a message; and
+/// [`deliver_to`](Self::deliver_to), for actors anywhere.
+pub struct TcpListener {
+    shard: ShardCell,
+    id: ListenerId,
+}
+
+impl TcpListener {
+    pub(crate) fn new(shard: ShardCell, id: ListenerId) -> Self {
+        TcpListener { shard, id }
+    }
+
+    /// The name of the listener in [`TcpAccepted`].
+    pub fn id(&self) -> ListenerId {
+        self.id
+    }
+
+    /// The address that it listens at; `None` when the stack has closed it.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.shard.borrow().listener_local(self.id)
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// When the stack was shut down or has lost its device.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// The next connection, if there is one. Of several tasks that wait, the last is woken.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        let accepted = self.shard.borrow().poll_accept(self.id, cx.waker());
+        accepted.map(|connection| match connection {
+            Some(id) => Ok(TcpStream::new(Connection::new(self.shard.clone(), id))),
+            None => Err(self.shard.borrow().stack_closed().into()),
+        })
+    }
+
+    /// Sets the actor that gets the connections, each in a message of its own. What finds its
+    /// mailbox full waits in the backlog. The actor may live on any arbiter; the connections stay
+    /// on this cpu.
+    pub fn deliver_to(&self, recipient: impl IntoRecipient<TcpAccepted>) {
+        let recipient = recipient.into_recipient();
+        self.shard
+            .borrow()
+            .deliver_accepted_to(self.id, recipient, false);
+    }
+
+    /// Closes the listener, as dropping it does.
+    pub fn close(self) {}
+}
+
+/// Ends when the stack closes the listener.
+impl Stream for TcpListener {
+    type Item = TcpStream;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<TcpStream>> {
+        self.poll_accept(cx).map(Result::ok)
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        self.shard.try_with(|shard| shard.close_listener(self.id));
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TcpListener").field(&self.id).finish()
+    }
+}
