@@ -83,6 +83,19 @@ impl Egress {
         }
     }
 
+    /// Free slots of the pool; if they are fewer than `wanted`, with what other threads returned
+    /// and what the device has sent.
+    pub(crate) fn free_slots(&mut self, wanted: usize) -> usize {
+        if self.pool().available() < wanted {
+            self.pool().collect();
+        }
+        if self.pool().available() < wanted {
+            // A violation is found again, and dealt with, by the poll loop.
+            let _ = self.reclaim();
+        }
+        self.pool().available()
+    }
+
     /// Whether there is room enough, for frames behind those that are `waiting` and in the pool, to
     /// tell senders that wait.
     pub(crate) fn is_roomy(&mut self, waiting: usize) -> bool {

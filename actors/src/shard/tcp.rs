@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 
 use actix::Recipient;
-use virtroupe_driver::{Chunk, FeatureBits, Features, Frame, Pool};
+use virtroupe_driver::{Chunk, FeatureBits, Features, Frame};
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::placement::Binding;
 use virtroupe_wire::tcp::{ConnectionId, ListenerId, Outgoing, TcpConfig, TcpEngine};
@@ -217,16 +217,14 @@ impl Shard {
     fn exchange_now(&mut self, egress: &mut Egress) {
         let now = self.clock.now();
         let room = self.host.transmit_room();
-        let capacity = egress.capacity();
-        let pool = egress.pool();
-        let allowed = self.tcp_allowance(room, capacity, pool);
+        let allowed = self.tcp_allowance(room, egress);
         if allowed < room {
             self.host.set_transmit_room(allowed);
         }
         let Tcp {
             engine, outgoing, ..
         } = &mut self.tcp;
-        exchange(now, &mut self.host, engine, outgoing, pool);
+        exchange(now, &mut self.host, engine, outgoing, egress.pool());
         if allowed < room {
             let used = allowed.saturating_sub(self.host.transmit_room());
             self.host.set_transmit_room(room - used);
@@ -235,12 +233,9 @@ impl Shard {
 
     /// How much of `room` TCP may use now. While senders of datagrams wait, they and TCP take
     /// turns: else it would take all room that comes back, before they are told.
-    fn tcp_allowance(&mut self, room: usize, capacity: usize, pool: &mut Pool) -> usize {
-        if pool.available() < LEAST_FREE {
-            pool.collect();
-            if pool.available() < LEAST_FREE {
-                return 0;
-            }
+    fn tcp_allowance(&mut self, room: usize, egress: &mut Egress) -> usize {
+        if egress.free_slots(LEAST_FREE) < LEAST_FREE {
+            return 0;
         }
         if !self.line.is_busy() {
             return room;
@@ -249,7 +244,7 @@ impl Shard {
         let free = self.line.allowance(None, room);
         match self.tcp.is_next {
             true => free,
-            false => free.saturating_sub(capacity / 2),
+            false => free.saturating_sub(egress.capacity() / 2),
         }
     }
 

@@ -23,6 +23,14 @@ async fn what_is_sent_comes_back_from_an_echo() {
         reader.read_to_end(&mut received).await.expect("no error");
         received == expected
     });
+    let (c, s) = (client.clone(), server.clone());
+    actix::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        for x in [c, s] { 
+        let st = x.stats().await.unwrap();
+        eprintln!("{:?}\n{:?}\n{}", st.cpus[0].shard.tcp, st.cpus[0].shard.host, st);
+        }
+    });
     assert!(within(checked).await.expect("it runs"));
     let stats = client.stats().await.expect("it runs");
     eprintln!("{:#?}", stats.cpus[0].shard.tcp);

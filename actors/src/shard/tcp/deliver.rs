@@ -231,11 +231,17 @@ impl Shard {
     /// it is for, a few slots each.
     fn wake_short(&mut self) {
         let ports = self.ports.clone();
-        let spare = Self::spare_slots(ports.borrow_mut().egress.pool());
-        for _ in 0..spare.div_ceil(SLOTS_EACH) {
+        let spare = Self::spare_slots(&mut ports.borrow_mut().egress);
+        let mut turns = spare.div_ceil(SLOTS_EACH);
+        for _ in 0..self.tcp.short.len().min(RETRIES) {
             let Some(id) = self.tcp.short.pop_front() else {
                 return;
             };
+            if turns == 0 && !self.tcp.has_nothing_under_way(id) {
+                self.tcp.short.push_back(id);
+                continue;
+            }
+            turns = turns.saturating_sub(1);
             let Some(socket) = self.tcp.sockets.get_mut(&id) else {
                 continue;
             };

@@ -8,11 +8,13 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use virtroupe_driver::{Frame, Pool};
+use virtroupe_driver::Frame;
 use virtroupe_wire::Buffer;
 use virtroupe_wire::tcp::{ConnectionId, TcpState};
 
+use super::Tcp;
 use super::connections::keep;
+use crate::egress::Egress;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
 use crate::tcp::{
@@ -130,12 +132,9 @@ impl Shard {
     }
 
     /// Slots that writers may use now.
-    pub(super) fn spare_slots(pool: &mut Pool) -> usize {
-        let reserve = pool.capacity() / 2;
-        if pool.available() <= reserve {
-            pool.collect();
-        }
-        pool.available().saturating_sub(reserve)
+    pub(super) fn spare_slots(egress: &mut Egress) -> usize {
+        let reserve = egress.pool().capacity() / 4;
+        egress.free_slots(reserve + 1).saturating_sub(reserve)
     }
 
     /// Copies bytes into the send buffer, as many as there is room for. Returns how many: 0 only
@@ -155,8 +154,8 @@ impl Shard {
         {
             let ports = self.ports.clone();
             let mut ports = ports.borrow_mut();
+            let mut spare = Self::spare_slots(&mut ports.egress);
             let pool = ports.egress.pool();
-            let mut spare = Self::spare_slots(pool);
             while room > 0 && spare > 0 && source.next().is_some() {
                 let Some(mut frame) = pool.frame() else {
                     break;
@@ -186,8 +185,7 @@ impl Shard {
         id: ConnectionId,
         source: &mut Gather<'_>,
     ) -> Result<usize, TcpSendError> {
-        let stats = self.tcp.engine.stats(id);
-        if stats.is_none_or(|stats| stats.unacknowledged > 0) {
+        if !self.tcp.has_nothing_under_way(id) {
             return Err(TcpSendError::PoolEmpty);
         }
         let bytes = source.next().unwrap_or_default();
@@ -230,7 +228,7 @@ impl Shard {
     ) -> Poll<Result<(), TcpSendError>> {
         loop {
             let reason = match self.tcp_room(id) {
-                Ok(_) => match self.has_slots() {
+                Ok(_) => match self.has_slots() || self.tcp.has_nothing_under_way(id) {
                     true => return Poll::Ready(Ok(())),
                     false => TcpSendError::PoolEmpty,
                 },
@@ -247,7 +245,7 @@ impl Shard {
     }
 
     fn has_slots(&self) -> bool {
-        Self::spare_slots(self.ports.borrow_mut().egress.pool()) > 0
+        Self::spare_slots(&mut self.ports.borrow_mut().egress) > 0
     }
 
     /// Sees to it that a connection is told when there is room. Returns false if there is some
@@ -256,7 +254,7 @@ impl Shard {
         if *reason == TcpSendError::Full {
             return self.tcp.engine.want_room(self.clock.now(), id);
         }
-        if self.has_slots() {
+        if self.has_slots() || self.tcp.has_nothing_under_way(id) {
             return false;
         }
         if let Some(socket) = self.tcp.sockets.get_mut(&id)
@@ -359,6 +357,15 @@ impl Shard {
             }
         }
         true
+    }
+}
+
+impl Tcp {
+    /// Whether everything that was written is acknowledged: then a little can be written whatever
+    /// memory there is.
+    pub(super) fn has_nothing_under_way(&self, id: ConnectionId) -> bool {
+        let stats = self.engine.stats(id);
+        stats.is_some_and(|stats| stats.unacknowledged == 0)
     }
 }
 
