@@ -17,13 +17,13 @@ use crate::offload::TransmitOffloads;
 use crate::pool::UnboundPool;
 use crate::queue::{AnyReceiveQueue, AnyTransmitQueue};
 use crate::queue_pair::UnboundQueuePair;
-use crate::receive::LONGEST_FRAME;
+use crate::receive::{LONGEST_FRAME, ReceiveOffloads};
 use crate::transport::{DeviceConfig, DeviceEvent, Transport, TransportError};
 
 mod choice;
 mod layout;
 
-pub use choice::{Mergeable, RingFormat};
+pub use choice::{Mergeable, ReceiveOffloadMode, RingFormat};
 
 use choice::ReceivePlan;
 use layout::{PairLayout, pool_bytes};
@@ -76,6 +76,9 @@ pub struct DeviceOptions {
     /// Whether the device shall complete checksums and segment long packets that are sent, as far
     /// as it offers that. On by default; what it does not do is done in software.
     pub transmit_offloads: bool,
+    /// Which receive offloads to use, as far as the device offers them.
+    /// [`ReceiveOffloadMode::Auto`] by default.
+    pub receive_offloads: ReceiveOffloadMode,
 }
 
 impl Default for DeviceOptions {
@@ -93,6 +96,7 @@ impl Default for DeviceOptions {
             event_idx: true,
             in_order: true,
             transmit_offloads: true,
+            receive_offloads: ReceiveOffloadMode::default(),
         }
     }
 }
@@ -101,6 +105,11 @@ impl Features {
     /// The transmit offloads that the device carries out.
     pub fn transmit_offloads(&self) -> TransmitOffloads {
         TransmitOffloads::new(self.bits)
+    }
+
+    /// What the device may say of received frames.
+    pub fn receive_offloads(&self) -> ReceiveOffloads {
+        ReceiveOffloads::new(self.bits)
     }
 }
 

@@ -29,6 +29,7 @@ pub mod backend;
 pub mod config;
 mod device;
 pub mod header;
+mod inbound;
 pub mod link;
 mod memory;
 mod offloads;

@@ -72,6 +72,10 @@ feature_bits! {
     IN_ORDER = 35,
     /// Memory accesses need the barriers of the platform.
     ORDER_PLATFORM = 36,
+    /// The driver can receive USO over IPv4.
+    GUEST_USO4 = 54,
+    /// The driver can receive USO over IPv6.
+    GUEST_USO6 = 55,
     /// The device takes UDP segmentation.
     HOST_USO = 56,
     /// The device reports the hash of each packet.

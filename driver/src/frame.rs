@@ -189,6 +189,25 @@ impl Frame {
         }
     }
 
+    /// A copy on the heap of all segments, with the description of what is to be done for the
+    /// packet, or was done.
+    pub fn copy_to_heap(&self) -> Self {
+        let mut copy = match self.is_chain() {
+            true => Self::on_heap(&self.to_vec()),
+            false => Self::on_heap(self.head()),
+        };
+        if self.has_offload() {
+            copy.set_offload(self.offload());
+        }
+        copy
+    }
+
+    /// Puts a copy on the heap in place of the packet, whose slots go home.
+    #[inline(always)]
+    pub(crate) fn move_to_heap(&mut self) {
+        *self = self.copy_to_heap();
+    }
+
     /// Whether the bytes of the head lie on the heap, out of a device's sight.
     pub fn is_on_heap(&self) -> bool {
         self.home.is_none()
@@ -485,6 +504,11 @@ impl Buffer for Frame {
     #[inline]
     fn is_chain(&self) -> bool {
         self.place.0 & Place::CHAINED != 0
+    }
+
+    #[inline(always)]
+    fn is_simple(&self) -> bool {
+        self.place.0 & (Place::CHAINED | Place::OFFLOAD) == 0
     }
 
     #[inline]

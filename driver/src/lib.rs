@@ -38,12 +38,14 @@ pub mod vhost_user;
 
 pub use chunk::Chunk;
 pub use device::{
-    Device, DeviceError, DeviceOptions, DeviceParts, Features, Mergeable, RingFormat,
+    Device, DeviceError, DeviceOptions, DeviceParts, Features, Mergeable, ReceiveOffloadMode,
+    RingFormat,
 };
 pub use features::FeatureBits;
 pub use frame::Frame;
 pub use offload::TransmitOffloads;
 pub use pool::{Pool, UnboundPool, batch_returns};
 pub use queue_pair::{QueuePair, UnboundQueuePair};
+pub use receive::ReceiveOffloads;
 pub use ring::Violation;
 pub use transport::Transport;

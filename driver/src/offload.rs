@@ -88,6 +88,7 @@ impl TransmitOffloads {
     /// them.
     pub fn carry_out(&self, burst: &mut Vec<Frame>, pool: &mut Pool) -> Vec<DropReason> {
         let mut dropped = Vec::new();
+        burst.iter_mut().for_each(forget_verified);
         let is_left =
             |frame: &Frame| frame.has_offload() && !self.takes(&frame.offload(), frame.head());
         let Some(first) = burst.iter().position(is_left) else {
@@ -123,6 +124,18 @@ fn gso(kind: SegmentKind, head: &[u8]) -> Option<(u8, FeatureBits)> {
         (SegmentKind::UdpFragments, ethernet::IPV4) => (GSO_UDP, FeatureBits::HOST_UFO),
         _ => return None,
     })
+}
+
+/// That a checksum was verified when the frame was received asks for nothing; so it goes the way of
+/// all plain frames.
+fn forget_verified(frame: &mut Frame) {
+    let verified = Offload {
+        checksum: ChecksumState::Valid,
+        segmentation: None,
+    };
+    if frame.has_offload() && frame.offload() == verified {
+        frame.set_offload(Offload::NONE);
+    }
 }
 
 fn carry_out_one(

@@ -12,9 +12,14 @@ use crate::ring::split::{FreeDescriptors, Used};
 use crate::ring::{DESC_F_WRITE, Ring, Violation};
 use crate::transport::RingLayout;
 
-mod merge;
+use header::net_header;
 
-pub(crate) use merge::longest_merged_frame;
+mod header;
+mod merge;
+mod offload;
+
+pub(crate) use merge::{LONGEST as LONGEST_MERGED, longest_merged_frame};
+pub use offload::ReceiveOffloads;
 
 /// Where the buffer of a slot starts for the device: at the virtio-net header.
 const BUFFER_START: usize = SLOT_DATA as usize - NET_HEADER;
@@ -38,6 +43,29 @@ pub struct ReceiveCounters {
     pub copied: u64,
 }
 
+/// What used buffers tell besides their lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Nothing: a buffer is a frame, and its header is not looked at.
+    Plain,
+    /// The header describes the frame.
+    Described,
+    /// A frame may span several buffers, and perhaps the header describes it.
+    Merged,
+}
+
+impl Mode {
+    fn new(features: FeatureBits) -> Self {
+        if features.contains(FeatureBits::MRG_RXBUF) {
+            Mode::Merged
+        } else if ReceiveOffloads::new(features).is_none() {
+            Mode::Plain
+        } else {
+            Mode::Described
+        }
+    }
+}
+
 /// One receive ring and the slots posted in it.
 pub(crate) struct ReceiveQueue<R> {
     ring: R,
@@ -46,8 +74,8 @@ pub(crate) struct ReceiveQueue<R> {
     posted: Box<[u32]>,
     /// Added to an address of ours to get the device's.
     iova_offset: u64,
-    /// Whether a frame may span several buffers.
-    mergeable: bool,
+    mode: Mode,
+    offloads: ReceiveOffloads,
     /// What this queue did so far.
     pub(crate) counters: ReceiveCounters,
 }
@@ -67,7 +95,8 @@ impl<R: Ring> ReceiveQueue<R> {
             posted: vec![VACANT; usize::from(layout.size)].into(),
             ring,
             iova_offset,
-            mergeable: features.contains(FeatureBits::MRG_RXBUF),
+            mode: Mode::new(features),
+            offloads: ReceiveOffloads::new(features),
             counters: ReceiveCounters::default(),
         })
     }
@@ -135,9 +164,34 @@ impl<R: Ring> ReceiveQueue<R> {
         limit: usize,
         reserve: usize,
     ) -> Result<usize, Violation> {
-        if self.mergeable {
-            return self.harvest_merged(pool, burst, limit, reserve);
+        match self.mode {
+            Mode::Plain => self.harvest_single::<false>(pool, burst, limit, reserve),
+            Mode::Described => self.harvest_described(pool, burst, limit, reserve),
+            Mode::Merged => self.harvest_merged(pool, burst, limit, reserve),
         }
+    }
+
+    #[inline(never)]
+    fn harvest_described(
+        &mut self,
+        pool: &mut Pool,
+        burst: &mut Vec<Frame>,
+        limit: usize,
+        reserve: usize,
+    ) -> Result<usize, Violation> {
+        self.harvest_single::<true>(pool, burst, limit, reserve)
+    }
+
+    /// As [`harvest`](Self::harvest), for frames in one buffer each, whose headers are looked at
+    /// if they may be `DESCRIBED` there.
+    #[inline(always)]
+    fn harvest_single<const DESCRIBED: bool>(
+        &mut self,
+        pool: &mut Pool,
+        burst: &mut Vec<Frame>,
+        limit: usize,
+        reserve: usize,
+    ) -> Result<usize, Violation> {
         let pending = self.ring.used_pending(self.outstanding())?;
         let take = usize::from(pending).min(limit);
         if take == 0 {
@@ -163,10 +217,16 @@ impl<R: Ring> ReceiveQueue<R> {
                 }
             };
             let length = length - NET_HEADER as u16;
-            bytes += u64::from(length);
             let frame = room.write(pool.frame_of(slot, SLOT_DATA, length));
+            if DESCRIBED && let Err(violation) = self.describe(pool, slot, frame) {
+                // The frame is not counted, so it is none: the slot stays where it was.
+                self.put_back(used.id, slot);
+                result = Err(violation);
+                break;
+            }
+            bytes += u64::from(length);
             if usize::from(taken) >= replaceable {
-                *frame = Frame::on_heap(frame.head());
+                frame.move_to_heap();
                 self.counters.copied += 1;
             }
             taken += 1;
@@ -178,6 +238,26 @@ impl<R: Ring> ReceiveQueue<R> {
         self.counters.frames += u64::from(taken);
         self.counters.bytes += bytes;
         result.map(|()| usize::from(taken))
+    }
+
+    /// Undoes [`take_used`](Self::take_used), before the caller has moved on.
+    #[cold]
+    fn put_back(&mut self, id: u32, slot: u32) {
+        if let Some(posted) = self.posted.get_mut(id as usize) {
+            *posted = slot;
+        }
+    }
+
+    /// Notes with `frame`, all of which is in `slot`, what the header there says of it.
+    #[inline(always)]
+    fn describe(&self, pool: &Pool, slot: u32, frame: &mut Frame) -> Result<(), Violation> {
+        if let Some(header) = net_header(pool, slot) {
+            let offload = self
+                .offloads
+                .judge(&header, frame, frame.head().len() as u32)?;
+            frame.set_offload(offload);
+        }
+        Ok(())
     }
 
     /// The slot and the length, header included, of the buffer that `used`, `place` behind the

@@ -233,4 +233,21 @@ pub enum Violation {
         /// The longest IP packet in the longest Ethernet frame.
         longest: u32,
     },
+    /// The virtio-net header of a received frame says what was not negotiated, or what does not
+    /// fit to the frame.
+    #[error(
+        "the header of a frame of {length} bytes says flags {flags:#x}, GSO type {gso_type:#x} of {gso_size} bytes, checksum at {checksum:?}, which was not negotiated or does not fit"
+    )]
+    NetHeader {
+        /// `VIRTIO_NET_HDR_F_*`.
+        flags: u8,
+        /// `VIRTIO_NET_HDR_GSO_*`.
+        gso_type: u8,
+        /// Bytes of payload in each piece.
+        gso_size: u16,
+        /// Where the checksum begins, and where it is stored from there.
+        checksum: (u16, u16),
+        /// The length of the frame.
+        length: u32,
+    },
 }

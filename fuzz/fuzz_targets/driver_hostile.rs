@@ -11,6 +11,8 @@ mod device;
 #[path = "../../driver/tests/hostile/harness.rs"]
 #[allow(dead_code, reason = "the directed tests use more of it")]
 mod harness;
+#[path = "../../driver/tests/hostile/net_header.rs"]
+mod net_header;
 #[path = "../../driver/tests/hostile/operations.rs"]
 mod operations;
 #[path = "../../driver/tests/hostile/packed_harness.rs"]

@@ -6,7 +6,7 @@ use virtroupe_wire::{Heap, HeapBuffer, Host, Instant, Limits};
 pub fn check(host: &Host<HeapBuffer>, limits: &Limits) {
     let counters = host.counters();
     assert_eq!(
-        counters.rx_frames + counters.looped,
+        counters.rx_frames + counters.looped + counters.split,
         counters.delivered + counters.consumed + counters.rx_dropped + counters.held,
         "{counters:?}"
     );

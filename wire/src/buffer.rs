@@ -52,6 +52,11 @@ pub trait Buffer: Sized {
     /// Whether the packet has more than one segment.
     fn is_chain(&self) -> bool;
 
+    /// Whether the packet has one segment and no [`offload`](Buffer::offload): the common case.
+    fn is_simple(&self) -> bool {
+        !self.is_chain() && self.offload().is_none()
+    }
+
     /// Bytes of memory that the packet holds on to, over all segments: what a limit on memory
     /// must count, since a short packet may occupy a long slot. The default guesses a slot of
     /// 2 KiB, or what is visible if that is more.

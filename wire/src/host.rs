@@ -54,6 +54,7 @@ use crate::drops::{DropReason, Drops};
 use crate::icmp as messages;
 use crate::ipv4::{self, Ipv4Header};
 use crate::mac::MacAddr;
+use crate::offload::Offload;
 use crate::tcp::Segment;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpError, UdpErrorKind, UdpSocketId};
@@ -187,6 +188,10 @@ impl<B: Buffer> Host<B> {
 
     /// Handles a burst of complete Ethernet frames (without frame check sequence), which leave
     /// `burst`. The headers of a frame must lie in its first segment.
+    ///
+    /// What a device said of a frame ([`Buffer::offload`]) is believed: a checksum that is valid
+    /// or partial is not verified (but that of ICMP always is), and a train of datagrams reaches
+    /// its socket as these.
     pub fn receive<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
@@ -437,6 +442,7 @@ impl<B: Buffer> Host<B> {
             header,
             link: Link::Unicast,
             is_broadcast: self.addresses.kind(header.destination) != Kind::Own,
+            offload: Offload::NONE,
         };
         let code = messages::REASSEMBLY_TIME_EXCEEDED;
         self.send_error(now, first, &arrival, messages::TIME_EXCEEDED, code, pool);

@@ -78,7 +78,7 @@ impl Shard {
                     continue;
                 }
                 match subscription.capture {
-                    Capture::Copy => subscription.pending.push(Frame::on_heap(&frame.to_vec())),
+                    Capture::Copy => subscription.pending.push(frame.copy_to_heap()),
                     Capture::Take => {
                         subscription.pending.push(frame);
                         self.taken += 1;

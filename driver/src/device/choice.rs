@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceOptions, ETHERNET_OVERHEAD, LARGEST_MTU, LARGEST_SLOT_MTU};
 use crate::features::FeatureBits;
-use crate::receive::longest_merged_frame;
+use crate::receive::{LONGEST_MERGED, ReceiveOffloads, longest_merged_frame};
 use crate::transport::DeviceConfig;
 
 /// The memory format of the rings (`VIRTIO_F_RING_PACKED`).
@@ -38,6 +38,47 @@ pub enum Mergeable {
     Always,
     /// Never; the MTU is at most 2094 then.
     Never,
+}
+
+/// Which receive offloads to ask for: what the device may leave undone, or has done, on packets
+/// that it gives us (virtio 1.3, section 5.1.6.4).
+///
+/// All are told in the virtio-net header, which the device then writes for each packet, and we
+/// read. Where packets are small, that line of memory costs more than what it saves. Large
+/// receive saves most where peers send streams or trains: one frame of up to 64 KiB takes the
+/// place of 45. It needs merged buffers ([`Mergeable`]) and at least 62 descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiveOffloadMode {
+    /// All where buffers are merged anyway, so that the header is written and read in any case;
+    /// none elsewhere.
+    #[default]
+    Auto,
+    /// All that the device offers, with merged buffers for them.
+    All,
+    /// Checksums alone: those that the device has verified are not verified again, and those
+    /// that it has not computed, since the packet never was on a wire, do not matter.
+    Checksum,
+    /// None.
+    Never,
+}
+
+impl ReceiveOffloadMode {
+    /// The features to ask for, given whether buffers are merged, and whether a ring whose
+    /// buffers are takes the longest frames.
+    fn wanted(self, offered: FeatureBits, merge: bool, is_roomy: bool) -> FeatureBits {
+        let most = match self {
+            ReceiveOffloadMode::All => ReceiveOffloads::ALL,
+            ReceiveOffloadMode::Auto if merge => ReceiveOffloads::ALL,
+            ReceiveOffloadMode::Checksum => FeatureBits::GUEST_CSUM,
+            ReceiveOffloadMode::Auto | ReceiveOffloadMode::Never => FeatureBits::NONE,
+        };
+        let possible = match merge && is_roomy {
+            true => most,
+            false => most & FeatureBits::GUEST_CSUM,
+        };
+        ReceiveOffloads::of(offered & possible)
+    }
 }
 
 impl RingFormat {
@@ -86,8 +127,14 @@ impl ReceivePlan {
         let mtu = options
             .mtu
             .unwrap_or_else(|| config.mtu.unwrap_or(1500).min(ours));
-        let merge = may_merge && (mtu > LARGEST_SLOT_MTU || options.mergeable == Mergeable::Always);
-        let mut features = FeatureBits::NONE;
+        // Half of a ring is always posted (section 5.1.6.3.1 asks for the longest frame in all).
+        let is_roomy = longest_merged_frame(options.queue_size) == LONGEST_MERGED as usize;
+        let mode = options.receive_offloads;
+        let is_asked_for = mode == ReceiveOffloadMode::All
+            && ReceiveOffloads::new(mode.wanted(offered, may_merge, is_roomy)).is_large();
+        let merge = may_merge
+            && (mtu > LARGEST_SLOT_MTU || options.mergeable == Mergeable::Always || is_asked_for);
+        let mut features = mode.wanted(offered, merge, is_roomy);
         if merge {
             features |= FeatureBits::MRG_RXBUF;
         }
@@ -136,6 +183,64 @@ mod tests {
         };
         // The device may send 9000 bytes, if we accept its MTU.
         assert_eq!(plan(Some(9000), &small), (1500, 9000, false, false));
+    }
+
+    /// The receive offloads, and whether buffers are merged for them.
+    fn offloads(
+        offered: FeatureBits,
+        change: impl FnOnce(&mut DeviceOptions),
+    ) -> (FeatureBits, bool) {
+        let mut options = DeviceOptions::default();
+        change(&mut options);
+        let config = DeviceConfig {
+            mtu: Some(9000),
+            ..DeviceConfig::default()
+        };
+        options.mtu.get_or_insert(1500);
+        let plan = ReceivePlan::new(offered, &config, &options);
+        let merge = plan.features.contains(FeatureBits::MRG_RXBUF);
+        (plan.features & ReceiveOffloads::ALL, merge)
+    }
+
+    #[test]
+    fn receive_offloads_are_asked_for_as_the_mode_says() {
+        use ReceiveOffloadMode::{All, Checksum, Never};
+        let (all, none) = (ReceiveOffloads::ALL, FeatureBits::NONE);
+        let checksum = FeatureBits::GUEST_CSUM;
+        let offered = all | FeatureBits::MRG_RXBUF;
+        let mode = |mode| move |options: &mut DeviceOptions| options.receive_offloads = mode;
+        assert_eq!(offloads(offered, |_| ()), (none, false));
+        assert_eq!(offloads(offered, mode(All)), (all, true));
+        assert_eq!(offloads(offered, mode(Checksum)), (checksum, false));
+        // Where buffers are merged for the MTU, the header costs nothing more.
+        assert_eq!(offloads(offered, |o| o.mtu = Some(9000)), (all, true));
+        let jumbo_without = |options: &mut DeviceOptions| {
+            options.mtu = Some(9000);
+            options.receive_offloads = Never;
+        };
+        assert_eq!(offloads(offered, jumbo_without), (none, true));
+    }
+
+    #[test]
+    fn long_frames_are_asked_for_only_where_there_is_room_for_them() {
+        let offered = ReceiveOffloads::ALL | FeatureBits::MRG_RXBUF;
+        let checksum = FeatureBits::GUEST_CSUM;
+        let ring = |queue_size, mergeable| {
+            move |options: &mut DeviceOptions| {
+                options.receive_offloads = ReceiveOffloadMode::All;
+                options.queue_size = queue_size;
+                options.mergeable = mergeable;
+            }
+        };
+        let roomy = offloads(offered, ring(62, Mergeable::Auto));
+        assert_eq!(roomy, (ReceiveOffloads::ALL, true));
+        let short = offloads(offered, ring(61, Mergeable::Auto));
+        assert_eq!(short, (checksum, false));
+        let single = offloads(offered, ring(256, Mergeable::Never));
+        assert_eq!(single, (checksum, false));
+        let without_merging = offered - FeatureBits::MRG_RXBUF;
+        let single = offloads(without_merging, ring(256, Mergeable::Auto));
+        assert_eq!(single, (checksum, false));
     }
 
     #[test]

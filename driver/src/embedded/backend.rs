@@ -10,6 +10,7 @@ use super::header::NetHeader;
 use super::runner::Waker;
 use super::stats::Count;
 use super::steering::Steering;
+use crate::features::FeatureBits;
 use crate::transport::TransportError;
 
 /// A frame in memory of the device, with the header that the driver gave it.
@@ -30,7 +31,8 @@ pub enum Delivery {
     NoBuffer,
 }
 
-/// Hands one frame to the driver.
+/// Hands one frame to the driver, with what is left to do for it or known of it (section
+/// 5.1.6.4); `num_buffers` is the device's and not looked at.
 pub type Deliver<'a> = dyn FnMut(&NetHeader, &[u8]) -> Delivery + 'a;
 
 /// What a backend needs to know of the device that it serves.
@@ -62,11 +64,16 @@ pub trait Port: Send {
     /// others. Returns how much of it was refused by the operating system, and so dropped.
     fn transmit(&mut self, now: Instant, burst: &mut [Packet]) -> Count;
 
-    /// Whether [`transmit`](Self::transmit) does what the headers of packets ask for. If not, which
-    /// is the default, the device does it before: no packet then asks for anything.
-    fn takes_offloads(&self) -> bool {
+    /// Whether [`transmit`](Self::transmit) does what the header of `packet` asks for. If not, which
+    /// is the default, the device does it before: the packet then asks for nothing.
+    fn takes(&self, _packet: &Packet) -> bool {
         false
     }
+
+    /// The driver has accepted `features`, and starts. What of them are receive offloads, the
+    /// backend may leave undone on the frames that it offers, and say so in their headers. A
+    /// backend need not care: the device does what the driver does not take.
+    fn accept(&mut self, _features: FeatureBits) {}
 
     /// Offers at most `limit` frames to `deliver`, until it says [`Delivery::NoBuffer`]. Returns
     /// how much was done; zero means that it is of no use to call again at once.
@@ -90,6 +97,6 @@ pub trait Port: Send {
         None
     }
 
-    /// The driver reset the device: forget what waits to be received.
+    /// The driver reset the device: forget what waits to be received, and what was accepted.
     fn reset(&mut self) {}
 }

@@ -6,6 +6,7 @@ use virtroupe_wire::MacAddr;
 
 use crate::features::FeatureBits;
 use crate::offload::TransmitOffloads;
+use crate::receive::ReceiveOffloads;
 
 /// Properties of an embedded device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,8 @@ impl EmbeddedConfig {
             | FeatureBits::INDIRECT_DESC.0
             | FeatureBits::RING_PACKED.0
             | FeatureBits::IN_ORDER.0
-            | TransmitOffloads::ALL.0,
+            | TransmitOffloads::ALL.0
+            | ReceiveOffloads::ALL.0,
     );
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Everything that happens to a frame follows from the configuration, the seed, the order of the
 //! frames and the time that the devices are stepped with; so a test repeats exactly.
+//!
+//! A packet that one driver sends with offloads passes the link as it is if the other driver takes
+//! it so: then it never was on a wire. Where the link has an MTU, or does things to single frames
+//! that a wire does, the sending device completes and cuts it before.
 
 mod direction;
 
@@ -13,6 +17,7 @@ use virtroupe_wire::Instant;
 
 use super::backend::{Attachment, Backend, Deliver, Packet, Port};
 use super::stats::Count;
+use crate::features::FeatureBits;
 use crate::transport::TransportError;
 
 use direction::Direction;
@@ -65,6 +70,14 @@ impl Default for LinkConfig {
             corrupt: 0.0,
             seed: 0,
         }
+    }
+}
+
+impl LinkConfig {
+    /// Whether nothing on the link regards single frames of a wire.
+    fn passes_whole(&self) -> bool {
+        let faults = [self.loss, self.reorder, self.duplicate, self.corrupt];
+        self.mtu == 0 && faults.iter().all(|probability| *probability <= 0.0)
     }
 }
 
@@ -157,6 +170,14 @@ struct LinkPort {
 }
 
 impl Port for LinkPort {
+    fn takes(&self, packet: &Packet) -> bool {
+        self.outbound.takes(packet)
+    }
+
+    fn accept(&mut self, features: FeatureBits) {
+        self.inbound.accept(features);
+    }
+
     fn transmit(&mut self, now: Instant, burst: &mut [Packet]) -> Count {
         self.outbound.send(now, burst);
         Count::default()
@@ -176,6 +197,7 @@ impl Port for LinkPort {
     }
 
     fn reset(&mut self) {
+        self.inbound.accept(FeatureBits::NONE);
         self.inbound.flush();
     }
 }

@@ -1,16 +1,18 @@
 //! What a driver may ask of the device for a packet that it sends (virtio 1.3, section 5.1.6.2),
-//! and doing it for a backend that can not.
+//! what it takes undone in a packet that it receives (section 5.1.6.4), and doing it where the
+//! other side can not.
 
 use virtroupe_wire::offload::{
     ChecksumState, PartialChecksum, SegmentKind, Segmentation, complete_checksum, segment,
 };
-use virtroupe_wire::{Buffer, Heap, HeapBuffer, Offload};
+use virtroupe_wire::{Buffer, Heap, HeapBuffer, Offload, ethernet};
 
 use super::backend::Packet;
 use super::header::NetHeader;
 use crate::features::FeatureBits;
 
 const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_UDP: u8 = 3;
@@ -63,6 +65,57 @@ pub(super) fn is_allowed(header: &NetHeader, length: usize, features: FeatureBit
         && needs_checksum
         && header.gso_size > 0
         && usize::from(header.hdr_len) <= length
+}
+
+/// Whether a driver that accepted `features` takes the frame `bytes` with what `header` leaves to
+/// do for it.
+pub(super) fn is_taken_by_driver(header: &NetHeader, bytes: &[u8], features: FeatureBits) -> bool {
+    let needs_checksum = header.flags & NEEDS_CSUM != 0;
+    if needs_checksum {
+        let field = usize::from(header.csum_start) + usize::from(header.csum_offset);
+        if !features.contains(FeatureBits::GUEST_CSUM) || field + 2 > bytes.len() {
+            return false;
+        }
+    }
+    let is_ipv6 = bytes.get(12..14) == Some(&ethernet::IPV6.to_be_bytes());
+    let needed = match header.gso_type & !GSO_ECN {
+        GSO_NONE => return header.gso_type == GSO_NONE,
+        GSO_TCPV4 => FeatureBits::GUEST_TSO4,
+        GSO_TCPV6 => FeatureBits::GUEST_TSO6,
+        GSO_UDP => FeatureBits::GUEST_UFO,
+        GSO_UDP_L4 if is_ipv6 => FeatureBits::GUEST_USO6,
+        GSO_UDP_L4 => FeatureBits::GUEST_USO4,
+        _ => return false,
+    };
+    let is_ecn_taken = header.gso_type & GSO_ECN == 0 || features.contains(FeatureBits::GUEST_ECN);
+    // Section 5.1.6.4.1: a merged frame needs a checksum.
+    features.contains(needed) && is_ecn_taken && needs_checksum && header.gso_size > 0
+}
+
+/// What of `header` is for a driver that accepted `features`, with the number of buffers that the
+/// frame takes.
+pub(super) fn header_for_driver(
+    header: &NetHeader,
+    features: FeatureBits,
+    num_buffers: u16,
+) -> NetHeader {
+    let known = match features.contains(FeatureBits::GUEST_CSUM) {
+        true => NEEDS_CSUM | DATA_VALID,
+        false => 0,
+    };
+    let flags = header.flags & known;
+    if flags & NEEDS_CSUM == 0 {
+        return NetHeader {
+            flags,
+            num_buffers,
+            ..NetHeader::default()
+        };
+    }
+    NetHeader {
+        flags,
+        num_buffers,
+        ..*header
+    }
 }
 
 /// Does what the header of `packet` asks for: the packets behind `out` then ask for nothing.

@@ -1,5 +1,6 @@
 //! One queue pair of the device: moves bursts between two rings and a port.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use virtroupe_wire::Instant;
 
-use super::backend::{Deliver, Delivery, Packet, Port};
+use super::backend::{Deliver, Packet, Port};
 use super::header::NetHeader;
+use super::inbound::Inbound;
 use super::memory::GuestMemory;
 use super::offloads;
 use super::ring::{Chain, Ring, RingFault, Segment};
@@ -70,6 +72,8 @@ pub(super) struct Pair {
     starved: bool,
     burst: Vec<Packet>,
     chains: Vec<Chain>,
+    /// Pieces of a frame for the driver that find no buffer yet.
+    pieces: VecDeque<Packet>,
 }
 
 impl Pair {
@@ -96,6 +100,7 @@ impl Pair {
             starved: false,
             burst: vec![Packet::default(); BURST],
             chains: vec![Chain::default()],
+            pieces: VecDeque::new(),
             readiness,
         })
     }
@@ -109,6 +114,14 @@ impl Pair {
         self.receive = None;
         self.transmit = None;
         self.starved = false;
+        self.pieces.clear();
+    }
+
+    /// Starts, with a driver that has accepted `features`.
+    pub(super) fn start(&mut self, features: FeatureBits) {
+        self.features = features;
+        self.port.accept(features);
+        self.running = true;
     }
 
     /// Moves at most one burst each way. Returns how much was done.
@@ -184,13 +197,20 @@ impl Pair {
         if burst.is_empty() {
             return;
         }
-        let asks = |packet: &Packet| !packet.header.is_plain_transmit();
-        if self.port.takes_offloads() || !burst.iter().any(asks) {
-            send(&mut *self.port, now, burst, &mut self.stats);
+        let port = &mut *self.port;
+        let is_left = |packet: &Packet, port: &dyn Port| {
+            !packet.header.is_plain_transmit() && !port.takes(packet)
+        };
+        if !burst.iter().any(|packet| is_left(packet, port)) {
+            send(port, now, burst, &mut self.stats);
             return;
         }
         let mut expanded = Vec::new();
-        for packet in burst.iter() {
+        for packet in burst.iter_mut() {
+            if !is_left(packet, port) {
+                expanded.push(std::mem::take(packet));
+                continue;
+            }
             let before = expanded.len();
             if !offloads::carry_out(packet, &mut expanded) {
                 self.stats.violations.add(packet.bytes.len());
@@ -203,7 +223,7 @@ impl Pair {
                 bytes: bytes.saturating_sub(packet.bytes.len()) as u64,
             };
         }
-        send(&mut *self.port, now, &mut expanded, &mut self.stats);
+        send(port, now, &mut expanded, &mut self.stats);
     }
 
     fn step_receive(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {
@@ -211,32 +231,19 @@ impl Pair {
             return Ok(0);
         };
         queue.ring.disable_notifications();
-        let (chains, stats) = (&mut self.chains, &mut self.stats);
-        let merge = self.features.contains(FeatureBits::MRG_RXBUF);
-        let mut fault = None;
-        self.starved = false;
-        let work = match queue.ring.has_available() {
-            Ok(true) => {
-                let (starved, ring) = (&mut self.starved, &mut queue.ring);
-                let deliver: &mut Deliver<'_> = &mut |_header, frame| {
-                    let written = if link_up {
-                        scatter(ring, chains, frame, merge)
-                    } else {
-                        Ok(Scattered::LinkDown)
-                    };
-                    account(written, frame.len(), stats, starved, &mut fault)
-                };
-                self.port.receive(now, BURST, deliver)
-            }
-            Ok(false) => {
-                self.starved = true;
-                Ok(0)
-            }
-            Err(error) => {
-                fault = Some(error);
-                Ok(0)
-            }
+        let mut inbound = Inbound {
+            ring: &mut queue.ring,
+            chains: &mut self.chains,
+            pieces: &mut self.pieces,
+            features: self.features,
+            link_up,
+            stats: &mut self.stats,
+            starved: false,
+            fault: None,
         };
+        let work = inbound.receive(&mut *self.port, now, BURST);
+        let Inbound { starved, fault, .. } = inbound;
+        self.starved = starved;
         if queue.publish() {
             self.stats.interrupts += 1;
         }
@@ -396,112 +403,4 @@ impl Rules {
         dropped.add(length);
         false
     }
-}
-
-/// What became of a frame for the driver.
-enum Scattered {
-    Delivered,
-    NoBuffer,
-    TooLong,
-    LinkDown,
-}
-
-fn account(
-    written: Result<Scattered, RingFault>,
-    length: usize,
-    stats: &mut EmbeddedStats,
-    starved: &mut bool,
-    fault: &mut Option<RingFault>,
-) -> Delivery {
-    let counter = match written {
-        Ok(Scattered::Delivered) => &mut stats.to_driver,
-        Ok(Scattered::TooLong) => &mut stats.no_room,
-        Ok(Scattered::LinkDown) => &mut stats.link_down_to_driver,
-        Ok(Scattered::NoBuffer) => {
-            stats.no_buffer += 1;
-            *starved = true;
-            return Delivery::NoBuffer;
-        }
-        Err(error) => {
-            *fault = Some(error);
-            return Delivery::NoBuffer;
-        }
-    };
-    counter.add(length);
-    stats.from_backend.add(length);
-    Delivery::Taken
-}
-
-/// Writes `frame` into the next receive buffer, or with `merge` (MRG_RXBUF, section 5.1.6.4)
-/// into as many as it needs.
-fn scatter(
-    ring: &mut Ring,
-    chains: &mut Vec<Chain>,
-    frame: &[u8],
-    merge: bool,
-) -> Result<Scattered, RingFault> {
-    let needed = NetHeader::LENGTH + frame.len();
-    let mut capacity = 0;
-    let mut count = 0;
-    while capacity < needed {
-        if chains.len() == count {
-            chains.push(Chain::default());
-        }
-        let Some(chain) = chains.get_mut(count) else {
-            break;
-        };
-        let whole_ring = count == usize::from(ring.size());
-        if whole_ring || (count == 1 && !merge) || !ring.take(chain)? {
-            for chain in chains.iter().take(count).rev() {
-                ring.give_back(chain);
-            }
-            // A frame that the buffers can never hold must not block those behind it.
-            let never = whole_ring || (count == 1 && !merge);
-            return Ok(if never {
-                Scattered::TooLong
-            } else {
-                Scattered::NoBuffer
-            });
-        }
-        let room = chain.writable_bytes();
-        if !chain.readable.is_empty() || room < NetHeader::LENGTH {
-            return Err(RingFault::Buffer);
-        }
-        capacity += room;
-        count += 1;
-    }
-    write_merged(ring, chains.get(..count).unwrap_or_default(), frame)?;
-    Ok(Scattered::Delivered)
-}
-
-/// Fills `chains` one after the other with the header and `frame`, and marks them used.
-fn write_merged(ring: &mut Ring, chains: &[Chain], frame: &[u8]) -> Result<(), RingFault> {
-    let header = NetHeader {
-        // Without MRG_RXBUF it is 1 as well (section 5.1.6.4.1).
-        num_buffers: u16::try_from(chains.len()).map_err(|_| RingFault::Buffer)?,
-        ..NetHeader::default()
-    }
-    .to_bytes();
-    let mut parts: [&[u8]; 2] = [&header, frame];
-    for chain in chains {
-        let mut written = 0;
-        for segment in &chain.writable {
-            let Segment {
-                mut offset,
-                mut length,
-            } = *segment;
-            for part in &mut parts {
-                let (now, later) = part.split_at(part.len().min(length));
-                if !ring.memory().write(offset, now) {
-                    return Err(RingFault::Address);
-                }
-                *part = later;
-                offset += now.len();
-                length -= now.len();
-                written += now.len();
-            }
-        }
-        ring.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
-    }
-    Ok(())
 }

@@ -52,12 +52,16 @@ pub struct EmbeddedStats {
     pub link_down_from_driver: Count,
     /// Dropped on transmit: the operating system did not take it.
     pub backend_refused: Count,
-    /// Taken from the backend.
+    /// Taken from the backend. A frame that the device cut, because the driver does not take it
+    /// whole, is counted as its pieces, each when it goes to the driver.
     pub from_backend: Count,
     /// Written into receive buffers.
     pub to_driver: Count,
     /// Dropped on receive: longer than the buffers that the driver posts can hold.
     pub no_room: Count,
+    /// Dropped on receive: the backend left undone what the driver does not take, and what the
+    /// device can not do either, as the header does not fit to the frame.
+    pub undoable: Count,
     /// Dropped on receive: the link is down.
     pub link_down_to_driver: Count,
     /// How often frames had to wait in the backend because the driver had posted no buffer.
@@ -84,6 +88,7 @@ impl EmbeddedStats {
     /// Everything that was dropped on its way to the driver.
     pub fn dropped_to_driver(&self) -> Count {
         let mut sum = self.no_room;
+        sum += self.undoable;
         sum += self.link_down_to_driver;
         sum
     }
@@ -103,6 +108,7 @@ impl AddAssign<&EmbeddedStats> for EmbeddedStats {
             from_backend,
             to_driver,
             no_room,
+            undoable,
             link_down_to_driver,
             no_buffer,
             ring_faults,
@@ -120,6 +126,7 @@ impl AddAssign<&EmbeddedStats> for EmbeddedStats {
         self.from_backend += from_backend;
         self.to_driver += to_driver;
         self.no_room += no_room;
+        self.undoable += undoable;
         self.link_down_to_driver += link_down_to_driver;
         self.no_buffer += no_buffer;
         self.ring_faults += ring_faults;

@@ -13,6 +13,7 @@ use virtroupe_wire::Instant;
 use super::backend::{Attachment, Backend, Deliver, Delivery, Packet, Port};
 use super::header::NetHeader;
 use super::stats::Count;
+use crate::features::FeatureBits;
 use crate::transport::TransportError;
 
 /// Which TAP interface, and how the kernel's side of it is set up. By default nothing but the
@@ -96,9 +97,9 @@ const LONGEST: usize = 65_535 + 18;
 struct TapPort {
     file: OwnedFd,
     buffer: Vec<u8>,
-    /// Length of a frame in `buffer` that waits for the driver to post a receive buffer. A reset
-    /// forgets it; like whatever waits in the kernel's queue it is then nobody's.
-    held: Option<usize>,
+    /// Header, and length of a frame in `buffer` that waits for the driver to post a receive
+    /// buffer. A reset forgets it; like whatever waits in the kernel's queue it is then nobody's.
+    held: Option<(NetHeader, usize)>,
 }
 
 impl TapPort {
@@ -110,16 +111,18 @@ impl TapPort {
         }
     }
 
-    /// Reads one frame into `buffer`; `None` if there is none. No offload is set on the
-    /// interface, so the header asks for nothing and is not looked at.
-    fn read(&mut self) -> io::Result<Option<usize>> {
+    /// Reads one frame into `buffer`: its header and length; `None` if there is none.
+    fn read(&mut self) -> io::Result<Option<(NetHeader, usize)>> {
         let mut header = [0; NetHeader::LENGTH];
         let mut parts = [
             IoSliceMut::new(&mut header),
             IoSliceMut::new(&mut self.buffer),
         ];
         match readv(&self.file, &mut parts) {
-            Ok(length) => Ok(length.checked_sub(NetHeader::LENGTH)),
+            Ok(length) => {
+                let length = length.checked_sub(NetHeader::LENGTH);
+                Ok(length.map(|length| (NetHeader::from_bytes(header), length)))
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -127,8 +130,13 @@ impl TapPort {
 }
 
 impl Port for TapPort {
-    fn takes_offloads(&self) -> bool {
+    fn takes(&self, _packet: &Packet) -> bool {
         true
+    }
+
+    /// Lets the kernel leave undone what the driver takes. Where it refuses, it does all itself.
+    fn accept(&mut self, features: FeatureBits) {
+        interface::set_offloads(&self.file, features);
     }
 
     fn transmit(&mut self, _now: Instant, burst: &mut [Packet]) -> Count {
@@ -153,16 +161,16 @@ impl Port for TapPort {
     ) -> io::Result<usize> {
         let mut delivered = 0;
         while delivered < limit {
-            let length = match self.held.take() {
-                Some(length) => length,
+            let (header, length) = match self.held.take() {
+                Some(held) => held,
                 None => match self.read()? {
-                    Some(length) => length,
+                    Some(read) => read,
                     None => break,
                 },
             };
             let frame = self.buffer.get(..length).unwrap_or_default();
-            if deliver(&NetHeader::default(), frame) == Delivery::NoBuffer {
-                self.held = Some(length);
+            if deliver(&header, frame) == Delivery::NoBuffer {
+                self.held = Some((header, length));
                 break;
             }
             delivered += 1;
@@ -176,5 +184,6 @@ impl Port for TapPort {
 
     fn reset(&mut self) {
         self.held = None;
+        self.accept(FeatureBits::NONE);
     }
 }

@@ -230,8 +230,9 @@ impl Transport for EmbeddedTransport {
         }
         self.device.steering().activate(pairs);
         self.device.with_pairs(|pair| {
-            pair.features = accepted;
-            pair.running = pair.index < pairs;
+            if pair.index < pairs {
+                pair.start(accepted);
+            }
         });
         self.device.waker().wake();
         Ok(())

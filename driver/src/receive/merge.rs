@@ -1,21 +1,20 @@
 //! Mergeable receive buffers (virtio 1.3, section 5.1.6.3.2): one frame in several slots.
 //!
-//! Negotiated only where a frame may exceed a slot, because it makes the device write into each
+//! Negotiated only where a frame may exceed a slot (by the MTU, or by large receive), because it makes the device write into each
 //! header, and us read it.
 
 use virtroupe_wire::Buffer;
 
+use super::header::{net_header, num_buffers};
 use super::{BUFFER_LENGTH, BUFFER_START, ReceiveQueue};
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
-use crate::pool::{Pool, SLOT_STRIDE};
+use crate::pool::Pool;
 use crate::ring::split::Used;
 use crate::ring::{Ring, Violation};
 
 /// The longest frame that is believed: the largest IP packet behind an Ethernet header with a
 /// VLAN tag. It bounds the chain that one frame becomes.
-const LONGEST: u32 = 65_535 + 18;
-/// Where `num_buffers` is in the virtio-net header.
-const NUM_BUFFERS: usize = 10;
+pub(crate) const LONGEST: u32 = 65_535 + 18;
 
 /// The longest frame that a ring of `size` can be sure to take: half of it is always posted.
 pub(crate) fn longest_merged_frame(size: u16) -> usize {
@@ -34,17 +33,15 @@ struct Supply<'a> {
 impl Supply<'_> {
     /// The frame of a used slot, or a copy of it if the pool can not replace the slot.
     fn segment(&mut self, slot: u32, start: u16, length: u16) -> Frame {
-        let frame = self.pool.frame_of(slot, start, length);
+        let mut frame = self.pool.frame_of(slot, start, length);
         match self.replaceable.checked_sub(1) {
-            Some(rest) => {
-                self.replaceable = rest;
-                frame
-            }
+            Some(rest) => self.replaceable = rest,
             None => {
                 self.copied = true;
-                Frame::on_heap(frame.head())
+                frame.move_to_heap();
             }
         }
+        frame
     }
 }
 
@@ -112,6 +109,10 @@ impl<R: Ring> ReceiveQueue<R> {
     ) -> Result<(Frame, u32), Violation> {
         let (slot, length) = self.take_one(first, NET_HEADER)?;
         let buffers = num_buffers(supply.pool, slot);
+        let header = match self.offloads.is_none() {
+            true => None,
+            false => net_header(supply.pool, slot),
+        };
         let mut total = u32::from(length) - NET_HEADER as u32;
         // From here on the slot comes home with the frame, whatever becomes of it.
         let mut frame = supply.segment(slot, SLOT_DATA, total as u16);
@@ -134,15 +135,10 @@ impl<R: Ring> ReceiveQueue<R> {
             }
         }
         *pending -= buffers;
+        if let Some(header) = header {
+            let offload = self.offloads.judge(&header, &frame, total)?;
+            frame.set_offload(offload);
+        }
         Ok((frame, total))
     }
-}
-
-/// What the header in `slot` says of the number of buffers. Read once, and not trusted.
-fn num_buffers(pool: &Pool, slot: u32) -> u16 {
-    let offset = slot as usize * SLOT_STRIDE + BUFFER_START + NUM_BUFFERS;
-    // SAFETY: inside a slot of the pool, whose number the shadow of the ring gave, and even,
-    // since slots start at cache lines. Volatile: the device may write at any time.
-    let buffers = unsafe { pool.slots().add(offset).cast::<u16>().read_volatile() };
-    u16::from_le(buffers)
 }

@@ -1,6 +1,7 @@
 //! The queue pair against the embedded device, whose ring code is not the driver's: nothing is
 //! lost, duplicated or reordered, every slot comes home, and nobody sleeps while there is work.
 
+mod offloads;
 mod station;
 
 use std::os::fd::AsFd;

@@ -222,7 +222,7 @@ fn control_requests_out_of_order_or_range_are_refused() {
     refused(transport.set_up_queue(0, &layout).map(drop));
     refused(transport.enable(1));
     refused(transport.accept_features(FeatureBits::NONE));
-    refused(transport.accept_features(FeatureBits::VERSION_1 | FeatureBits::GUEST_CSUM));
+    refused(transport.accept_features(FeatureBits::VERSION_1 | FeatureBits::GUEST_ANNOUNCE));
     transport
         .accept_features(FeatureBits::VERSION_1)
         .expect("accepted");

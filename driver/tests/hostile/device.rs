@@ -323,12 +323,17 @@ impl HostileDevice {
 
     /// Delivers a frame by the rules; false if no buffer is posted.
     pub fn deliver(&mut self, frame: &[u8]) -> bool {
+        self.deliver_with(&[0; HEADER], frame)
+    }
+
+    /// Delivers a frame behind `header`; false if no buffer is posted.
+    pub fn deliver_with(&mut self, header: &[u8; HEADER], frame: &[u8]) -> bool {
         let Some(id) = self.take(RX) else {
             return false;
         };
         let offset = self.descriptor(RX, id).offset;
         if self.memory.range(offset, HEADER + frame.len()).is_some() {
-            self.write(offset, &[0; HEADER]);
+            self.write(offset, header);
             self.write(offset + HEADER, frame);
         }
         self.use_buffer(RX, id.into(), (HEADER + frame.len()) as u32);

@@ -8,10 +8,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use virtroupe_driver::features::FeatureBits;
 use virtroupe_driver::pool::SLOT_STRIDE;
-use virtroupe_driver::{Chunk, Device, DeviceOptions, Frame, QueuePair, Violation};
-use virtroupe_wire::{Buffer, MacAddr};
+use virtroupe_driver::{
+    Chunk, Device, DeviceOptions, Frame, QueuePair, ReceiveOffloadMode, Violation,
+};
+use virtroupe_wire::{Buffer, MacAddr, Offload};
 
 use super::device::{HEADER, HostileDevice, HostileTransport, RX, TX};
+use super::net_header;
 
 /// Bytes of a receive buffer: a slot less its first two lines, but with the header.
 pub const BUFFER: u32 = (SLOT_STRIDE - 128 + HEADER) as u32;
@@ -20,6 +23,9 @@ pub const BUFFER: u32 = (SLOT_STRIDE - 128 + HEADER) as u32;
 pub struct Setup {
     pub event_idx: bool,
     pub in_order: bool,
+    /// Whether headers say something of received frames: of their checksums, as no frame spans
+    /// several buffers.
+    pub described: bool,
     pub queue_size: u16,
 }
 
@@ -27,12 +33,14 @@ impl Setup {
     pub const PLAIN: Setup = Setup {
         event_idx: false,
         in_order: false,
+        described: false,
         queue_size: 16,
     };
 
     pub const IN_ORDER: Setup = Setup {
         event_idx: true,
         in_order: true,
+        described: false,
         queue_size: 16,
     };
 }
@@ -70,12 +78,16 @@ impl Harness {
         if setup.in_order {
             features |= FeatureBits::IN_ORDER;
         }
+        if setup.described {
+            features |= FeatureBits::GUEST_CSUM;
+        }
         let (transport, parts) = HostileTransport::new(features);
         let options = DeviceOptions {
             queue_size: setup.queue_size,
             pool_frames: 2 * u32::from(setup.queue_size) + 128,
             huge_pages: virtroupe_driver::memory::HugePages::Never,
             mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
+            receive_offloads: ReceiveOffloadMode::Checksum,
             ..DeviceOptions::default()
         };
         let (device, mut pairs) =
@@ -98,6 +110,7 @@ impl Harness {
         };
         let first = harness.pair.receive(&mut harness.live, 1);
         assert_eq!(first, Ok(0), "nothing came yet");
+        assert_eq!(harness.device.features().bits, features);
         harness.origin = harness.hostile.descriptor(RX, 0).offset - (128 - HEADER);
         harness.observe();
         assert_eq!(harness.posted.len(), usize::from(setup.queue_size));
@@ -179,8 +192,23 @@ impl Harness {
         assert!(seen.len() + free <= capacity, "a slot is free and in use");
     }
 
-    /// What `receive` must say: frames, and then perhaps a violation.
-    fn foretell_receive(&self, limit: usize) -> (usize, Option<Violation>) {
+    /// What the header in front of the frame in `slot` must make of it.
+    fn judge(&self, slot: usize, length: u32) -> Result<Offload, Violation> {
+        let offset = self.origin + slot * SLOT_STRIDE + 128 - HEADER;
+        let bytes = self.hostile.read(offset, length as usize);
+        let (header, frame) = bytes.split_at(HEADER);
+        let features = self.device.features().bits;
+        net_header::judge(features, header, frame, frame.len() as u32)
+    }
+
+    /// What `receive` must say: frames, each with its description, and then perhaps a violation.
+    fn foretell_receive(&self, limit: usize) -> (Vec<Offload>, Option<Violation>) {
+        let mut frames = Vec::new();
+        let violation = self.foretell_frames(limit, &mut frames);
+        (frames, violation)
+    }
+
+    fn foretell_frames(&self, limit: usize, frames: &mut Vec<Offload>) -> Option<Violation> {
         let (last, used) = (self.last_used[RX], self.hostile.used_index(RX));
         let outstanding = self.posted.len() as u16;
         let pending = used.wrapping_sub(last);
@@ -190,7 +218,7 @@ impl Harness {
                 last,
                 outstanding,
             };
-            return (0, Some(violation));
+            return Some(violation);
         }
         let mut posted: HashSet<u16> = self.posted.keys().copied().collect();
         let take = usize::from(pending).min(limit);
@@ -199,7 +227,7 @@ impl Harness {
             let (id, length) = self.hostile.used_entry(RX, at);
             let known = u16::try_from(id).is_ok_and(|id| posted.contains(&id));
             if !known {
-                return (place, Some(Violation::UsedId(id)));
+                return Some(Violation::UsedId(id));
             }
             if !(HEADER as u32..=BUFFER).contains(&length) {
                 let violation = Violation::UsedLength {
@@ -207,11 +235,15 @@ impl Harness {
                     shortest: HEADER as u32,
                     longest: BUFFER,
                 };
-                return (place, Some(violation));
+                return Some(violation);
             }
             posted.remove(&(id as u16));
+            match self.judge(self.posted[&(id as u16)], length) {
+                Ok(offload) => frames.push(offload),
+                Err(violation) => return Some(violation),
+            }
         }
-        (take, None)
+        None
     }
 
     /// Receives; the violation, if there was one.
@@ -221,8 +253,9 @@ impl Harness {
         let counted = self.pair.receive_counters().frames;
         let result = self.pair.receive(&mut self.live, limit);
         if self.readable {
-            assert_eq!(result, violation.map_or(Ok(frames), Err));
-            assert_eq!(self.live.len() - before, frames);
+            assert_eq!(result, violation.map_or(Ok(frames.len()), Err));
+            let described = self.live[before..].iter().map(Frame::offload);
+            assert_eq!(described.collect::<Vec<_>>(), frames);
         }
         let came = self.live.len() - before;
         assert_eq!(

@@ -2,6 +2,7 @@
 
 use virtroupe_driver::{Frame, Violation};
 use virtroupe_wire::Buffer;
+use virtroupe_wire::offload::{ChecksumState, PartialChecksum};
 
 use super::device::{HEADER, RX, TX};
 use super::harness::{BUFFER, Harness, Setup};
@@ -330,5 +331,82 @@ fn frames_of_the_device_that_are_lost_with_it_come_home_from_another_thread() {
     std::thread::spawn(move || drop(frames))
         .join()
         .expect("dropped");
+    harness.finish();
+}
+
+#[test]
+fn a_header_is_judged_only_if_something_of_it_was_negotiated() {
+    let lies: [[u8; HEADER]; 3] = [
+        // A checksum beyond the end, a merged frame, and both.
+        [1, 0, 0, 0, 0, 0, 200, 0, 0, 0, 1, 0],
+        [0, 1, 54, 0, 100, 0, 34, 0, 16, 0, 1, 0],
+        [1, 3, 42, 0, 100, 0, 34, 0, 0xff, 0xff, 1, 0],
+    ];
+    for setup in BOTH {
+        for lie in lies {
+            let mut harness = Harness::new(setup);
+            assert!(harness.hostile.deliver_with(&lie, &[7; 100]));
+            assert_eq!(harness.receive(64), None, "nobody looks");
+            assert!(harness.live[0].offload().is_none());
+            harness.finish();
+
+            let described = Setup {
+                described: true,
+                ..setup
+            };
+            let mut harness = Harness::new(described);
+            assert!(harness.hostile.deliver(&[7; 100]));
+            assert!(harness.hostile.deliver_with(&lie, &[7; 100]));
+            let violation = harness.receive(64);
+            assert!(matches!(violation, Some(Violation::NetHeader { .. })));
+            assert_eq!(harness.live.len(), 1, "what came before is handed over");
+            assert!(!harness.pair.arm(false), "a broken queue must not sleep");
+            assert_eq!(harness.receive(64), violation, "still");
+            harness.finish();
+        }
+    }
+}
+
+#[test]
+fn a_header_that_changes_after_completion_changes_no_description() {
+    let setup = Setup {
+        described: true,
+        ..Setup::PLAIN
+    };
+    let mut harness = Harness::new(setup);
+    let offset = harness.hostile.descriptor(RX, 0).offset;
+    let partial = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0];
+    assert!(harness.hostile.deliver_with(&partial, &[7; 100]));
+    assert_eq!(harness.receive(64), None);
+    harness.hostile.write(offset, &[0xff; HEADER]);
+    let expected = PartialChecksum {
+        start: 34,
+        offset: 6,
+    };
+    let checksum = ChecksumState::Partial(expected);
+    assert_eq!(harness.live[0].offload().checksum, checksum);
+    harness.finish();
+}
+
+/// Also where the pool can not replace the slot.
+#[test]
+fn a_copy_on_the_heap_keeps_the_description() {
+    let setup = Setup {
+        described: true,
+        ..Setup::PLAIN
+    };
+    let mut harness = Harness::new(setup);
+    while let Some(frame) = harness.pair.pool().frame() {
+        harness.live.push(frame);
+    }
+    harness.live.iter_mut().for_each(|frame| frame.truncate(0));
+    let valid = [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    assert!(harness.hostile.deliver_with(&valid, &[7; 100]));
+    let before = harness.live.len();
+    assert_eq!(harness.receive(64), None);
+    assert_eq!(harness.pair.receive_counters().copied, 1);
+    let frame = &harness.live[before];
+    assert!(frame.is_on_heap());
+    assert_eq!(frame.offload().checksum, ChecksumState::Valid);
     harness.finish();
 }

@@ -4,6 +4,7 @@
 mod device;
 mod harness;
 mod lies;
+mod net_header;
 mod operations;
 mod packed_harness;
 mod packed_lies;

@@ -6,6 +6,7 @@ use virtroupe_wire::Buffer;
 
 use super::device::{RX, TX};
 use super::harness::{BUFFER, Harness, Setup};
+use super::net_header;
 
 /// One step: which, and three numbers whose meaning depends on it.
 pub type Words = (u8, u16, u16, u16);
@@ -16,6 +17,7 @@ pub fn run(choice: u8, steps: &[Words]) {
     let mut harness = Harness::new(Setup {
         event_idx: choice & 1 != 0,
         in_order: choice & 2 != 0,
+        described: choice & 8 != 0,
         queue_size: 16 << ((choice >> 2) & 1),
     });
     for step in steps {
@@ -28,7 +30,7 @@ pub fn run(choice: u8, steps: &[Words]) {
 
 fn drive(harness: &mut Harness, (kind, a, b, c): Words) -> Option<Violation> {
     let (x, y) = (usize::from(a), usize::from(b));
-    match kind % 24 {
+    match kind % 25 {
         0..=2 => return harness.receive(x % 64),
         3 => return harness.send(x % 24),
         4 => return harness.reclaim(),
@@ -52,7 +54,8 @@ fn drive(harness: &mut Harness, (kind, a, b, c): Words) -> Option<Violation> {
         12 => change(harness, x, y),
         13..=15 => deliver(harness, x % 8, y % 2037),
         16 | 17 => complete(harness, x % 16, b & 1 != 0),
-        _ => misbehave(harness, kind % 24, a, b, c),
+        24 => describe(harness, a, b, c),
+        _ => misbehave(harness, kind % 25, a, b, c),
     }
     None
 }
@@ -119,6 +122,14 @@ fn deliver(harness: &mut Harness, count: usize, length: usize) {
         if harness.readable {
             harness.hostile.deliver(&vec![0xab; length]);
         }
+    }
+}
+
+/// A frame with a header that is about something like it.
+fn describe(harness: &mut Harness, a: u16, b: u16, c: u16) {
+    if harness.readable {
+        let (header, frame) = net_header::crafted(a, b, c);
+        harness.hostile.deliver_with(&header, &frame);
     }
 }
 

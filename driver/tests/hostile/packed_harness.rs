@@ -9,10 +9,13 @@ use std::collections::{HashSet, VecDeque};
 use virtroupe_driver::features::FeatureBits;
 use virtroupe_driver::memory::HugePages;
 use virtroupe_driver::pool::SLOT_STRIDE;
-use virtroupe_driver::{Device, DeviceOptions, Frame, Mergeable, QueuePair, RingFormat, Violation};
-use virtroupe_wire::{Buffer, MacAddr};
+use virtroupe_driver::{
+    Device, DeviceOptions, Frame, Mergeable, QueuePair, ReceiveOffloadMode, RingFormat, Violation,
+};
+use virtroupe_wire::{Buffer, MacAddr, Offload};
 
 use super::device::{HEADER, HostileDevice, HostileTransport, RX, TX};
+use super::net_header;
 
 /// Where the buffer starts in a slot: at the header, which ends where the packet starts.
 const START: usize = 128 - HEADER;
@@ -33,6 +36,8 @@ pub struct PackedSetup {
     pub in_order: bool,
     pub mergeable: bool,
     pub indirect: bool,
+    /// Whether headers say something of received frames.
+    pub described: bool,
     pub queue_size: u16,
 }
 
@@ -42,6 +47,7 @@ impl PackedSetup {
         in_order: false,
         mergeable: false,
         indirect: false,
+        described: false,
         queue_size: 16,
     };
     pub const ALL: PackedSetup = PackedSetup {
@@ -49,8 +55,18 @@ impl PackedSetup {
         in_order: true,
         mergeable: true,
         indirect: true,
+        described: true,
         queue_size: 21,
     };
+
+    /// The receive offloads: checksums alone where a frame of all kinds would not fit.
+    fn offloads(self) -> FeatureBits {
+        match (self.described, self.mergeable && self.queue_size >= 62) {
+            (false, _) => FeatureBits::NONE,
+            (true, false) => FeatureBits::GUEST_CSUM,
+            (true, true) => net_header::ALL,
+        }
+    }
 
     pub fn from_bits(bits: u8) -> Self {
         PackedSetup {
@@ -58,6 +74,7 @@ impl PackedSetup {
             in_order: bits & 2 != 0,
             mergeable: bits & 4 != 0,
             indirect: bits & 8 != 0,
+            described: bits & 64 != 0,
             queue_size: [16, 21, 32, 70][usize::from(bits >> 4 & 3)],
         }
     }
@@ -90,9 +107,9 @@ pub struct Ring {
     pub honest: Place,
 }
 
-/// What `receive` must give: lengths of frames, and then perhaps a violation.
+/// What `receive` must give: lengths and descriptions of frames, and then perhaps a violation.
 struct Foretold {
-    frames: Vec<usize>,
+    frames: Vec<(usize, Offload)>,
     violation: Option<Violation>,
     /// What the device still holds then, and where the driver looks next.
     posted: Vec<Chain>,
@@ -125,6 +142,7 @@ impl PackedHarness {
                 features |= feature;
             }
         }
+        features |= setup.offloads();
         let (transport, parts) = HostileTransport::new(features);
         let options = DeviceOptions {
             queue_size: setup.queue_size,
@@ -133,6 +151,7 @@ impl PackedHarness {
             mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
             ring_format: RingFormat::Packed,
             mergeable: Mergeable::Always,
+            receive_offloads: ReceiveOffloadMode::All,
             ..DeviceOptions::default()
         };
         let (device, mut pairs) =
@@ -306,7 +325,7 @@ impl PackedHarness {
         };
         while foretold.frames.len() < limit && foretold.violation.is_none() {
             match self.foretell_frame(&mut foretold) {
-                Ok(Some(length)) => foretold.frames.push(length as usize),
+                Ok(Some(frame)) => foretold.frames.push(frame),
                 Ok(None) => break,
                 Err(violation) => foretold.violation = Some(violation),
             }
@@ -337,17 +356,26 @@ impl PackedHarness {
         Ok(Some((foretold.posted.remove(at), length)))
     }
 
-    /// The length of the next frame, if there is one.
-    fn foretell_frame(&self, foretold: &mut Foretold) -> Result<Option<u32>, Violation> {
+    /// Length and description of the next frame, if there is one.
+    fn foretell_frame(
+        &self,
+        foretold: &mut Foretold,
+    ) -> Result<Option<(usize, Offload)>, Violation> {
         let pending = foretold.posted.len() as u16;
         let Some((chain, length)) = self.foretell_buffer(foretold, HEADER as u32)? else {
             return Ok(None);
         };
         let mut total = length - HEADER as u32;
+        let bytes = self.hostile.read(chain.offset, length as usize);
+        let (header, head) = bytes.split_at(HEADER);
+        let features = self.device.features().bits;
+        let judge = |total| {
+            let offload = net_header::judge(features, header, head, total)?;
+            Ok(Some((total as usize, offload)))
+        };
         if !self.setup.mergeable {
-            return Ok(Some(total));
+            return judge(total);
         }
-        let header = self.hostile.read(chain.offset, HEADER);
         let buffers = u16::from_le_bytes([header[10], header[11]]);
         if buffers == 0 || buffers > pending {
             let used = pending;
@@ -365,7 +393,7 @@ impl PackedHarness {
                 });
             }
         }
-        Ok(Some(total))
+        judge(total)
     }
 
     /// Receives; the violation, if there was one.
@@ -383,8 +411,9 @@ impl PackedHarness {
             place,
         } = foretold;
         assert_eq!(result, violation.map_or(Ok(frames.len()), Err));
-        let lengths: Vec<_> = self.live[before..].iter().map(Frame::len).collect();
-        assert_eq!(lengths, frames);
+        let received = self.live[before..].iter();
+        let received = received.map(|frame| (frame.len(), frame.offload()));
+        assert_eq!(received.collect::<Vec<_>>(), frames);
         if violation.is_none() {
             let ring = &mut self.rings[RX];
             (ring.outstanding, ring.used) = (posted, place);

@@ -6,6 +6,7 @@ use virtroupe_driver::{Frame, Violation};
 use virtroupe_wire::Buffer;
 
 use super::device::{HEADER, RX, TX};
+use super::net_header;
 use super::operations::Words;
 use super::packed_harness::{BUFFER, PackedHarness, PackedSetup, Place, USED};
 
@@ -23,7 +24,7 @@ pub fn run(choice: u8, steps: &[Words]) {
 
 fn drive(harness: &mut PackedHarness, (kind, a, b, c): Words) -> Option<Violation> {
     let (x, y) = (usize::from(a), usize::from(b));
-    match kind % 20 {
+    match kind % 21 {
         0..=2 => return harness.receive(x % 64),
         3 => return harness.send(x % 24),
         4 => return harness.reclaim(),
@@ -44,7 +45,8 @@ fn drive(harness: &mut PackedHarness, (kind, a, b, c): Words) -> Option<Violatio
         }
         10..=12 => deliver(harness, x % 8, 1 + y % 6, c),
         13 | 14 => complete(harness, x % 16, b & 1 != 0),
-        _ => misbehave(harness, kind % 20, a, b, c),
+        20 => describe(harness, a, b, c),
+        _ => misbehave(harness, kind % 21, a, b, c),
     }
     None
 }
@@ -90,6 +92,36 @@ pub fn deliver(harness: &mut PackedHarness, count: usize, buffers: usize, length
             let whole = number + 1 < buffers;
             harness.write_used(RX, place, chain.id, if whole { BUFFER } else { last });
         }
+    }
+}
+
+/// A frame in one buffer or two, with a header that is about something like it.
+fn describe(harness: &mut PackedHarness, a: u16, b: u16, c: u16) {
+    let (mut header, head) = net_header::crafted(a, b, c);
+    let buffers = if harness.setup.mergeable {
+        1 + a % 2
+    } else {
+        1
+    };
+    header[10] = buffers as u8;
+    let count = usize::from(buffers);
+    if !harness.readable || harness.rings[RX].available.len() < count {
+        return;
+    }
+    for number in 0..count {
+        let ring = &mut harness.rings[RX];
+        let chain = ring.available.pop_front().expect("counted");
+        let place = ring.honest;
+        ring.honest.0 += 1;
+        let mut length = (HEADER + head.len()) as u32;
+        if number == 0 {
+            harness.hostile.write(chain.offset, &header);
+            harness.hostile.write(chain.offset + HEADER, &head);
+            if count > 1 {
+                length = BUFFER;
+            }
+        }
+        harness.write_used(RX, place, chain.id, length);
     }
 }
 

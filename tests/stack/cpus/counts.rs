@@ -22,7 +22,7 @@ pub fn check_at_rest(stats: &Stats, device: &EmbeddedStats) {
     for cpu in &stats.cpus {
         let host = &cpu.shard.host;
         assert_eq!(
-            host.rx_frames + host.looped,
+            host.rx_frames + host.looped + host.split,
             host.delivered + host.consumed + host.rx_dropped + host.held,
             "engines of cpu {}",
             cpu.cpu

@@ -5,13 +5,14 @@
 /// Two sums hold exactly between any two calls of the host:
 ///
 /// ```text
-/// rx_frames + looped == delivered + consumed + rx_dropped + held
+/// rx_frames + looped + split == delivered + consumed + rx_dropped + held
 /// drops.total()      == rx_dropped + tx_dropped + closed
 /// ```
 ///
 /// Each received frame (and each packet from the host to itself) is counted once: a datagram
 /// that arrives in n fragments is n - 1 frames consumed and one delivered. Where several hosts share
-/// their addresses it is n consumed, and one handed over, which its owner receives.
+/// their addresses it is n consumed, and one handed over, which its owner receives. A train of n
+/// datagrams in one frame, for which there is a socket, is n - 1 split and n delivered or dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct HostCounters {
@@ -21,6 +22,8 @@ pub struct HostCounters {
     pub rx_bytes: u64,
     /// Packets from the host to itself that were handled, without a frame.
     pub looped: u64,
+    /// Datagrams that came behind another one in the same frame (USO).
+    pub split: u64,
     /// Datagrams that were put into a socket's queue, and segments that were kept for TCP.
     pub delivered: u64,
     /// Frames that the engine used up itself: ARP that was answered or learned from, echo

@@ -38,6 +38,18 @@ impl FastUdp {
     /// Reads `frame`, of which all bytes are given, if it is for the station `mac`.
     #[inline(always)]
     pub(super) fn parse(frame: &[u8], mac: MacAddr) -> Option<Self> {
+        Self::parse_with::<true>(frame, mac)
+    }
+
+    /// As [`parse`](Self::parse), but the UDP checksum is not looked at: the device has verified
+    /// it, or it was never completed.
+    #[inline(never)]
+    pub(super) fn parse_verified(frame: &[u8], mac: MacAddr) -> Option<Self> {
+        Self::parse_with::<false>(frame, mac)
+    }
+
+    #[inline(always)]
+    fn parse_with<const VERIFY: bool>(frame: &[u8], mac: MacAddr) -> Option<Self> {
         let headers = Headers::read(frame.first_chunk::<HEADERS>()?);
         let total = usize::from((headers.network[0] >> 32) as u16);
         let length = usize::from((headers.transport >> 16) as u16);
@@ -56,7 +68,7 @@ impl FastUdp {
             .get(HEADERS..)?
             .get(..length.checked_sub(udp::HEADER)?)?;
         let [_, hops, destination] = headers.network;
-        if headers.transport as u16 != 0 {
+        if VERIFY && headers.transport as u16 != 0 {
             // The pseudo-header (RFC 768), the header, the payload.
             let source = u64::from(hops as u32);
             let kind_and_length = u64::from(ipv4::UDP) + length as u64;

@@ -1,6 +1,11 @@
 //! From a frame to a socket.
+//!
+//! What a device said of a frame ([`Offload`]) is taken off it with the IP header, and goes on
+//! beside it: the memory of a packet may become that of an answer, of which nothing was said.
 
 use std::net::{SocketAddr, SocketAddrV4};
+
+mod train;
 
 use super::Host;
 use super::addresses::Kind;
@@ -12,6 +17,7 @@ use crate::drops::DropReason;
 use crate::ethernet::{self, EthernetHeader};
 use crate::icmp;
 use crate::ipv4::{self, Ipv4Header};
+use crate::offload::{ChecksumState, Offload, SegmentKind};
 use crate::time::Instant;
 use crate::udp::{self, UdpDatagram};
 
@@ -33,6 +39,8 @@ pub(super) struct Arrival {
     pub(super) link: Link,
     /// Whether the IP destination is a broadcast address.
     pub(super) is_broadcast: bool,
+    /// What the device said of it.
+    pub(super) offload: Offload,
 }
 
 impl<B: Buffer> Host<B> {
@@ -87,6 +95,8 @@ impl<B: Buffer> Host<B> {
             Err(reason) => return self.drop_received(reason),
         };
         packet.truncate(header.total_length);
+        let offload = packet.offload();
+        packet.set_offload(Offload::NONE);
         let is_broadcast = match self.addresses.kind(header.destination) {
             // RFC 1122, section 3.3.6: no unicast address in a link-layer broadcast.
             Kind::Own if link != Link::Broadcast => false,
@@ -104,6 +114,7 @@ impl<B: Buffer> Host<B> {
             header,
             link,
             is_broadcast,
+            offload,
         };
         if header.is_fragment() {
             self.receive_fragment(now, packet, arrival, pool);
@@ -141,7 +152,12 @@ impl<B: Buffer> Host<B> {
                 self.counters.reassembled += 1;
                 match Ipv4Header::parse(packet.head(), packet.len()) {
                     Ok(header) => {
-                        let arrival = Arrival { header, ..arrival };
+                        // What was said of a fragment is not said of the datagram.
+                        let arrival = Arrival {
+                            header,
+                            offload: Offload::NONE,
+                            ..arrival
+                        };
                         self.receive_whole(now, packet, &arrival, pool);
                     }
                     Err(reason) => self.drop_received(reason),
@@ -180,7 +196,8 @@ impl<B: Buffer> Host<B> {
         let Some((source_port, destination_port, length)) = udp_fields(&packet, header) else {
             return self.drop_received(DropReason::Malformed);
         };
-        if !is_udp_intact(&packet, header, length) {
+        let must_verify = arrival.offload.checksum == ChecksumState::Plain;
+        if must_verify && !is_udp_intact(&packet, header, length) {
             return self.drop_received(DropReason::Checksum);
         }
         let source = SocketAddrV4::new(header.source, source_port);
@@ -199,6 +216,11 @@ impl<B: Buffer> Host<B> {
             dscp_ecn: header.dscp_ecn,
             payload: packet,
         };
+        if let Some(segmentation) = arrival.offload.segmentation
+            && segmentation.kind == SegmentKind::Udp
+        {
+            return self.deliver_train(socket, datagram, segmentation.size, pool);
+        }
         match self.sockets.deliver(socket, datagram) {
             Ok(()) => self.counters.delivered += 1,
             Err(_) => self.drop_received(DropReason::MailboxFull),

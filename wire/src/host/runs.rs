@@ -10,6 +10,7 @@ use super::fast::{self, FastUdp};
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
 use crate::mac::MacAddr;
+use crate::offload::{ChecksumState, Offload};
 use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpSocketId};
@@ -117,10 +118,29 @@ impl<B: Buffer> Host<B> {
 /// Reads a frame. A chain is not of the common kind.
 #[inline(always)]
 fn read<B: Buffer>(frame: B, mac: MacAddr) -> Read<B> {
-    let fast = match frame.is_chain() {
-        true => None,
-        false => FastUdp::parse(frame.head(), mac),
-    };
+    match frame.is_simple() {
+        true => (FastUdp::parse(frame.head(), mac), frame),
+        false => read_other(frame, mac),
+    }
+}
+
+/// Reads a chain, or a frame of which the device has said something. What it said is not the
+/// datagram's: its memory may be sent again.
+#[cold]
+#[inline(never)]
+fn read_other<B: Buffer>(mut frame: B, mac: MacAddr) -> Read<B> {
+    let Offload {
+        checksum,
+        segmentation,
+    } = frame.offload();
+    let is_common = !frame.is_chain() && segmentation.is_none();
+    if !is_common || checksum == ChecksumState::Plain {
+        return (None, frame);
+    }
+    let fast = FastUdp::parse_verified(frame.head(), mac);
+    if fast.is_some() {
+        frame.set_offload(Offload::NONE);
+    }
     (fast, frame)
 }
 

@@ -112,7 +112,7 @@ impl<B: Buffer> Host<B> {
         }
         packet.trim_front(header.header_length);
         let (source, destination) = (header.source.into(), header.destination.into());
-        let offload = packet.offload();
+        let offload = arrival.offload;
         let must_verify = offload.checksum == ChecksumState::Plain;
         let parsed = Segment::parse(source, destination, header.dscp_ecn, packet, must_verify);
         match parsed {

@@ -6,6 +6,7 @@ mod arp;
 mod icmp;
 mod ipv4;
 mod link;
+mod offloads;
 mod robustness;
 mod sockets;
 mod support;

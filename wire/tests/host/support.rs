@@ -160,7 +160,7 @@ impl Bed {
     pub fn check(&self) {
         let counters = self.host.counters();
         assert_eq!(
-            counters.rx_frames + counters.looped,
+            counters.rx_frames + counters.looped + counters.split,
             counters.delivered + counters.consumed + counters.rx_dropped + counters.held,
             "{counters:?}"
         );

@@ -68,7 +68,7 @@ impl Station {
         assert_eq!(is_announced, self.host.transmit().iter().any(asks));
         let counters = self.host.counters();
         assert_eq!(
-            counters.rx_frames + counters.looped,
+            counters.rx_frames + counters.looped + counters.split,
             counters.delivered + counters.consumed + counters.rx_dropped + counters.held
         );
         let mut frames = Vec::new();

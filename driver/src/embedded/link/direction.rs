@@ -1,7 +1,7 @@
 //! One direction of a link.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -10,9 +10,11 @@ use rand_core::{Rng, SeedableRng};
 use virtroupe_wire::Instant;
 
 use super::super::backend::{Attachment, Deliver, Delivery, Packet};
+use super::super::offloads;
 use super::super::runner::Waker;
 use super::super::steering::Steering;
 use super::LinkConfig;
+use crate::features::FeatureBits;
 
 /// Ethernet header and one VLAN tag, which the MTU does not count.
 const ETHERNET_OVERHEAD: usize = 18;
@@ -57,6 +59,8 @@ struct InFlight {
 pub(super) struct Direction {
     config: LinkConfig,
     receiver: OnceLock<Receiver>,
+    /// The features that the receiving driver has accepted.
+    features: AtomicU64,
     /// How many frames are inside, so that an idle receiver need not lock.
     waiting: AtomicUsize,
     state: Mutex<State>,
@@ -91,6 +95,7 @@ impl Direction {
         Direction {
             config,
             receiver: OnceLock::new(),
+            features: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             state: Mutex::new(State {
                 random,
@@ -115,6 +120,19 @@ impl Direction {
         self.lock()
             .arrived
             .resize_with(usize::from(device.pairs), VecDeque::new);
+    }
+
+    /// Notes what the receiving driver has accepted. Nothing is ordered by it: its device does
+    /// what was sent as another driver would take it.
+    pub(super) fn accept(&self, features: FeatureBits) {
+        self.features.store(features.0, Ordering::Relaxed);
+    }
+
+    /// Whether the packet may pass with what its header leaves undone.
+    pub(super) fn takes(&self, packet: &Packet) -> bool {
+        let features = FeatureBits(self.features.load(Ordering::Relaxed));
+        self.config.passes_whole()
+            && offloads::is_taken_by_driver(&packet.header, &packet.bytes, features)
     }
 
     /// Nothing can panic while the lock is held that would leave the state half changed.

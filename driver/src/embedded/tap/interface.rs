@@ -12,6 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 
 use super::super::header::NetHeader;
+use crate::features::FeatureBits;
 use crate::transport::TransportError;
 
 nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
@@ -22,6 +23,14 @@ nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_interface_address, libc::SIOCSIFADDR, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_interface_mask, libc::SIOCSIFNETMASK, libc::ifreq);
 nix::ioctl_write_ptr_bad!(set_interface_mtu, libc::SIOCSIFMTU, libc::ifreq);
+
+/// What the kernel may leave undone (linux/if_tun.h).
+const TUN_F_CSUM: libc::c_int = 0x01;
+const TUN_F_TSO4: libc::c_int = 0x02;
+const TUN_F_TSO6: libc::c_int = 0x04;
+const TUN_F_TSO_ECN: libc::c_int = 0x08;
+const TUN_F_USO4: libc::c_int = 0x20;
+const TUN_F_USO6: libc::c_int = 0x40;
 
 const DEVICE: &str = "/dev/net/tun";
 
@@ -46,6 +55,28 @@ pub(super) fn open_queue(name: &str, multi_queue: bool) -> Result<OwnedFd, Trans
     };
     set.map_err(|error| failure(format!("cannot create the TAP interface {name}"), error))?;
     Ok(file)
+}
+
+/// Tells the kernel what it may leave undone on the packets that it hands out: what of the
+/// `features` are receive offloads, and the kernel knows. UFO it never leaves undone.
+pub(super) fn set_offloads(file: &OwnedFd, features: FeatureBits) {
+    let flag = |feature, flag| match features.contains(feature) {
+        true => flag,
+        false => 0,
+    };
+    let tcp = flag(FeatureBits::GUEST_CSUM, TUN_F_CSUM)
+        | flag(FeatureBits::GUEST_TSO4, TUN_F_TSO4)
+        | flag(FeatureBits::GUEST_TSO6, TUN_F_TSO6)
+        | flag(FeatureBits::GUEST_ECN, TUN_F_TSO_ECN);
+    // The kernel takes these together only, and not at all before Linux 6.2.
+    let both = FeatureBits::GUEST_USO4 | FeatureBits::GUEST_USO6;
+    let udp = flag(both, TUN_F_USO4 | TUN_F_USO6);
+    for flags in [tcp | udp, tcp, 0] {
+        // SAFETY: the file is open, and the argument is a number (linux/if_tun.h).
+        if unsafe { tun_set_offload(file.as_raw_fd(), flags) }.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Sets the MTU of the kernel's side.
