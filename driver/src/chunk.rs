@@ -33,6 +33,34 @@ impl Chunk {
         }
     }
 
+    /// The frame again, of these bytes, if no other chunk refers to its memory: to append to it,
+    /// for example.
+    ///
+    /// # Errors
+    /// Gives the chunk back if there are others.
+    pub fn try_into_frame(self) -> Result<Frame, Chunk> {
+        // Acquire: what others did with the memory happens before it is written.
+        if self.frame.references().load(Ordering::Acquire) != 1 {
+            return Err(self);
+        }
+        let mut chunk = ManuallyDrop::new(self);
+        // SAFETY: the last chunk, which is not dropped: the frame has this one handle.
+        let mut frame = unsafe { ManuallyDrop::take(&mut chunk.frame) };
+        frame.truncate(chunk.start() + usize::from(chunk.length));
+        frame.trim_front(chunk.start());
+        Ok(frame)
+    }
+
+    /// Where the bytes lie; [`start`](Self::start) says from which byte of it on.
+    pub(crate) fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The first byte of the chunk in its frame.
+    pub(crate) fn start(&self) -> usize {
+        usize::from(self.start)
+    }
+
     /// The same memory, narrowed to `range` of this chunk; the range is cut to what there is.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Chunk {
         let length = usize::from(self.length);

@@ -12,6 +12,9 @@
 //!
 //! A frame that is not in a slot is on the heap: when the pool runs low, the receive path copies
 //! out, so that an application that keeps frames can not starve the ring.
+//!
+//! Behind the head of a chain there can also be *links* (`link`): segments whose bytes are a
+//! [`Chunk`]'s, shared and not to be written. No handle that safe code can get begins with one.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::UnsafeCell;
@@ -25,6 +28,8 @@ use crate::chunk::Chunk;
 use crate::memory::{prefetch_read, prefetch_write};
 use crate::pool::{Home, SLOT_STRIDE};
 use crate::sync::AtomicU32;
+
+mod link;
 
 /// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
 pub const NET_HEADER: usize = 12;
@@ -52,9 +57,9 @@ pub struct Frame {
     place: Place,
 }
 
-/// From the lowest bit: the slot's number or the capacity of the heap block (30 bits), whether
-/// there is an offload (1), whether there is a tail (1), where the packet starts (16), and its
-/// length (16).
+/// From the lowest bit: the number of the slot or link, or the capacity of the heap block (29
+/// bits), whether it is a link (1), whether there is an offload (1), whether there is a tail (1),
+/// where the packet starts (16), and its length (16).
 ///
 /// One number, because a frame is changed in part and moved whole: a load that spans a narrower
 /// store just before it waits until that store has left the core.
@@ -62,6 +67,7 @@ pub struct Frame {
 struct Place(u64);
 
 impl Place {
+    const LINK: u64 = 1 << 29;
     const OFFLOAD: u64 = 1 << 30;
     const CHAINED: u64 = 1 << 31;
     const START: u32 = 32;
@@ -73,7 +79,7 @@ impl Place {
 
     #[inline(always)]
     fn slot(self) -> u32 {
-        self.0 as u32 & (Self::OFFLOAD as u32 - 1)
+        self.0 as u32 & (Self::LINK as u32 - 1)
     }
 
     #[inline(always)]
@@ -127,8 +133,8 @@ struct HeapHeader {
 }
 
 impl Frame {
-    /// Slot numbers are below this.
-    pub(crate) const SLOT_LIMIT: u32 = Place::OFFLOAD as u32;
+    /// Numbers of slots and links are below this.
+    pub(crate) const SLOT_LIMIT: u32 = Place::LINK as u32;
 
     /// A frame of a slot that the caller took from the pool of `home`, whose address is `base`.
     pub(crate) fn in_slot(
@@ -224,9 +230,10 @@ impl Frame {
         Chunk::new(self)
     }
 
-    /// Takes the chain apart: the head alone, and the rest.
+    /// Takes the chain apart: the head alone, and the rest. A rest that begins with attached
+    /// bytes ([`Attach`](virtroupe_wire::tcp::Attach)) begins with a copy of them.
     pub fn split_head(mut self) -> (Frame, Option<Frame>) {
-        let tail = self.take_tail();
+        let tail = self.take_tail().map(Frame::into_head);
         (self, tail)
     }
 
@@ -311,7 +318,8 @@ impl Frame {
 
     fn offload_cell(&self) -> &UnsafeCell<Offload> {
         match self.home {
-            // SAFETY: as in `tail_cell`.
+            // SAFETY: the home lives while this frame is out. Only heads have offloads, and no
+            // head is a link, so `slot` is below its count.
             Some(home) => unsafe { home.as_ref().offloads.get_unchecked(self.slot() as usize) },
             // SAFETY: as in `tail_cell`.
             None => unsafe { &heap_header(self.base).as_ref().offload },
@@ -339,7 +347,8 @@ impl Frame {
 
     fn tail_cell(&self) -> &UnsafeCell<Option<Frame>> {
         match self.home {
-            // SAFETY: the home lives while this frame is out, and `slot` is below its count.
+            // SAFETY: the home lives while this frame is out, and there is a tail for each of its
+            // slots and links.
             Some(home) => unsafe { home.as_ref().tails.get_unchecked(self.slot() as usize) },
             // SAFETY: a heap block starts with its header.
             None => unsafe { &heap_header(self.base).as_ref().tail },
@@ -348,7 +357,7 @@ impl Frame {
 
     pub(crate) fn references(&self) -> &AtomicU32 {
         match self.home {
-            // SAFETY: as in `tail_cell`.
+            // SAFETY: as in `offload_cell`; a chunk is made of a head.
             Some(home) => unsafe { home.as_ref().references.get_unchecked(self.slot() as usize) },
             // SAFETY: as in `tail_cell`.
             None => unsafe { &heap_header(self.base).as_ref().references },
@@ -372,7 +381,8 @@ impl Frame {
         unsafe { (*self.tail_cell().get()).as_mut() }
     }
 
-    fn take_tail(&mut self) -> Option<Frame> {
+    /// Takes the segments behind the head, of which the first may be a link.
+    pub(crate) fn take_tail(&mut self) -> Option<Frame> {
         if !self.is_chain() {
             return None;
         }
@@ -479,7 +489,9 @@ impl Buffer for Frame {
     }
 
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
-        let last = self.last_mut();
+        let Some(last) = self.last_writable() else {
+            return false;
+        };
         if bytes.len() > last.tailroom()
             || bytes.len() > usize::from(u16::MAX) - last.place.length()
         {
@@ -547,14 +559,13 @@ impl Frame {
     #[cold]
     fn trim_chain(&mut self, mut count: usize) {
         let offload = self.offload();
-        while self.place.length() == 0 {
-            match self.take_tail() {
-                Some(next) => *self = next,
-                None => break,
-            }
-            let here = count.min(self.place.length());
-            self.place.shrink_front(here);
+        while self.place.length() == 0
+            && let Some(mut next) = self.take_tail()
+        {
+            let here = count.min(next.place.length());
+            next.place.shrink_front(here);
             count -= here;
+            *self = next.into_head();
         }
         self.set_offload(offload);
     }
@@ -563,12 +574,8 @@ impl Frame {
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
-        if self.is_chain() {
-            // Iterative: a chain may be long, and the stack is not.
-            let mut tail = self.take_tail();
-            while let Some(mut frame) = tail {
-                tail = frame.take_tail();
-            }
+        if self.place.0 & (Place::CHAINED | Place::LINK) != 0 && self.let_go() {
+            return;
         }
         match self.home {
             // SAFETY: the home lives while this frame is out; this was the only handle.

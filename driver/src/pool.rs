@@ -20,9 +20,12 @@ use std::sync::Arc;
 
 use virtroupe_wire::{Allocator, Offload};
 
+use crate::chunk::Chunk;
 use crate::frame::{Frame, SLOT_DATA};
 use crate::memory::DmaMemory;
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering, Shared};
+
+mod links;
 
 /// Distance in bytes between two slots.
 ///
@@ -45,24 +48,29 @@ pub(crate) struct Home {
     /// The thread on which `local` may be touched; 0 is none.
     owner: AtomicU64,
     local: UnsafeCell<Vec<u32>>,
-    /// Head of the list of slots that other threads returned.
+    /// Free links, which count on from the slots.
+    links: UnsafeCell<Vec<u32>>,
+    /// Head of the list of slots and links that other threads returned.
     remote: AtomicU32,
-    /// The next slot in the remote list, for each slot.
+    /// The next one in the remote list, for each slot and link.
     next: Box<[AtomicU32]>,
-    /// The next segment of a chain, for each slot. Belongs to whoever holds the slot's frame.
+    /// The chunk whose bytes a link shows, for each link. Belongs to whoever holds the link.
+    attached: Box<[UnsafeCell<Option<Chunk>>]>,
+    /// The next segment of a chain, for each slot and link. Belongs to whoever holds its frame.
     pub(crate) tails: Box<[UnsafeCell<Option<Frame>>]>,
     /// The offload of a packet that has one, for each slot. Belongs to the same.
     pub(crate) offloads: Box<[UnsafeCell<Offload>]>,
     /// References held by chunks, for each slot.
     pub(crate) references: Box<[AtomicU32]>,
-    /// `OPEN` while the pool lives, then the number of frames that are still out.
+    /// `OPEN` while the pool lives, then the number of frames and links that are still out.
     remaining: AtomicI64,
     shared: Shared,
 }
 
-// SAFETY: `local` is only touched by the owner thread (`is_owner`) or, while there is no owner,
-// by the one holder of the `UnboundPool`. `tails[i]` and `offloads[i]` are only touched by the
-// unique holder of slot i. Everything else is atomic or immutable. `slots` points into `memory`.
+// SAFETY: `local` and `links` are only touched by the owner thread (`is_owner`) or, while there is
+// no owner, by the one holder of the `UnboundPool`. `tails[i]`, `offloads[i]` and `attached[i]` are
+// only touched by the unique holder of slot or link i. Everything else is atomic or immutable.
+// `slots` points into `memory`.
 unsafe impl Send for Home {}
 // SAFETY: as above.
 unsafe impl Sync for Home {}
@@ -120,20 +128,55 @@ impl Home {
             // a frame while it does.
             unsafe { (*this.local.get()).push(slot) };
         } else {
-            let batched = BATCH
-                .try_with(|batch| batch.add(home, slot))
-                .unwrap_or(false);
-            if !batched {
-                // SAFETY: alive, and a list of one.
-                unsafe { Home::push_remote(home, slot, slot, 1) };
-            }
+            // SAFETY: alive, and out until now, by contract.
+            unsafe { Home::give_remote(home, slot) };
         }
     }
 
-    /// Gives a linked list of slots, first to last, to the owner.
+    /// Returns a slot or link from a thread that is not the owner's.
     ///
     /// # Safety
-    /// `home` is alive, and the slots are out and held by nobody else.
+    /// As for [`take_back`](Self::take_back).
+    unsafe fn give_remote(home: NonNull<Home>, slot: u32) {
+        let batched = BATCH
+            .try_with(|batch| batch.add(home, slot))
+            .unwrap_or(false);
+        if !batched {
+            // SAFETY: alive, and a list of one.
+            unsafe { Home::push_remote(home, slot, slot, 1) };
+        }
+    }
+
+    /// Moves what other threads returned to the stacks; gives the number of slots.
+    ///
+    /// # Safety
+    /// The owner thread, and nobody borrows the stacks.
+    #[cold]
+    unsafe fn collect(&self) -> usize {
+        if self.remote.load(Ordering::Relaxed) == NONE {
+            return 0;
+        }
+        // SAFETY: by contract.
+        let (local, links) = unsafe { (&mut *self.local.get(), &mut *self.links.get()) };
+        let before = local.len();
+        // Acquire: pairs with the Release of those who pushed.
+        let mut slot = self.remote.swap(NONE, Ordering::Acquire);
+        while let Some(next) = self.next.get(slot as usize) {
+            let following = next.load(Ordering::Relaxed);
+            if slot < self.count {
+                local.push(slot);
+            } else {
+                links.push(slot);
+            }
+            slot = following;
+        }
+        local.len() - before
+    }
+
+    /// Gives a list of slots and links, first to last, to the owner.
+    ///
+    /// # Safety
+    /// `home` is alive, and they are out and held by nobody else.
     unsafe fn push_remote(home: NonNull<Home>, first: u32, last: u32, count: u32) {
         // SAFETY: alive by contract, until the last frame is accounted for.
         let this = unsafe { home.as_ref() };
@@ -266,9 +309,9 @@ impl UnboundPool {
     /// else; `queue_pair` lays them out.
     pub(crate) fn new(memory: Arc<DmaMemory>, offset: usize, count: u32) -> Option<Self> {
         let slots = memory.range(offset, (count as usize).checked_mul(SLOT_STRIDE)?)?;
-        if count >= Frame::SLOT_LIMIT {
-            return None;
-        }
+        let numbers = 0..count
+            .checked_mul(2)
+            .filter(|end| *end <= Frame::SLOT_LIMIT)?;
         let home = Home {
             memory,
             slots,
@@ -276,9 +319,11 @@ impl UnboundPool {
             owner: AtomicU64::new(0),
             // The lowest slot on top: fresh pools use few pages.
             local: UnsafeCell::new((0..count).rev().collect()),
+            links: UnsafeCell::new((count..numbers.end).rev().collect()),
             remote: AtomicU32::new(NONE),
-            next: (0..count).map(|_| AtomicU32::new(NONE)).collect(),
-            tails: (0..count).map(|_| UnsafeCell::new(None)).collect(),
+            next: numbers.clone().map(|_| AtomicU32::new(NONE)).collect(),
+            attached: (0..count).map(|_| UnsafeCell::new(None)).collect(),
+            tails: numbers.map(|_| UnsafeCell::new(None)).collect(),
             offloads: (0..count).map(|_| UnsafeCell::new(Offload::NONE)).collect(),
             references: (0..count).map(|_| AtomicU32::new(0)).collect(),
             remaining: AtomicI64::new(OPEN),
@@ -342,19 +387,8 @@ impl Pool {
 
     /// Moves what other threads returned to the local stack; gives their number.
     pub fn collect(&mut self) -> usize {
-        if self.home().remote.load(Ordering::Relaxed) == NONE {
-            return 0;
-        }
-        // Acquire: pairs with the Release of those who pushed.
-        let mut slot = self.home().remote.swap(NONE, Ordering::Acquire);
-        let mut count = 0;
-        while let Some(next) = self.home().next.get(slot as usize) {
-            let following = next.load(Ordering::Relaxed);
-            self.local().push(slot);
-            slot = following;
-            count += 1;
-        }
-        count
+        // SAFETY: the owner thread, and `&mut self` means that nobody borrows the stacks.
+        unsafe { self.home().collect() }
     }
 
     /// Makes sure that at least `wanted` slots are available, if the remote list can help.
@@ -449,9 +483,9 @@ fn close(home: NonNull<Home>) {
         slot = next.load(Ordering::Relaxed);
         returned += 1;
     }
-    // SAFETY: the dropping thread holds the pool, so nobody else touches the local stack.
-    let local = unsafe { (*this.local.get()).len() };
-    let out = i64::from(this.count) - returned - local as i64;
+    // SAFETY: the dropping thread holds the pool, so nobody else touches the stacks.
+    let free = unsafe { (*this.local.get()).len() + (*this.links.get()).len() };
+    let out = this.tails.len() as i64 - returned - free as i64;
     // `remaining` is OPEN less what came back since the swap; leave exactly what is still out.
     // SAFETY: not used after this call.
     unsafe { Home::forget(home, OPEN - out) };

@@ -205,7 +205,7 @@ impl<R: Ring> TransmitQueue<R> {
     ///
     /// # Errors
     /// `PoolEmpty` if the pool has no slot, `TooBig` if the frame exceeds the longest chain.
-    fn in_sight(&mut self, frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
+    fn in_sight(&mut self, mut frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
         let needs = self.needs(&frame);
         self.counters.copied += u64::from(needs.copies > 0);
         if needs.segments > self.most_segments() {
@@ -214,6 +214,9 @@ impl<R: Ring> TransmitQueue<R> {
         if needs.is_linear {
             return gather(&frame, pool);
         }
+        if needs.copies == 0 && needs.segments == segments(&frame) {
+            return Ok(frame);
+        }
         let bring = |segment: Frame, pool: &mut Pool| {
             if self.sees(&segment) {
                 Ok(segment)
@@ -221,15 +224,14 @@ impl<R: Ring> TransmitQueue<R> {
                 gather(&segment, pool)
             }
         };
-        let (head, mut tail) = frame.split_head();
-        let mut whole = bring(head, pool)?;
-        while let Some(frame) = tail {
-            let (segment, rest) = frame.split_head();
+        let mut tail = frame.take_tail();
+        let mut whole = bring(frame, pool)?;
+        while let Some(mut segment) = tail {
+            tail = segment.take_tail();
             // Devices may refuse an empty buffer.
             if !segment.head().is_empty() {
                 whole.append(bring(segment, pool)?);
             }
-            tail = rest;
         }
         Ok(whole)
     }

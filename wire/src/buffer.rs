@@ -43,7 +43,7 @@ pub trait Buffer: Sized {
     fn truncate(&mut self, length: usize);
 
     /// Copies `bytes` behind the last byte of the last segment. Returns false, and copies
-    /// nothing, if there is not enough room behind it.
+    /// nothing, if there is not enough room behind it, or its memory is shared with others.
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool;
 
     /// Appends `tail` (itself possibly a chain) to the chain. No byte is copied.

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
 use loom::thread;
+use virtroupe_wire::Buffer;
 
 use super::*;
 use crate::memory::HugePages;
 
 /// Slots in the pools.
 const SLOTS: u32 = 2;
+/// Slots where a chunk stands behind two headers.
+const LINKED: u32 = 3;
 
 /// Every interleaving in which no thread is interrupted more often than this: loom's authors found
 /// that two or three find nearly all faults, and more would take minutes.
@@ -25,13 +28,13 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
 }
 
 /// Memory for the pools of all runs of a model.
-fn memory() -> Arc<DmaMemory> {
-    let memory = DmaMemory::allocate(SLOTS as usize * SLOT_STRIDE, HugePages::Never);
+fn memory(slots: u32) -> Arc<DmaMemory> {
+    let memory = DmaMemory::allocate(slots as usize * SLOT_STRIDE, HugePages::Never);
     Arc::new(memory.expect("memory"))
 }
 
-fn pool(memory: &Arc<DmaMemory>) -> Pool {
-    let pool = UnboundPool::new(memory.clone(), 0, SLOTS);
+fn pool(memory: &Arc<DmaMemory>, slots: u32) -> Pool {
+    let pool = UnboundPool::new(memory.clone(), 0, slots);
     pool.expect("it fits").bind()
 }
 
@@ -74,9 +77,9 @@ fn take_all(pool: &mut Pool, contents: &Contents) -> Vec<Frame> {
 
 #[test]
 fn frames_that_two_threads_return_come_home_with_what_was_done_to_them() {
-    let memory = memory();
+    let memory = memory(SLOTS);
     explore(move || {
-        let mut pool = pool(&memory);
+        let mut pool = pool(&memory, SLOTS);
         let contents = Contents::new();
         let threads: Vec<_> = take_all(&mut pool, &contents)
             .into_iter()
@@ -100,9 +103,9 @@ fn frames_that_two_threads_return_come_home_with_what_was_done_to_them() {
 
 #[test]
 fn a_batch_comes_home_whole() {
-    let memory = memory();
+    let memory = memory(SLOTS);
     explore(move || {
-        let mut pool = pool(&memory);
+        let mut pool = pool(&memory, SLOTS);
         let contents = Contents::new();
         let frames = take_all(&mut pool, &contents);
         let thread = thread::spawn({
@@ -120,9 +123,9 @@ fn a_batch_comes_home_whole() {
 
 #[test]
 fn a_pool_that_closes_while_frames_are_out_is_freed_once_after_the_last() {
-    let memory = memory();
+    let memory = memory(SLOTS);
     explore(move || {
-        let mut pool = pool(&memory);
+        let mut pool = pool(&memory, SLOTS);
         let frames: Vec<_> = std::iter::from_fn(|| pool.frame()).collect();
         assert_eq!(frames.len(), SLOTS as usize);
         let threads: Vec<_> = frames
@@ -139,9 +142,9 @@ fn a_pool_that_closes_while_frames_are_out_is_freed_once_after_the_last() {
 
 #[test]
 fn a_slot_comes_home_after_all_chunks_were_read() {
-    let memory = memory();
+    let memory = memory(SLOTS);
     explore(move || {
-        let mut pool = pool(&memory);
+        let mut pool = pool(&memory, SLOTS);
         let contents = Contents::new();
         let mut frames = take_all(&mut pool, &contents);
         let slot = frames[0].slot() as usize;
@@ -165,5 +168,44 @@ fn a_slot_comes_home_after_all_chunks_were_read() {
             thread.join().expect("it drops its chunk");
         }
         assert_eq!(pool.collect(), 0, "no slot came home twice");
+    });
+}
+
+#[test]
+fn a_chunk_behind_two_headers_comes_home_after_both_were_read() {
+    let memory = memory(LINKED);
+    explore(move || {
+        let mut pool = pool(&memory, LINKED);
+        let contents = Contents::new();
+        let mut filled = pool.frame().expect("free");
+        contents.write(&filled);
+        let slot = filled.slot() as usize;
+        assert!(filled.extend_from_slice(&[7; 300]));
+        let chunk = filled.freeze();
+        let threads: Vec<_> = [chunk.clone(), chunk]
+            .into_iter()
+            .map(|chunk| {
+                let mut frame = pool.frame().expect("free");
+                assert!(frame.append_link(chunk).is_ok());
+                let contents = contents.clone();
+                thread::spawn(move || {
+                    contents.0[slot].with(|_| assert_eq!(frame.len(), 300));
+                    drop(frame);
+                })
+            })
+            .collect();
+        while pool.available() < LINKED as usize {
+            if pool.collect() == 0 {
+                thread::yield_now();
+            }
+        }
+        let frames: Vec<_> = std::iter::from_fn(|| pool.frame()).collect();
+        let filled = frames.iter().find(|frame| frame.slot() as usize == slot);
+        contents.write(filled.expect("all slots are back"));
+        for thread in threads {
+            thread.join().expect("it drops its frame");
+        }
+        pool.collect();
+        assert_eq!(pool.free_links(), LINKED as usize);
     });
 }

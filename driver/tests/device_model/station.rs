@@ -8,8 +8,10 @@ use virtroupe_driver::embedded::{
 };
 use virtroupe_driver::memory::HugePages;
 use virtroupe_driver::{
-    Device, DeviceOptions, FeatureBits, Frame, Mergeable, QueuePair, RingFormat, batch_returns,
+    Chunk, Device, DeviceOptions, FeatureBits, Frame, Mergeable, QueuePair, RingFormat,
+    batch_returns,
 };
+use virtroupe_wire::tcp::{Attach, SharedPayload};
 use virtroupe_wire::{Buffer, Instant};
 
 /// The shortest frame that a station sends.
@@ -117,6 +119,8 @@ pub struct Station {
     /// What the other end must still receive, in order.
     under_way: VecDeque<Vec<u8>>,
     made: u32,
+    /// Payload that is sent again, as TCP does.
+    unacknowledged: VecDeque<Chunk>,
     /// Received and kept.
     pub held: Vec<Frame>,
     pub received: u64,
@@ -146,6 +150,7 @@ impl Station {
             backlog: Vec::new(),
             under_way: VecDeque::new(),
             made: 0,
+            unacknowledged: VecDeque::new(),
             held: Vec::new(),
             received: 0,
             missing: 0,
@@ -163,6 +168,10 @@ impl Station {
 
     /// Makes a frame in one of several shapes and lets it wait to be sent.
     pub fn make(&mut self, shape: u16, length: usize) {
+        if shape % 5 == 4 && shape & 64 != 0 {
+            self.send_again(length);
+            return;
+        }
         let length = SHORTEST + length % (self.setup.longest() - SHORTEST + 1);
         let seed = self.made.wrapping_mul(0x9e37_79b9);
         let mut bytes: Vec<u8> = (0..length).map(|at| (seed >> (at % 24)) as u8).collect();
@@ -190,7 +199,7 @@ impl Station {
             Some(frame)
         };
         let (head, tail) = bytes.split_at(bytes.len() / 3);
-        match shape % 4 {
+        match shape % 5 {
             0 => fresh(bytes),
             1 => Some(Frame::on_heap(bytes)),
             2 => {
@@ -202,7 +211,7 @@ impl Station {
                 whole.append(frame);
                 Some(whole)
             }
-            _ => {
+            3 => {
                 let mut frame = fresh(head)?;
                 for piece in tail.chunks(tail.len().div_ceil(usize::from(shape >> 2) % 20 + 1)) {
                     frame.append(Frame::on_heap(piece));
@@ -210,7 +219,39 @@ impl Station {
                 frame.append(Frame::on_heap(b""));
                 Some(frame)
             }
+            _ => {
+                let mut frame = fresh(head)?;
+                for piece in tail.chunks(700) {
+                    let chunk = fresh(piece)?.freeze();
+                    self.unacknowledged.push_back(chunk.clone());
+                    frame.attach(chunk);
+                }
+                let acknowledged = self.unacknowledged.len().saturating_sub(4);
+                self.unacknowledged.drain(..acknowledged);
+                Some(frame)
+            }
         }
+    }
+
+    /// Makes a frame out of parts of what was sent before, perhaps while the device has that.
+    fn send_again(&mut self, choice: usize) {
+        let mut bytes = vec![0; SHORTEST];
+        bytes[..4].copy_from_slice(&self.made.to_le_bytes());
+        let Some(mut frame) = self.pair.pool().frame() else {
+            return;
+        };
+        assert!(frame.extend_from_slice(&bytes));
+        for chunk in &self.unacknowledged {
+            let part =
+                SharedPayload::slice(chunk, choice % 300, chunk.len().saturating_sub(choice % 7));
+            if bytes.len() + part.len() <= self.setup.longest() {
+                bytes.extend_from_slice(&part);
+                assert!(frame.attach(part));
+            }
+        }
+        self.made += 1;
+        self.backlog.push(frame);
+        self.under_way.push_back(bytes);
     }
 
     pub fn transmit(&mut self) {
@@ -280,6 +321,7 @@ impl Station {
         assert_eq!(self.handle.stats().ring_faults, 0);
         assert_eq!(self.pair.receive_counters().frames, self.received);
         self.held.clear();
+        self.unacknowledged.clear();
         self.device.reset().expect("it resets");
         assert_eq!(self.pair.reclaim_after_reset(), 0);
         self.pair.pool().collect();

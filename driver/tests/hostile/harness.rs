@@ -11,6 +11,7 @@ use virtroupe_driver::pool::SLOT_STRIDE;
 use virtroupe_driver::{
     Chunk, Device, DeviceOptions, Frame, QueuePair, ReceiveOffloadMode, Violation,
 };
+use virtroupe_wire::tcp::Attach;
 use virtroupe_wire::{Buffer, MacAddr, Offload};
 
 use super::device::{HEADER, HostileDevice, HostileTransport, RX, TX};
@@ -52,6 +53,8 @@ pub struct Harness {
     /// Frames that the application holds.
     pub live: Vec<Frame>,
     pub chunks: Vec<Chunk>,
+    /// Slots of chunks that were attached to frames: these may be in several places.
+    shared: HashSet<usize>,
     setup: Setup,
     /// Offset of slot 0.
     origin: usize,
@@ -98,6 +101,7 @@ impl Harness {
             hostile: HostileDevice::new(&parts),
             live: Vec::new(),
             chunks: Vec::new(),
+            shared: HashSet::new(),
             setup,
             origin: 0,
             posted: HashMap::new(),
@@ -173,20 +177,34 @@ impl Harness {
         self.settle(count);
     }
 
-    /// No slot is in two places: posted, being sent, or with the application.
-    fn check_slots(&self) {
+    /// Attaches the first chunk to `frame`.
+    pub fn attach_chunk(&mut self, frame: &mut Frame) {
+        let Some(chunk) = self.chunks.first() else {
+            return;
+        };
+        self.shared.extend(self.slot_at(chunk));
+        assert!(frame.attach(chunk.clone()));
+    }
+
+    /// No slot is in two places: posted, being sent, or with the application; but chunks may be
+    /// behind several frames.
+    fn check_slots(&mut self) {
         let mut slots = Vec::new();
         for frame in &self.live {
             frame.for_each_segment(|bytes| slots.extend(self.slot_at(bytes)));
         }
         slots.extend(self.chunks.iter().filter_map(|chunk| self.slot_at(chunk)));
         if self.readable {
-            slots.extend(self.posted.values());
             slots.extend(self.sending.values().flatten());
+            self.shared.retain(|slot| slots.contains(slot));
         }
         let mut seen = HashSet::new();
         for slot in slots {
-            assert!(seen.insert(slot), "slot {slot} is in two places");
+            let is_first = seen.insert(slot) || self.shared.contains(&slot);
+            assert!(is_first, "slot {slot} is in two places");
+        }
+        for slot in self.posted.values().filter(|_| self.readable) {
+            assert!(seen.insert(*slot), "slot {slot} is posted and in use");
         }
         let (capacity, free) = self.pair.pool_level();
         assert!(seen.len() + free <= capacity, "a slot is free and in use");

@@ -70,12 +70,16 @@ fn elsewhere(harness: &mut Harness, count: usize) {
         .expect("dropped");
 }
 
-/// A frame of several segments, some of them on the heap, some empty.
+/// A frame of several segments, some of them on the heap, some empty, some shared.
 fn chain(harness: &mut Harness, segments: usize, length: usize) -> Option<Frame> {
     let mut head = harness.pair.pool().frame()?;
     head.extend_from_slice(&[1; 14]);
     for number in 0..segments {
-        let segment = match number % 3 {
+        let segment = match number % 4 {
+            3 => {
+                harness.attach_chunk(&mut head);
+                continue;
+            }
             0 => Frame::on_heap(&vec![number as u8; length]),
             1 => Frame::on_heap(&[]),
             _ => {
