@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::time::timeout;
-use virtroupe_actors::cpu_actor::{ReleaseQueue, StopQueue};
+use virtroupe_actors::cpu_actor::{DrainTcp, ReleaseQueue, StopQueue};
 use virtroupe_actors::device::{DeviceActor, ResetDevice};
 use virtroupe_actors::{CloseReason, CpuAddr, CpuRole};
 
@@ -27,6 +27,9 @@ pub(crate) struct Stopping {
 impl Stopping {
     /// Stops all cpus and the device, and gives back their memory.
     pub(crate) async fn run(self) {
+        if !self.drain.is_zero() {
+            self.finish_connections().await;
+        }
         // Proxies send through the queues of others, which therefore stop behind them.
         for role in [CpuRole::Proxy, CpuRole::Queue] {
             for actor in self.actors().filter(|actor| actor.role() == role) {
@@ -45,6 +48,20 @@ impl Stopping {
         }
         for arbiter in self.cpus.arbiters {
             arbiter.stop();
+        }
+    }
+
+    /// Finishes the TCP connections of all cpus at once, while all of them run.
+    async fn finish_connections(&self) {
+        let drain = DrainTcp { limit: self.drain };
+        let limit = self.drain.saturating_add(GRACE);
+        let cpus = self.cpus.actors.iter().filter_map(|actors| actors.first());
+        let finishing: Vec<_> = cpus
+            .cloned()
+            .map(|cpu| actix::spawn(async move { timeout(limit, cpu.send(drain)).await }))
+            .collect();
+        for finished in finishing {
+            let _ = finished.await;
         }
     }
 

@@ -260,6 +260,32 @@ impl<R: Role> Handler<StartReceiving> for CpuActor<R> {
     }
 }
 
+/// Closes the TCP listeners of the cpu and finishes its connections; answers when the peers have
+/// acknowledged that, or when the time is over, and the rest is reset. To be sent before
+/// [`StopQueue`], to all cpus.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct DrainTcp {
+    /// How long the peers may take.
+    pub limit: Duration,
+}
+
+impl<R: Role> Handler<DrainTcp> for CpuActor<R> {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, drain: DrainTcp, _: &mut Self::Context) -> Self::Result {
+        if self.ended.is_some() || !self.started {
+            return Box::pin(async {});
+        }
+        let shard = self.shard.clone();
+        let drained = shard.borrow().drain_tcp();
+        Box::pin(async move {
+            let _ = tokio::time::timeout(drain.limit, drained).await;
+            shard.borrow().reset_tcp();
+        })
+    }
+}
+
 /// Stops receiving, sends what waits, and ends the poll loop; answers when that is done. The
 /// sockets of the cpu are told that they are closed.
 #[derive(Debug, Message)]

@@ -288,7 +288,7 @@ impl PollLoop {
     }
 
     fn is_drained(&self) -> bool {
-        self.ports.borrow_mut().egress.is_drained() && !self.shard.borrow().has_output()
+        self.ports.borrow_mut().egress.is_drained() && self.shard.borrow().is_drained()
     }
 
     /// Goes to sleep if nothing came meanwhile. Returns whether it did.

@@ -435,6 +435,18 @@ impl Buffer for Frame {
         length
     }
 
+    /// Copies to the heap what lies in slots.
+    fn detach(&mut self) {
+        let offload = self.offload();
+        let copy = match self.is_chain() {
+            true => Frame::on_heap(&self.to_vec()),
+            false if self.is_on_heap() => return,
+            false => Frame::on_heap(self.head()),
+        };
+        *self = copy;
+        self.set_offload(offload);
+    }
+
     fn memory(&self) -> usize {
         let mut memory = self.capacity();
         let mut tail = self.tail();

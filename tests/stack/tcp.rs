@@ -1,4 +1,8 @@
 //! TCP through the whole stack: listeners, streams and messages, on one cpu and on several.
 
 mod bulk;
+mod cpus;
+mod elsewhere;
+mod life;
+mod pressure;
 mod support;

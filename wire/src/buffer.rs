@@ -64,6 +64,10 @@ pub trait Buffer: Sized {
         (self.headroom() + self.len()).max(2048)
     }
 
+    /// Moves the packet out of memory that is scarce, if it lies there: by copying, for packets
+    /// that may be kept for long. Does nothing by default.
+    fn detach(&mut self) {}
+
     /// What is to be done for the packet, or was done; nothing by default. Its offsets count from
     /// the Ethernet header, wherever the head begins now: headers may be pushed in front of it,
     /// or removed, and the description does not change.

@@ -58,6 +58,11 @@ impl Shard {
         !self.host.transmit().is_empty()
     }
 
+    /// Whether everything that was accepted from senders has left the shard.
+    pub(crate) fn is_drained(&mut self) -> bool {
+        !self.has_output() && !self.tcp.engine.has_output()
+    }
+
     /// Whether somebody waits for room: a sender, frames, or, as there is
     /// none at all, perhaps frames inside the engine.
     pub(crate) fn needs_room(&mut self) -> bool {

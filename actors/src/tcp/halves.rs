@@ -180,7 +180,7 @@ impl fmt::Debug for TcpReadHalf {
 }
 
 /// The half of a [`TcpStream`](super::TcpStream) that writes. Dropping it finishes this side, as
-/// [`shutdown`](Self::shutdown) does.
+/// [`finish`](Self::finish) does.
 ///
 /// When both halves are dropped the connection is closed.
 pub struct TcpWriteHalf {
@@ -229,12 +229,12 @@ impl TcpWriteHalf {
 
     /// Finishes this side: what was written is sent, and the end behind it. The peer may go on
     /// sending.
-    pub fn shutdown(&self) {
+    pub fn finish(&self) {
         self.connection.shard().finish_tcp(self.connection.id);
     }
 
     /// Waits until the peer has acknowledged everything, the end included, or the connection is
-    /// over. To be called after [`shutdown`](Self::shutdown).
+    /// over. To be called after [`finish`](Self::finish).
     ///
     /// # Errors
     /// When the connection has failed.
@@ -276,7 +276,7 @@ impl AsyncWrite for TcpWriteHalf {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shutdown();
+        self.finish();
         Poll::Ready(Ok(()))
     }
 }

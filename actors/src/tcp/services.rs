@@ -170,7 +170,7 @@ impl<R: Role> Handler<NotifyTcpWhenReady> for CpuActor<R> {
     }
 }
 
-/// Finishes this side. See [`TcpStream::shutdown`](super::TcpStream::shutdown).
+/// Finishes this side. See [`TcpStream::finish`](super::TcpStream::finish).
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FinishTcp(pub ConnectionId);

@@ -161,9 +161,9 @@ impl TcpStream {
             .tcp_events_to(self.id(), recipient);
     }
 
-    /// See [`TcpWriteHalf::shutdown`].
-    pub fn shutdown(&self) {
-        self.writer.shutdown();
+    /// See [`TcpWriteHalf::finish`].
+    pub fn finish(&self) {
+        self.writer.finish();
     }
 
     /// See [`TcpWriteHalf::finished`].
@@ -183,7 +183,7 @@ impl TcpStream {
     /// # Errors
     /// When the connection has failed before.
     pub async fn linger(self) -> io::Result<()> {
-        self.shutdown();
+        self.finish();
         self.finished().await
     }
 

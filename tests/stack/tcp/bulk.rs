@@ -1,39 +1,191 @@
 //! Many bytes, each verified.
 
+use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use virtroupe::driver::embedded::LinkConfig;
+use tokio::sync::oneshot;
+use virtroupe::driver::embedded::{EmbeddedConfig, Link, LinkConfig};
+use virtroupe::{
+    Buffer, FeatureBits, LocalStack, Stack, TcpEvent, TcpEventKind, TcpReceived, TcpStream,
+};
 
-use super::super::support::{address, pair, within};
-use super::support::{bytes, connect, echo_server};
+use super::super::support::{address, config, pair, start, start_device, within};
+use super::support::{bytes, connect, echo_server, listen};
+
+/// Bytes that each side sends.
+const LENGTH: usize = 4 << 20;
+
+/// Sends and receives at once; whether what comes back is what was sent.
+async fn exchange(stream: TcpStream, seed: u64) -> bool {
+    let (mut reader, mut writer) = stream.into_split();
+    let sent = bytes(seed, LENGTH);
+    let expected = sent.clone();
+    actix::spawn(async move {
+        writer.write_all(&sent).await.expect("taken");
+        writer.shutdown().await.expect("finished");
+    });
+    let mut received = Vec::new();
+    reader.read_to_end(&mut received).await.expect("no error");
+    received == expected
+}
+
+async fn echo_is_right(client: &Stack, server: &Stack) {
+    echo_server(server, "10.0.0.2:7").await;
+    let checked = client.run_on(0, |local| async move {
+        exchange(connect(&local, address("10.0.0.2:7")).await, 1).await
+    });
+    assert!(within(checked).await.expect("it runs"));
+}
 
 #[actix::test]
 async fn what_is_sent_comes_back_from_an_echo() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    echo_server(&server, "10.0.0.2:7").await;
-    let checked = client.run_on(0, |local| async move {
-        let stream = connect(&local, address("10.0.0.2:7")).await;
-        let (mut reader, mut writer) = stream.into_split();
-        let sent = bytes(1, 8 << 20);
-        let expected = sent.clone();
-        actix::spawn(async move {
-            writer.write_all(&sent).await.expect("taken");
-            writer.shutdown();
-        });
-        let mut received = Vec::new();
-        reader.read_to_end(&mut received).await.expect("no error");
-        received == expected
-    });
-    let (c, s) = (client.clone(), server.clone());
-    actix::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-        for x in [c, s] { 
-        let st = x.stats().await.unwrap();
-        eprintln!("{:?}\n{:?}\n{}", st.cpus[0].shard.tcp, st.cpus[0].shard.host, st);
+    echo_is_right(&client, &server).await;
+    let stats = client.stats().await.expect("it runs");
+    let tcp = &stats.cpus[0].shard.tcp;
+    let engine = &tcp.engine;
+    assert_eq!(engine.rx_segments, engine.accepted + tcp.drops.total());
+    assert_eq!(stats.cpus[0].shard.host.delivered, engine.rx_segments);
+    assert!(
+        engine.tx_bytes / 1448 > engine.tx_segments,
+        "segments are longer than the link takes: {engine:?}"
+    );
+    server.shutdown().await;
+    client.shutdown().await;
+}
+
+#[actix::test]
+async fn devices_without_offloads_carry_the_same_bytes() {
+    let (left, right) = Link::pair(LinkConfig::default());
+    let device = |mac| EmbeddedConfig {
+        mac: virtroupe::MacAddr([2, 0, 0, 0, 0, mac]),
+        features: FeatureBits(EmbeddedConfig::SUPPORTED.0 & !FeatureBits::CSUM.0),
+        ..EmbeddedConfig::default()
+    };
+    let (client, _) = start_device(config(1), device(1), left).await;
+    let (server, _) = start_device(config(2), device(2), right).await;
+    echo_is_right(&client, &server).await;
+    server.shutdown().await;
+    client.shutdown().await;
+}
+
+#[actix::test]
+async fn a_bad_link_loses_no_byte() {
+    let (client, server, _) = pair(LinkConfig {
+        loss: 0.005,
+        reorder: 0.01,
+        duplicate: 0.01,
+        corrupt: 0.002,
+        seed: 7,
+        ..LinkConfig::default()
+    })
+    .await;
+    echo_is_right(&client, &server).await;
+    server.shutdown().await;
+    client.shutdown().await;
+}
+
+#[actix::test]
+async fn a_stack_can_talk_to_itself() {
+    let (end, _other) = Link::pair(LinkConfig::default());
+    let (stack, _) = start(config(2), end).await;
+    echo_is_right(&stack, &stack).await;
+    stack.shutdown().await;
+}
+
+/// An actor that sends back what it gets, without copying, and takes no more than it can send.
+struct Echo {
+    stream: TcpStream,
+    waiting: std::collections::VecDeque<virtroupe::TcpPayload>,
+    is_at_end: bool,
+    done: Option<oneshot::Sender<Vec<TcpEventKind>>>,
+    events: Vec<TcpEventKind>,
+}
+
+impl Echo {
+    fn flush(&mut self) {
+        while let Some(payload) = self.waiting.pop_front() {
+            if let Some(refused) = self.stream.send(payload).refused {
+                assert!(refused.reason.would_block(), "{}", refused.reason);
+                self.waiting.push_front(refused.payload);
+                assert!(self.stream.notify_when_ready());
+                return;
+            }
         }
+        if self.is_at_end {
+            self.stream.finish();
+        }
+    }
+}
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.stream.events_to(ctx.address());
+        self.stream.deliver_to(ctx.address());
+    }
+}
+
+impl Handler<TcpReceived> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, mut received: TcpReceived, _: &mut Self::Context) {
+        assert!(received.payload.iter().all(|frame| !frame.is_empty()));
+        let frames = received.payload.drain(..).map(virtroupe::TcpPayload::from);
+        self.waiting.extend(frames);
+        self.flush();
+    }
+}
+
+impl Handler<TcpEvent> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, event: TcpEvent, ctx: &mut Self::Context) {
+        assert_eq!(event.connection, self.stream.id());
+        match &event.kind {
+            TcpEventKind::TxReady => return self.flush(),
+            TcpEventKind::EndOfStream => {
+                self.is_at_end = true;
+                self.flush();
+            }
+            _ => {}
+        }
+        let is_over = matches!(event.kind, TcpEventKind::Ended(_));
+        self.events.push(event.kind);
+        if is_over && let Some(done) = self.done.take() {
+            let _ = done.send(std::mem::take(&mut self.events));
+            ctx.stop();
+        }
+    }
+}
+
+#[actix::test]
+async fn an_actor_echoes_messages_without_copying() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (done, events) = oneshot::channel();
+    let started = server.run_on(0, |local: LocalStack| async move {
+        let listener = listen(&local, "10.0.0.2:7").await;
+        actix::spawn(async move {
+            let stream = listener.accept().await.expect("a connection");
+            Echo {
+                stream,
+                waiting: Default::default(),
+                is_at_end: false,
+                done: Some(done),
+                events: Vec::new(),
+            }
+            .start();
+        });
+    });
+    within(started).await.expect("it runs");
+    let checked = client.run_on(0, |local| async move {
+        exchange(connect(&local, address("10.0.0.2:7")).await, 2).await
     });
     assert!(within(checked).await.expect("it runs"));
-    let stats = client.stats().await.expect("it runs");
-    eprintln!("{:#?}", stats.cpus[0].shard.tcp);
+    let events = within(events).await.expect("told");
+    let expected = [TcpEventKind::EndOfStream, TcpEventKind::Finished];
+    let expected = [&expected[..], &[TcpEventKind::Ended(None)]].concat();
+    assert_eq!(events, expected);
     server.shutdown().await;
     client.shutdown().await;
 }

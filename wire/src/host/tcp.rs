@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use super::Host;
 use super::icmp::Cited;
 use super::output::{Outgoing as Packet, Plan, frames_of};
-use super::receive::Arrival;
+use super::receive::{Arrival, Link};
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
 use crate::ipv4::Ipv4Header;
@@ -78,7 +78,15 @@ pub fn exchange<A, S>(
             // A short queue is never longer, and half of it may be all that is ever seen free.
             _ => MOST_PIECES.min(host.most_frames / 2).max(1),
         };
-        while host.room >= least_room && engine.poll_transmit(now, outgoing) {
+        // What is sent to ourselves is received before more is sent: it holds memory.
+        let most_looped = match host.is_sharded {
+            true => host.most_looped.saturating_sub(least_room),
+            false => 0,
+        };
+        while host.room >= least_room
+            && host.looped.len() <= most_looped
+            && engine.poll_transmit(now, outgoing)
+        {
             host.send_tcp_pieces(now, outgoing, pool);
         }
         // What was sent to ourselves (of a sharded host it is handed over), and paths that turned
@@ -111,6 +119,11 @@ impl<B: Buffer> Host<B> {
             return self.drop_received(DropReason::NotForOurAddress);
         }
         packet.trim_front(header.header_length);
+        if arrival.link == Link::Loopback {
+            // It lies in memory that we send from. Were it kept there until it is read, nothing
+            // might be left to send what the reader waits for.
+            packet.detach();
+        }
         let (source, destination) = (header.source.into(), header.destination.into());
         let offload = arrival.offload;
         let must_verify = offload.checksum == ChecksumState::Plain;

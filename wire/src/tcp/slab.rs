@@ -145,8 +145,8 @@ impl<T> Slab<T> {
     /// All keys. Visits every page.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
         let pages = (0..).zip(&self.pages);
-        let pages = pages.filter_map(|(number, page)| Some((number, page.as_ref()?)));
-        pages.flat_map(|(number, page): (u32, &Box<Page<T>>)| {
+        let pages = pages.filter_map(|(number, page)| Some((number, page.as_deref()?)));
+        pages.flat_map(|(number, page): (u32, &Page<T>)| {
             let entries = (number * PAGE as u32..).zip(&page.values);
             entries.filter_map(|(index, entry)| {
                 let (generation, _) = entry.as_ref()?;

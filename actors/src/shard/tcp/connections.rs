@@ -526,10 +526,13 @@ impl Shard {
 
     /// Why a connection has failed, if it has.
     pub(crate) fn tcp_error(&self, id: ConnectionId) -> Option<io::Error> {
-        if let Some(reason) = &self.closed {
-            return Some(StackClosed(reason.clone()).into());
+        match self.tcp.engine.error(id) {
+            Some(tcp::TcpError::Aborted) if self.is_draining_tcp() => {
+                Some(self.stack_closed().into())
+            }
+            Some(error) => Some(io_error(error)),
+            None => self.closed.clone().map(|reason| StackClosed(reason).into()),
         }
-        self.tcp.engine.error(id).map(io_error)
     }
 
     /// Why the stack has ended, or is about to.

@@ -6,7 +6,7 @@ use actix::Recipient;
 use actix::prelude::SendError;
 use virtroupe_driver::{Chunk, Frame};
 use virtroupe_wire::tcp::{
-    ConnectionId, ListenerId, Readiness, TcpEngine, TcpEvent as EngineEvent, TcpState,
+    ConnectionId, ListenerId, Readiness, TcpEngine, TcpError, TcpEvent as EngineEvent, TcpState,
 };
 use virtroupe_wire::{Buffer, Instant};
 
@@ -128,10 +128,13 @@ impl Shard {
         if engine.is_at_end(id) && !std::mem::replace(&mut delivery.told_end, true) {
             delivery.tell(id, TcpEventKind::EndOfStream);
         }
-        if matches!(
+        let is_over = matches!(
             engine.state(id),
             Some(TcpState::Closed | TcpState::TimeWait)
-        ) {
+        );
+        // What the stack resets at its end, it closes afterwards, and says so.
+        let is_reset = self.tcp.drain.is_some() && engine.error(id) == Some(TcpError::Aborted);
+        if is_over && !is_reset {
             delivery.tell_over(id, TcpEventKind::Ended(engine.error(id)));
         }
     }

@@ -17,9 +17,7 @@ use super::connections::keep;
 use crate::egress::Egress;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
-use crate::tcp::{
-    StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome, io_error,
-};
+use crate::tcp::{StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError, TcpSendOutcome};
 
 /// Bytes that a connection with nothing under way may write to the heap when slots are short.
 const ON_HEAP: usize = 2048;
@@ -90,11 +88,8 @@ impl Shard {
         if engine.is_at_end(id) {
             return Poll::Ready(Ok(()));
         }
-        if let Some(error) = engine.error(id) {
-            return Poll::Ready(Err(io_error(error)));
-        }
-        if let Some(reason) = &self.closed {
-            return Poll::Ready(Err(StackClosed(reason.clone()).into()));
+        if let Some(error) = self.tcp_error(id) {
+            return Poll::Ready(Err(error));
         }
         match (engine.state(id), self.tcp.sockets.get_mut(&id)) {
             (Some(state), Some(socket)) if state != TcpState::Closed => {
