@@ -33,9 +33,11 @@ use virtroupe_wire::host::HostConfig;
 ///     device = "vhost-user:/tmp/vhost.sock"
 ///     [options]
 ///     mac = "02:00:00:00:00:01"
+///     receive_offloads = "all"
 ///     [host]
 ///     addresses = ["10.0.0.1/24"]
 /// "#)?;
+/// assert_eq!(config.options.receive_offloads, virtroupe::ReceiveOffloadMode::All);
 /// # Ok::<(), virtroupe::ConfigError>(())
 /// ```
 #[derive(Debug, Clone, Deserialize)]

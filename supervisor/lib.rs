@@ -70,7 +70,9 @@ pub use virtroupe_actors::{
     TcpSendOutcome, TcpStream, TcpWriteHalf, TxReadyPolicy, UdpReceived, UdpSocket,
 };
 pub use virtroupe_driver as driver;
-pub use virtroupe_driver::{Chunk, DeviceOptions, FeatureBits, Features, Frame};
+pub use virtroupe_driver::{
+    Chunk, DeviceOptions, FeatureBits, Features, Frame, ReceiveOffloadMode,
+};
 pub use virtroupe_wire as wire;
 pub use virtroupe_wire::filter::Filter;
 pub use virtroupe_wire::host::HostConfig;

@@ -15,6 +15,7 @@ mod real {
     pub mod neighbors;
     pub mod paths;
     pub mod program;
+    pub mod receive;
     pub mod rings;
     pub mod tap;
 }
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let tests = [
         real::environment::tests(&suite),
         real::tap::tests(&suite),
+        real::receive::tests(&suite),
         real::neighbors::tests(&suite),
         real::icmp::tests(&suite),
         real::paths::tests(&suite),

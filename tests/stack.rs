@@ -13,6 +13,7 @@ mod stack {
     mod load;
     mod offloads;
     mod packets;
+    mod receive_offloads;
     mod start_up;
     mod tcp;
     mod udp;

@@ -28,6 +28,13 @@ pub struct UdpReceived {
 }
 
 /// Frames that matched the filter of a subscription, from the Ethernet header on.
+///
+/// With receive offloads ([`DeviceOptions::receive_offloads`](virtroupe_driver::DeviceOptions)) a
+/// frame may be longer than the MTU, a chain, and its checksum not complete; its
+/// [`offload`](virtroupe_wire::Buffer::offload) says what is left to do for it. A frame that is
+/// sent on keeps that, and it is done then, by the device or in software. Whoever answers in the
+/// memory of a frame with a checksum of his own first takes it off, by
+/// [`set_offload`](virtroupe_wire::Buffer::set_offload) with `Offload::NONE`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct PacketsReceived {

@@ -1,4 +1,4 @@
-//! Transmit offloads: what the device took on, what is done for it in software, and the
+//! Transmit offloads (those on receive are [`ReceiveOffloads`](crate::ReceiveOffloads)): what the device took on, what is done for it in software, and the
 //! virtio-net header that asks for it (virtio 1.3, section 5.1.6.2).
 
 use virtroupe_wire::offload::{ChecksumState, SegmentKind, complete_checksum, segment};

@@ -94,6 +94,11 @@ impl Host {
         Ok(self.wait(Probe::echo_on_each(&self.stack, "0.0.0.0:7"))?)
     }
 
+    /// The stack.
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
     /// Every counter of the stack.
     pub fn stats(&self) -> Outcome<Stats> {
         Ok(self.wait(self.stack.stats())?)

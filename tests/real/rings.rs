@@ -1,14 +1,19 @@
 //! Every kind of ring against DPDK's vhost backend, which sends each frame back as it came.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use virtroupe::driver::features::FeatureBits;
 use virtroupe::driver::memory::HugePages;
 use virtroupe::driver::vhost_user::{VhostUser, VhostUserConfig};
-use virtroupe::driver::{Device, DeviceOptions, Frame, Mergeable, QueuePair, RingFormat};
-use virtroupe::wire::Buffer;
+use virtroupe::driver::{
+    Device, DeviceOptions, Frame, Mergeable, QueuePair, ReceiveOffloadMode, RingFormat,
+};
+use virtroupe::wire::checksum::{self, Checksum};
+use virtroupe::wire::offload::{ChecksumState, PartialChecksum, SegmentKind, Segmentation};
+use virtroupe::wire::{Buffer, Offload};
 
 use crate::support::process::TemporaryPath;
 use crate::support::requirement::Requirement;
@@ -17,6 +22,8 @@ use crate::support::{Outcome, Suite, take_turn};
 
 /// Frames of each case: some rounds of each ring.
 const FRAMES: u32 = 1000;
+/// Where the checksum is in a TCP packet.
+const CHECKSUM: Range<usize> = 50..52;
 /// Bytes of a receive buffer.
 const BUFFER: usize = 2048;
 /// No case takes as long.
@@ -57,9 +64,21 @@ fn cases(ring_format: RingFormat) -> Vec<DeviceOptions> {
                     // Each with every other value of what came before.
                     indirect: queue_size == 256,
                     event_idx: queue_size == 256,
+                    receive_offloads: ReceiveOffloadMode::Never,
                     ..DeviceOptions::default()
                 });
             }
+        }
+        for receive_offloads in [ReceiveOffloadMode::All, ReceiveOffloadMode::Checksum] {
+            cases.push(DeviceOptions {
+                receive_offloads,
+                in_order,
+                ring_format,
+                mtu: Some(1500),
+                huge_pages: HugePages::Never,
+                mac: Some("02:00:00:00:00:01".parse().expect("an address")),
+                ..DeviceOptions::default()
+            });
         }
     }
     cases
@@ -71,7 +90,11 @@ fn every_case(ring_format: RingFormat) -> Outcome<()> {
     let mut backend = Testpmd::start(&Options {
         role: "rings",
         core: 0,
-        vdev: format!("net_vhost0,iface={},queues=1", socket.display()),
+        // The flags of the driver's frames go back with them: the backend then sends what it got.
+        vdev: format!(
+            "net_vhost0,iface={},queues=1,tso=1,legacy-ol-flags=1",
+            socket.display()
+        ),
         forward: vec!["--forward-mode=io".into()],
         namespace: None,
     })?;
@@ -87,7 +110,17 @@ fn every_case(ring_format: RingFormat) -> Outcome<()> {
             (FeatureBits::IN_ORDER, options.in_order),
             (
                 FeatureBits::MRG_RXBUF,
-                options.mtu == Some(9000) || options.mergeable == Mergeable::Always,
+                options.mtu == Some(9000)
+                    || options.mergeable == Mergeable::Always
+                    || options.receive_offloads == ReceiveOffloadMode::All,
+            ),
+            (
+                FeatureBits::GUEST_CSUM,
+                options.receive_offloads != ReceiveOffloadMode::Never,
+            ),
+            (
+                FeatureBits::GUEST_TSO4,
+                options.receive_offloads == ReceiveOffloadMode::All,
             ),
             (FeatureBits::INDIRECT_DESC, options.indirect),
         ];
@@ -96,6 +129,7 @@ fn every_case(ring_format: RingFormat) -> Outcome<()> {
         }
         let mut pair = pairs.pop().ok_or("no queue pair")?.bind();
         echo(&mut pair, &options);
+        echo_described(&mut pair, &options);
         device.reset()?;
         pair.reclaim_after_reset();
         let pool = pair.pool();
@@ -139,6 +173,68 @@ fn echo(pair: &mut QueuePair, options: &DeviceOptions) {
     }
     let drops = pair.transmit_counters().drops.total();
     assert_eq!(drops, 0, "{options:?}");
+}
+
+/// Sends packets with what is left to do for them, and gets each back as one frame that says the
+/// same: checksums, and TCP that is to be cut where large frames were asked for.
+fn echo_described(pair: &mut QueuePair, options: &DeviceOptions) {
+    let longest = match options.receive_offloads {
+        ReceiveOffloadMode::All => 60_000,
+        ReceiveOffloadMode::Checksum => 1400,
+        _ => return,
+    };
+    let deadline = Instant::now() + LIMIT;
+    for number in 0..50 {
+        let payload = content(number, longest);
+        let (bytes, offload) = tcp(&payload[..payload.len() - 14]);
+        let mut frame = Frame::on_heap(&bytes);
+        assert!(frame.set_offload(offload));
+        let (mut outgoing, mut received) = (vec![frame], Vec::new());
+        while received.is_empty() {
+            pair.transmit(&mut outgoing).expect("no violation");
+            pair.receive(&mut received, 64).expect("no violation");
+            assert!(Instant::now() < deadline, "{number} is lost: {options:?}");
+        }
+        assert_eq!(received.len(), 1);
+        let (mut got, mut bytes) = (received[0].to_vec(), bytes);
+        if offload.segmentation.is_some() {
+            // The backend writes a sum without the length into it, as some hardware wants it.
+            got[CHECKSUM].fill(0);
+            bytes[CHECKSUM].fill(0);
+        }
+        assert!(got == bytes, "{number} is not what was sent: {options:?}");
+        assert_eq!(received[0].offload(), offload, "{number}: {options:?}");
+    }
+}
+
+/// A TCP packet, to be cut if it is longer than the link allows, as an engine makes it.
+fn tcp(payload: &[u8]) -> (Vec<u8>, Offload) {
+    let length = (20 + payload.len()) as u16;
+    let mut ip = [
+        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ];
+    ip[2..4].copy_from_slice(&(20 + length).to_be_bytes());
+    let sum = checksum::checksum(&ip).to_be_bytes();
+    ip[10..12].copy_from_slice(&sum);
+    let mut header = [
+        0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 255, 255, 0, 0, 0, 0,
+    ];
+    let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let pseudo = !Checksum::pseudo_header(source, destination, 6, length).finish();
+    header[16..18].copy_from_slice(&pseudo.to_be_bytes());
+    let link = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    let offload = Offload {
+        checksum: ChecksumState::Partial(PartialChecksum {
+            start: 34,
+            offset: 16,
+        }),
+        segmentation: (payload.len() > 1460).then_some(Segmentation {
+            kind: SegmentKind::Tcp { ecn: false },
+            size: 1460,
+            header_length: 54,
+        }),
+    };
+    ([&link[..], &ip, &header, payload].concat(), offload)
 }
 
 fn content(number: u32, longest: usize) -> Vec<u8> {

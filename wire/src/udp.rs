@@ -29,7 +29,9 @@ pub struct UdpSocketId {
 #[derive(Debug)]
 #[repr(C)]
 pub struct UdpDatagram<B> {
-    /// The payload. Its headers have become headroom; it is a chain if it was reassembled.
+    /// The payload. Its headers have become headroom; it is a chain if it was reassembled, or
+    /// came in several buffers. Datagrams that a device merged are separate again, and nothing is
+    /// left of what it said of them.
     pub payload: B,
     /// Who sent it.
     pub source: SocketAddr,

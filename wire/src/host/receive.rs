@@ -54,6 +54,10 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) {
         self.counters.rx_bytes += frame.len() as u64;
+        let frame = match self.receive_verified(frame) {
+            Ok(()) => return,
+            Err(frame) => frame,
+        };
         let Some(ethernet) = EthernetHeader::parse(frame.head()) else {
             return self.drop_received(DropReason::Malformed);
         };

@@ -113,34 +113,39 @@ impl<B: Buffer> Host<B> {
         self.counters.delivered += (queue.len() - before) as u64;
         stopped_at
     }
+
+    /// Delivers a datagram like those of a run, whose checksum the device has verified or never
+    /// completed. Gives back any other frame.
+    pub(super) fn receive_verified(&mut self, mut frame: B) -> Result<(), B> {
+        let Offload {
+            checksum,
+            segmentation,
+        } = frame.offload();
+        if frame.is_chain() || segmentation.is_some() || checksum == ChecksumState::Plain {
+            return Err(frame);
+        }
+        let fast = FastUdp::parse_verified(frame.head(), self.mac);
+        let Some((fast, run)) = fast.and_then(|fast| Some((fast, self.find_run(&fast)?))) else {
+            return Err(frame);
+        };
+        // What was said of it is not said of what may be sent in its memory.
+        frame.set_offload(Offload::NONE);
+        match self.sockets.deliver(run.socket, datagram(&fast, frame)) {
+            Ok(()) => self.counters.delivered += 1,
+            Err(_) => self.drop_received(DropReason::MailboxFull),
+        }
+        Ok(())
+    }
 }
 
-/// Reads a frame. A chain is not of the common kind.
+/// Reads a frame. A chain, or a frame of which the device has said something, is not of the
+/// common kind.
 #[inline(always)]
 fn read<B: Buffer>(frame: B, mac: MacAddr) -> Read<B> {
-    match frame.is_simple() {
-        true => (FastUdp::parse(frame.head(), mac), frame),
-        false => read_other(frame, mac),
-    }
-}
-
-/// Reads a chain, or a frame of which the device has said something. What it said is not the
-/// datagram's: its memory may be sent again.
-#[cold]
-#[inline(never)]
-fn read_other<B: Buffer>(mut frame: B, mac: MacAddr) -> Read<B> {
-    let Offload {
-        checksum,
-        segmentation,
-    } = frame.offload();
-    let is_common = !frame.is_chain() && segmentation.is_none();
-    if !is_common || checksum == ChecksumState::Plain {
-        return (None, frame);
-    }
-    let fast = FastUdp::parse_verified(frame.head(), mac);
-    if fast.is_some() {
-        frame.set_offload(Offload::NONE);
-    }
+    let fast = match frame.is_simple() {
+        true => FastUdp::parse(frame.head(), mac),
+        false => None,
+    };
     (fast, frame)
 }
 
