@@ -213,7 +213,7 @@ impl Device {
         // Read before features are accepted (section 3.1.1, step 4): the MTU decides on some.
         let config = transport.config()?;
         let receive = ReceivePlan::new(offered, &config, options);
-        let bits = negotiate(transport.name(), offered, options, receive)?;
+        let bits = negotiate(&*transport, offered, options, receive)?;
         transport.accept_features(bits)?;
         let (memory, features) = plan(&mut *transport, &config, bits, receive, options, pools)?;
         // From here on: what to add to an address of ours, not to an offset.
@@ -285,14 +285,14 @@ impl Device {
 
 /// Chooses what to use of what the device offers.
 fn negotiate(
-    device: &str,
+    transport: &dyn Transport,
     offered: FeatureBits,
     options: &DeviceOptions,
     receive: ReceivePlan,
 ) -> Result<FeatureBits, DeviceError> {
     if !offered.contains(FeatureBits::VERSION_1) {
         return Err(DeviceError::MissingFeature {
-            device: device.into(),
+            device: transport.name().into(),
             feature: "VIRTIO_F_VERSION_1",
         });
     }
@@ -314,8 +314,8 @@ fn negotiate(
     if options.indirect {
         wanted |= FeatureBits::INDIRECT_DESC;
     }
-    if options.queue_pairs > 1 {
-        // Without a control queue, as with vhost-user, pairs are enabled by the transport.
+    let starts_pairs = offered.contains(FeatureBits::CTRL_VQ) || transport.enables_pairs_itself();
+    if options.queue_pairs > 1 && starts_pairs {
         wanted |= FeatureBits::MQ | FeatureBits::CTRL_VQ;
     }
     Ok(offered & wanted)
@@ -349,12 +349,15 @@ fn plan(
 ) -> Result<(Arc<DmaMemory>, Features), DeviceError> {
     let pairs = options.queue_pairs;
     // At most 0x8000 (section 5.1.4.1); a device may claim more.
-    let available = config.max_queue_pairs.unwrap_or(1).clamp(1, 0x8000);
+    let available = match config.max_queue_pairs {
+        Some(most) if bits.contains(FeatureBits::MQ) => most.clamp(1, 0x8000),
+        _ => 1,
+    };
     check(
         "queue_pairs",
         pairs.into(),
         (1..=available).contains(&pairs),
-        format!("1 to {available}, what the device has"),
+        format!("1 to {available}, what the device can start"),
     )?;
     let size = options.queue_size;
     let longest = transport.max_queue_size(0)?.min(1 << 15);

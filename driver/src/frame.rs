@@ -289,11 +289,11 @@ impl Frame {
     }
 
     /// Whether the frame is one segment of the pool of `home`, with a virtio-net header in front,
-    /// and asks for no offload.
+    /// and asks for no offload. No flag is set then, so [`slot`](Self::slot) has none to mask.
     #[inline(always)]
     pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
         self.home == Some(home)
-            && self.place.0 & (Place::CHAINED | Place::OFFLOAD) == 0
+            && self.place.0 & (Place::CHAINED | Place::OFFLOAD | Place::LINK) == 0
             && self.place.start() >= NET_HEADER
     }
 
@@ -501,24 +501,10 @@ impl Buffer for Frame {
     }
 
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
-        let Some(last) = self.last_writable() else {
-            return false;
-        };
-        if bytes.len() > last.tailroom()
-            || bytes.len() > usize::from(u16::MAX) - last.place.length()
-        {
-            return false;
+        match self.is_chain() {
+            true => self.extend_chain(bytes),
+            false => self.extend_segment(bytes),
         }
-        let end = last.place.start() + last.place.length();
-        // SAFETY: `end + bytes.len()` is at most the capacity; `bytes` can not overlap memory
-        // that this handle owns uniquely.
-        unsafe {
-            last.base
-                .add(end)
-                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
-        };
-        last.place.set_length(last.place.length() + bytes.len());
-        true
     }
 
     fn append(&mut self, tail: Self) {
@@ -566,6 +552,32 @@ impl Buffer for Frame {
 }
 
 impl Frame {
+    /// Copies `bytes` behind those of this segment, if there is room.
+    #[inline(always)]
+    fn extend_segment(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.tailroom()
+            || bytes.len() > usize::from(u16::MAX) - self.place.length()
+        {
+            return false;
+        }
+        let end = self.place.start() + self.place.length();
+        // SAFETY: `end + bytes.len()` is at most the capacity; `bytes` can not overlap memory
+        // that this handle owns uniquely, as it is no link.
+        unsafe {
+            self.base
+                .add(end)
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
+        };
+        self.place.set_length(self.place.length() + bytes.len());
+        true
+    }
+
+    /// The same for the last segment, if it is not shared.
+    fn extend_chain(&mut self, bytes: &[u8]) -> bool {
+        let last = self.last_mut();
+        !last.is_link() && last.extend_segment(bytes)
+    }
+
     /// Removes `count` bytes behind an empty head, and the segments that are then empty. The
     /// offload is the packet's and stays.
     #[cold]

@@ -33,6 +33,9 @@ mod links;
 /// cache sets. 35 lines hold the headroom, the virtio-net header and a frame of up to 2112 bytes.
 pub const SLOT_STRIDE: usize = 35 * 64;
 
+/// Bytes that a fresh slot takes behind its headroom.
+pub(crate) const SLOT_ROOM: usize = SLOT_STRIDE - SLOT_DATA as usize;
+
 /// No slot: the end of a list.
 const NONE: u32 = u32::MAX;
 /// The remote list of a pool that has closed.
@@ -458,10 +461,14 @@ impl Allocator for Pool {
     type Buffer = Frame;
 
     fn allocate(&mut self, capacity: usize) -> Option<Frame> {
-        if capacity > SLOT_STRIDE - SLOT_DATA as usize {
+        if capacity > SLOT_ROOM {
             return None;
         }
         self.frame()
+    }
+
+    fn longest_segment(&self) -> usize {
+        SLOT_ROOM
     }
 }
 

@@ -31,6 +31,14 @@ pub trait Transport: Send {
     /// Tells the device which of its features the driver uses (sets `FEATURES_OK`). May refuse.
     fn accept_features(&mut self, accepted: FeatureBits) -> Result<(), TransportError>;
 
+    /// Whether [`enable`](Transport::enable) starts queue pairs by means of the transport's own.
+    /// If so, `VIRTIO_NET_F_MQ` is used without a control queue, too: the standard makes it depend
+    /// on `VIRTIO_NET_F_CTRL_VQ` (section 5.1.3.1), whose command starts pairs (5.1.6.5.5).
+    /// False by default.
+    fn enables_pairs_itself(&self) -> bool {
+        false
+    }
+
     /// Reads the configuration space (section 5.1.4). A field is `None` if the device has none.
     fn config(&mut self) -> Result<DeviceConfig, TransportError>;
 

@@ -161,6 +161,11 @@ impl Transport for VhostUser {
         self.session()?.accept(accepted, mtu)
     }
 
+    /// SET_VRING_ENABLE starts each queue; the protocol has no control queue.
+    fn enables_pairs_itself(&self) -> bool {
+        true
+    }
+
     fn config(&mut self) -> Result<DeviceConfig, TransportError> {
         let session = self.session()?;
         let space = session.net_config()?;

@@ -100,14 +100,21 @@ pub trait Allocator {
     /// An empty buffer of one segment with at least [`HEADROOM`] bytes of headroom and room
     /// for `capacity` bytes behind it; `None` if memory is short or no segment is that long.
     fn allocate(&mut self, capacity: usize) -> Option<Self::Buffer>;
+
+    /// The largest capacity of a segment in bytes: what is longer becomes a chain. By default that
+    /// of the longest untagged Ethernet frame at the usual MTU, 1514, which every allocator has to
+    /// have. Say more where there is more: chains are then shorter, and waste less.
+    fn longest_segment(&self) -> usize {
+        USUAL_FRAME
+    }
 }
+
+/// Bytes of an Ethernet frame with an IP packet of 1500 bytes.
+const USUAL_FRAME: usize = 1514;
 
 /// Headroom in bytes that an [`Allocator`] guarantees: Ethernet with a VLAN tag (18), and an
 /// IPv6 header with some extension, or IPv4 with options, fit into it.
 pub const HEADROOM: usize = 64;
-
-/// The least that is asked for when memory for a longer piece is refused.
-const LEAST_SEGMENT: usize = 256;
 
 /// Copies `bytes` behind `buffer`, chaining more memory where a segment is full.
 pub(crate) fn extend<A: Allocator>(buffer: &mut A::Buffer, mut bytes: &[u8], pool: &mut A) -> bool {
@@ -128,21 +135,13 @@ pub(crate) fn extend<A: Allocator>(buffer: &mut A::Buffer, mut bytes: &[u8], poo
     true
 }
 
-/// A buffer for `capacity` bytes, or for less if no segment is that long; and its capacity.
+/// A buffer for `capacity` bytes, or for as many as a segment has; and its capacity.
 pub(crate) fn allocate_up_to<A: Allocator>(
     pool: &mut A,
     capacity: usize,
 ) -> Option<(A::Buffer, usize)> {
-    let mut capacity = capacity;
-    loop {
-        if let Some(buffer) = pool.allocate(capacity) {
-            return Some((buffer, capacity));
-        }
-        if capacity <= LEAST_SEGMENT {
-            return None;
-        }
-        capacity = (capacity / 2).max(LEAST_SEGMENT);
-    }
+    let capacity = capacity.min(pool.longest_segment());
+    Some((pool.allocate(capacity)?, capacity))
 }
 
 /// Application bytes on their way to the wire.
@@ -330,6 +329,10 @@ impl Allocator for Heap {
 
     fn allocate(&mut self, _capacity: usize) -> Option<HeapBuffer> {
         Some(HeapBuffer::new(&[]))
+    }
+
+    fn longest_segment(&self) -> usize {
+        usize::MAX
     }
 }
 

@@ -137,6 +137,11 @@ impl Transport for EmbeddedTransport {
         Ok(())
     }
 
+    /// The device has no control queue.
+    fn enables_pairs_itself(&self) -> bool {
+        true
+    }
+
     fn config(&mut self) -> Result<DeviceConfig, TransportError> {
         self.present("config")?;
         let config = self.device.config();

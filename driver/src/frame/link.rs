@@ -7,7 +7,7 @@
 //!
 //! Shared bytes must not be written. Whatever writes into a frame writes into its head, or behind
 //! its last segment. So a link is only ever put behind a head; one that would become a head is
-//! copied first (`into_head`), and nothing is written behind it (`last_writable`).
+//! copied first (`into_head`), and nothing is written behind one (`extend_chain`).
 
 use super::{Frame, Place};
 use crate::chunk::Chunk;
@@ -86,16 +86,6 @@ impl Frame {
             copy.set_tail(tail);
         }
         copy
-    }
-
-    /// The last segment, unless it is shared.
-    #[inline(always)]
-    pub(super) fn last_writable(&mut self) -> Option<&mut Frame> {
-        if !self.is_chain() {
-            return Some(self);
-        }
-        let last = self.last_mut();
-        (!last.is_link()).then_some(last)
     }
 
     /// Drops the segments behind this one and, of a link, the chunk; returns whether it was one,

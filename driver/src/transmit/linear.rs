@@ -3,11 +3,8 @@
 
 use virtroupe_wire::{Buffer, DropReason};
 
-use crate::frame::{Frame, SLOT_DATA};
-use crate::pool::{Pool, SLOT_STRIDE};
-
-/// Bytes that a slot takes of a copy.
-const SLOT_ROOM: usize = SLOT_STRIDE - SLOT_DATA as usize;
+use crate::frame::Frame;
+use crate::pool::{Pool, SLOT_ROOM};
 
 /// Number of segments of a frame.
 pub(super) fn segments(frame: &Frame) -> usize {

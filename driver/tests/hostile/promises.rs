@@ -1,6 +1,6 @@
 //! What the driver promises whatever applications do; the device is honest here.
 
-use virtroupe_driver::{Device, DeviceError, DeviceOptions, Frame};
+use virtroupe_driver::{Device, DeviceError, DeviceOptions, FeatureBits, Frame};
 use virtroupe_wire::{Buffer, DropReason};
 
 use super::device::{HostileTransport, RX, TX};
@@ -267,11 +267,10 @@ fn a_frame_on_the_heap_is_copied_into_slots_or_dropped_with_its_reason() {
     harness.finish();
 }
 
-#[test]
-fn a_device_that_claims_more_queue_pairs_than_can_be_is_not_believed() {
-    let features = virtroupe_driver::FeatureBits::VERSION_1;
+/// The most queue pairs that can be had of a device with `features` that claims to have `claimed`.
+fn most_pairs(features: FeatureBits, claimed: u16) -> String {
     let (mut transport, _parts) = HostileTransport::new(features);
-    transport.config.max_queue_pairs = Some(u16::MAX);
+    transport.config.max_queue_pairs = Some(claimed);
     let options = DeviceOptions {
         queue_pairs: 0x8001,
         // Looked at later: whatever this test finds, it allocates no memory for them.
@@ -279,10 +278,25 @@ fn a_device_that_claims_more_queue_pairs_than_can_be_is_not_believed() {
         ..DeviceOptions::default()
     };
     match Device::initialize(Box::new(transport), &options) {
-        Err(error @ DeviceError::Option { .. }) => {
-            assert!(error.to_string().contains("1 to 32768"), "{error}");
-        }
+        Err(error @ DeviceError::Option { .. }) => error.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("there can not be as many"),
     }
+}
+
+#[test]
+fn a_device_that_claims_more_queue_pairs_than_can_be_is_not_believed() {
+    let features = FeatureBits::VERSION_1 | FeatureBits::MQ | FeatureBits::CTRL_VQ;
+    let error = most_pairs(features, u16::MAX);
+    assert!(error.contains("1 to 32768"), "{error}");
+}
+
+#[test]
+fn queue_pairs_that_nothing_can_start_are_not_used() {
+    let features = FeatureBits::VERSION_1 | FeatureBits::MQ;
+    let error = most_pairs(features, 8);
+    assert!(error.contains("1 to 1,"), "{error}");
+    let features = FeatureBits::VERSION_1 | FeatureBits::CTRL_VQ;
+    let error = most_pairs(features, 8);
+    assert!(error.contains("1 to 1,"), "{error}");
 }

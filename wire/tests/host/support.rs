@@ -35,6 +35,10 @@ impl Allocator for Pool {
         self.left = self.left.checked_sub(1)?;
         Some(HeapBuffer::new(&[]))
     }
+
+    fn longest_segment(&self) -> usize {
+        self.segment
+    }
 }
 
 pub struct Bed {
