@@ -19,6 +19,11 @@ pub fn dpdk(huge_pages: u64) -> Outcome<()> {
     all(checks)
 }
 
+/// Root, two cores, `ip`, and TAP interfaces.
+pub fn namespaces() -> Outcome<()> {
+    all([root(), cores(2), program("ip", "iproute2"), tun()])
+}
+
 /// [`dpdk`], and `ip` for the namespace of the kernel's sockets.
 pub fn dpdk_and_namespaces(huge_pages: u64) -> Outcome<()> {
     all([dpdk(huge_pages), program("ip", "iproute2")])
@@ -39,7 +44,7 @@ fn root() -> Outcome<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err("DPDK needs root here: run the benchmark as root".into())
+    Err("this needs root here: run the benchmark as root".into())
 }
 
 fn cores(count: usize) -> Outcome<()> {
@@ -48,6 +53,13 @@ fn cores(count: usize) -> Outcome<()> {
         return Ok(());
     }
     Err(format!("{count} cores are needed, one for each side; here are {available}").into())
+}
+
+fn tun() -> Outcome<()> {
+    match Path::new("/dev/net/tun").exists() {
+        true => Ok(()),
+        false => Err("no /dev/net/tun: load the module with 'modprobe tun'".into()),
+    }
 }
 
 /// A program in `PATH`; `package` is what brings it on Debian.

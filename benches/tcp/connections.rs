@@ -51,7 +51,12 @@ fn measure(
     let read = || {
         let counted = progress.connections.load(Ordering::Relaxed);
         let client = progress.busy.load(Ordering::Relaxed);
-        (counted, client, busy.load(Ordering::Relaxed), Instant::now())
+        (
+            counted,
+            client,
+            busy.load(Ordering::Relaxed),
+            Instant::now(),
+        )
     };
     let before = read();
     thread::sleep(seconds);

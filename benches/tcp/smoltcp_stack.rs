@@ -159,7 +159,10 @@ fn answer(socket: &mut tcp::Socket<'_>) {
         let mut request = [0; REQUEST];
         let received = socket.recv_slice(&mut request);
         let sent = received.is_ok() && socket.send_slice(&request) == Ok(REQUEST);
-        assert!(sent, "a socket that has received {REQUEST} bytes has room for as many");
+        assert!(
+            sent,
+            "a socket that has received {REQUEST} bytes has room for as many"
+        );
     } else if socket.state() == tcp::State::CloseWait {
         socket.close();
     }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use actix::System;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use virtroupe::driver::embedded::{
-    Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig,
-};
+use virtroupe::driver::ReceiveOffloadMode;
+use virtroupe::driver::embedded::{Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig};
 use virtroupe::{
     Config, DeviceUrl, ListenOptions, LocalStack, MacAddr, Stack, Supervisor, TcpListener,
     TcpStream,
@@ -24,6 +23,10 @@ use crate::link::{SERVER, SERVER_MAC, TAP};
 use crate::support::Outcome;
 use crate::support::inline::step_on_first_cpu;
 use crate::window::SERVER_CORE;
+
+/// Descriptors of each ring, and packet slots: for a window of 4 MiB in each direction.
+const QUEUE: u16 = 512;
+const FRAMES: u32 = 8192;
 
 /// Serves bulk transfers on a TAP interface, until it is killed.
 pub fn serve_bulk(direction: Direction) -> Outcome<()> {
@@ -74,25 +77,32 @@ fn serve_on_tap<F: Future<Output = io::Result<()>> + 'static>(
     })
 }
 
-/// A stack with one cpu, which never sleeps, on the server's core.
 async fn start(backend: impl Backend + 'static) -> Outcome<Stack> {
-    let [a, b, c, d] = SERVER;
-    let mut config = Config::new(DeviceUrl::Own("inline".into()))
-        .address(format!("{a}.{b}.{c}.{d}/24").parse()?)
-        .cores([SERVER_CORE]);
-    config.poll.spin_us = Some(u64::MAX);
     let device = EmbeddedConfig {
         mac: MacAddr(SERVER_MAC),
         ..EmbeddedConfig::default()
     };
     let (transport, _, stepper) = EmbeddedTransport::inline(device, backend)?;
+    let config = config(SERVER, SERVER_CORE)?;
     let stack = Supervisor::start_on(Box::new(transport), config).await?;
     step_on_first_cpu(&stack, stepper, None).await?;
     Ok(stack)
 }
 
+/// A stack with one cpu, which never sleeps, on a core of its own.
+pub fn config([a, b, c, d]: [u8; 4], core: usize) -> Outcome<Config> {
+    let mut config = Config::new(DeviceUrl::Own("inline".into()))
+        .address(format!("{a}.{b}.{c}.{d}/24").parse()?)
+        .cores([core]);
+    config.poll.spin_us = Some(u64::MAX);
+    config.options.receive_offloads = ReceiveOffloadMode::All;
+    config.options.queue_size = QUEUE;
+    config.options.pool_frames = FRAMES;
+    Ok(config)
+}
+
 /// Does `work` with each connection to a port, in a task of its own.
-async fn serve<F: Future<Output = io::Result<()>> + 'static>(
+pub async fn serve<F: Future<Output = io::Result<()>> + 'static>(
     stack: &Stack,
     port: u16,
     work: impl Fn(TcpStream) -> F + Send + 'static,
@@ -116,14 +126,15 @@ async fn accept<F: Future<Output = io::Result<()>> + 'static>(
     }
 }
 
-async fn send(mut stream: TcpStream) -> io::Result<()> {
+/// Writes bytes that are copied into packet memory.
+pub async fn send(mut stream: TcpStream) -> io::Result<()> {
     loop {
         stream.write_all(&CONTENT).await?;
     }
 }
 
 /// Takes what comes where it lies, and does not read it.
-async fn receive(mut stream: TcpStream) -> io::Result<()> {
+pub async fn receive(mut stream: TcpStream) -> io::Result<()> {
     while stream.receive().await?.is_some() {}
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What is counted in a measured time, and how it gets from a program to the benchmark.
 
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use crate::support::Outcome;
@@ -51,8 +51,17 @@ pub struct Measured {
 impl Measured {
     /// Runs a program on the client's core until it has printed what it measured.
     pub fn by(mut command: Command) -> Outcome<Measured> {
-        command.stdout(std::process::Stdio::piped());
-        let output = spawn_on(CLIENT_CORE, &mut command)?.wait_with_output()?;
+        let child = spawn_on(CLIENT_CORE, command.stdout(Stdio::piped()))?;
+        Measured::read(&command, &child.wait_with_output()?)
+    }
+
+    /// Runs a program that binds its threads itself, until it has printed what it measured.
+    pub fn of(mut command: Command) -> Outcome<Measured> {
+        let output = command.stderr(Stdio::inherit()).output()?;
+        Measured::read(&command, &output)
+    }
+
+    fn read(command: &Command, output: &Output) -> Outcome<Measured> {
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let measured = printed.lines().find_map(|line| {
             let mut figures = line
