@@ -344,6 +344,14 @@ impl Config {
             return Err(ConfigError::HostMac);
         }
         self.validate_cpus()?;
+        let (first, last) = self.tcp.ephemeral_ports;
+        let expected = "a first port, 1 or more, and a last one that is not less";
+        range(
+            "tcp.ephemeral_ports",
+            first.into(),
+            1..=last.into(),
+            expected,
+        )?;
         range("poll.burst", self.poll.burst as u64, 1..=256, "1 to 256")?;
         let bursts = self.poll.bursts_per_poll as u64;
         range("poll.bursts_per_poll", bursts, 1..=16, "1 to 16")?;

@@ -1,8 +1,8 @@
 //! Virtroupe: an actor-system network stack.
 //!
 //! A [`Supervisor`] starts a device and a stack on it. Applications are actix actors: they get
-//! packets and datagrams as messages, on the cpu of their flow, and send by calling a socket
-//! that lives there too.
+//! packets, datagrams and TCP connections as messages, on the cpu of their flow, and send by
+//! calling a socket that lives there too. TCP connections are streams for asynchronous code, too.
 //!
 //! ```no_run
 //! use actix::prelude::*;
@@ -39,6 +39,31 @@
 //!     stack.shutdown().await;
 //!     Ok(())
 //! }
+//! ```
+//!
+//! A TCP server has a listener on each cpu, and each connection is served where its flow
+//! belongs:
+//!
+//! ```no_run
+//! # use virtroupe::{BindError, ListenOptions, Stack};
+//! # async fn start(stack: &Stack) -> Result<(), Box<dyn std::error::Error>> {
+//! let listening = stack.run_on_each(|local| async move {
+//!     let (at, options) = (([0, 0, 0, 0], 7).into(), ListenOptions::default());
+//!     let listener = local.listen_tcp_per_cpu(at, options).await?;
+//!     actix::spawn(async move {
+//!         while let Ok(stream) = listener.accept().await {
+//!             actix::spawn(async move {
+//!                 let (mut reader, mut writer) = stream.into_split();
+//!                 tokio::io::copy(&mut reader, &mut writer).await
+//!             });
+//!         }
+//!     });
+//!     Ok::<_, BindError>(())
+//! });
+//! for listening in listening.await? {
+//!     listening?;
+//! }
+//! # Ok(()) }
 //! ```
 //!
 //! The parts, from the top: this crate configures, starts and supervises;

@@ -11,7 +11,8 @@ use virtroupe_wire::Drops;
 /// socket, `consumed` by the engines, `rx_dropped`, or held as fragments: see
 /// [`HostCounters`](virtroupe_wire::host::HostCounters). What was delivered to a socket, and
 /// what a subscription took or got a copy of, is then `delivered` or `undelivered` to its actor,
-/// or still on its way there. For each sender `offered = accepted + refused`. What was
+/// or still on its way there. Segments that were delivered to TCP are accepted by its engine or
+/// dropped. For each sender `offered = accepted + refused`. What was
 /// `rx_dropped`, undelivered or refused, and what was accepted and could not be sent, is in the
 /// drops under its reason.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +57,24 @@ impl fmt::Display for Stats {
                 cpu.poll.polls,
                 cpu.poll.sleeps,
             )?;
+        }
+        for cpu in &self.cpus {
+            let tcp = &cpu.shard.tcp;
+            if tcp.engine.rx_segments + tcp.engine.tx_segments > 0 {
+                writeln!(
+                    f,
+                    "cpu {}: TCP received {} segments and {} bytes, sent {} and {} ({} again), {} connections, {} opened, {} resets received",
+                    cpu.cpu,
+                    tcp.engine.rx_segments,
+                    tcp.engine.rx_bytes,
+                    tcp.engine.tx_segments,
+                    tcp.engine.tx_bytes,
+                    tcp.engine.retransmits,
+                    tcp.usage.connections,
+                    tcp.engine.opened,
+                    tcp.engine.resets_received,
+                )?;
+            }
         }
         for (reason, count) in self.drops().nonzero() {
             writeln!(f, "dropped {}: {count}", reason.name())?;

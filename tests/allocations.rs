@@ -1,19 +1,24 @@
 //! What the data path allocates once it runs: nothing in driver and engines, and what actix
 //! needs for its messages.
 //!
-//! One test, since all of the process is measured.
+//! One test of several parts, since all of the process is measured.
 //!
-//! Time budget of this suite: 10 s.
+//! Time budget of this suite: 20 s.
 
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::io::AsyncWriteExt;
 use virtroupe::driver::embedded::{
-    DeviceThread, EmbeddedConfig, EmbeddedTransport, PacketSource, SourceConfig, SourceMonitor,
+    DeviceThread, EmbeddedConfig, EmbeddedTransport, Link, LinkConfig, LinkEnd, PacketSource,
+    SourceConfig, SourceMonitor,
 };
 use virtroupe::driver::memory::HugePages;
 use virtroupe::wire::host::Neighbor;
-use virtroupe::{BindError, Config, DeviceUrl, MacAddr, Stack, Supervisor, UdpReceived, UdpSocket};
+use virtroupe::{
+    BindError, Config, DeviceUrl, FeatureBits, ListenOptions, MacAddr, Stack, Supervisor,
+    TcpConnectError, TcpOptions, UdpReceived, UdpSocket,
+};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -98,8 +103,13 @@ async fn start() -> (Stack, SourceMonitor) {
 }
 
 #[actix::test]
-async fn an_echo_allocates_for_its_messages_alone() {
+async fn the_data_path_allocates_for_messages_alone() {
     let _profiler = dhat::Profiler::builder().testing().build();
+    an_echo_allocates_for_its_messages_alone().await;
+    a_stream_allocates_nothing().await;
+}
+
+async fn an_echo_allocates_for_its_messages_alone() {
     let (stack, device) = start().await;
     let echo = stack.run_on(0, |local| async move {
         let socket = local.bind_udp(([0, 0, 0, 0], 7).into()).await?;
@@ -130,4 +140,69 @@ async fn an_echo_allocates_for_its_messages_alone() {
         "{blocks} blocks for {packets} packets in {messages} messages"
     );
     stack.shutdown().await;
+}
+
+/// Starts a stack 10.0.0.`host` on one end of a link.
+async fn start_on_link(host: u8, end: LinkEnd) -> Stack {
+    let device = EmbeddedConfig {
+        mac: MacAddr([2, 0, 0, 0, 0, host]),
+        // This device allocates when it cuts segments; it is not what is measured.
+        features: FeatureBits(EmbeddedConfig::SUPPORTED.0 & !FeatureBits::HOST_TSO4.0),
+        ..EmbeddedConfig::default()
+    };
+    let address = format!("10.0.0.{host}/24").parse().expect("an address");
+    let mut config = Config::new(DeviceUrl::Own("link".into())).address(address);
+    config.options.huge_pages = HugePages::Never;
+    let thread = DeviceThread {
+        spin: Duration::from_secs(60),
+        ..DeviceThread::default()
+    };
+    let (transport, _) = EmbeddedTransport::threaded(device, end, thread).expect("a device");
+    let stack = Supervisor::start_on(Box::new(transport), config).await;
+    stack.expect("the stack starts")
+}
+
+/// A bulk transfer between two stacks, once all queues have grown.
+async fn a_stream_allocates_nothing() {
+    const WARM: usize = 16 << 20;
+    const MEASURED: usize = 16 << 20;
+    let (left, right) = Link::pair(LinkConfig::default());
+    let (client, server) = (start_on_link(1, left).await, start_on_link(2, right).await);
+    let (report, blocks) = tokio::sync::oneshot::channel();
+    let listening = server.run_on(0, |local| async move {
+        let at = ([10, 0, 0, 2], 7).into();
+        let listener = local.listen_tcp(at, ListenOptions::default()).await?;
+        actix::spawn(async move {
+            let mut stream = listener.accept().await.expect("a connection");
+            let (mut read, mut before) = (0, 0);
+            while let Some(received) = stream.receive().await.expect("no error") {
+                let is_warm = read >= WARM;
+                read += received.len();
+                if !is_warm && read >= WARM {
+                    before = dhat::HeapStats::get().total_blocks;
+                } else if read >= WARM + MEASURED {
+                    break;
+                }
+            }
+            let _ = report.send(dhat::HeapStats::get().total_blocks - before);
+        });
+        Ok::<_, BindError>(())
+    });
+    listening.await.expect("it runs").expect("free");
+    let sending = client.run_on(0, |local| async move {
+        let peer = ([10, 0, 0, 2], 7).into();
+        let mut stream = local.connect_tcp(peer, TcpOptions::default()).await?;
+        actix::spawn(async move {
+            let bytes = vec![0x5a; 256 << 10];
+            // Until the peer has enough.
+            while stream.write_all(&bytes).await.is_ok() {}
+        });
+        Ok::<_, TcpConnectError>(())
+    });
+    sending.await.expect("it runs").expect("accepted");
+    let blocks = blocks.await.expect("measured");
+    let segments = MEASURED as u64 / 1448;
+    assert!(blocks <= 1000, "{blocks} blocks for {segments} segments");
+    client.shutdown().await;
+    server.shutdown().await;
 }

@@ -9,7 +9,8 @@
 //!       |-- Ports      the queue pair or virtual queue, and the lanes to other cpus
 //!       `-- Shard      engines, sockets, subscriptions: everything the cpu has
 //!             ^
-//!   LocalStack, UdpSocket, PacketSocket     handles on the same arbiter
+//!   LocalStack, UdpSocket, PacketSocket,    handles on the same arbiter
+//!   TcpListener, TcpStream
 //! ```
 //!
 //! A flow belongs to one cpu (`virtroupe_wire::placement`). Frames that arrive elsewhere cross to
@@ -23,14 +24,15 @@
 //! [`RunLocal`](services::RunLocal) (or the supervisor's `run_on`, which wraps it): a closure that
 //! is executed there with the cpu's [`LocalStack`], and starts the actor. From then on every
 //! send is a function call, whose outcome is known when it returns, and every received burst is
-//! one message. An actor on any other arbiter sends the messages in [`services`] instead; each
-//! crosses threads, which costs some hundred nanoseconds a burst.
+//! one message. An actor on any other arbiter sends the messages in [`services`] and
+//! [`tcp::services`] instead; each crosses threads, which costs some hundred nanoseconds a burst.
 //!
 //! # Back-pressure
 //!
 //! Sending never waits. What finds no room stays with the caller, counted as dropped once, and
 //! [`SocketEvent::TxReady`] tells when there is room. Receiving has two bounds: the mailbox of
-//! the receiver, and the device's ring behind it.
+//! the receiver, and the device's ring behind it. Of TCP, the bound of receiving is the window:
+//! see [`tcp`].
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

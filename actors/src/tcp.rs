@@ -12,6 +12,9 @@
 //! flow belongs. For code that must be `Send` there is [`SendTcpStream`]; actors on other arbiters
 //! use the messages in [`services`].
 //!
+//! [`LocalStack::listen_tcp`]: crate::LocalStack::listen_tcp
+//! [`LocalStack::listen_tcp_per_cpu`]: crate::LocalStack::listen_tcp_per_cpu
+//!
 //! # Memory and back-pressure
 //!
 //! What arrives stays in the engine until it is read, and the window closes when that is too

@@ -8,6 +8,7 @@ use crate::cpu::{CpuSetup, start_stack};
 use crate::device::{DeviceActor, DeviceChanged, Initialize, ResetDevice};
 use crate::plan::CpuPlan;
 use crate::registry::PortRegistry;
+use crate::tcp::TcpSettings;
 
 /// Takes what a supervisor would.
 struct Sink;
@@ -54,10 +55,12 @@ async fn a_queue_that_never_received_stops_and_releases_its_memory() {
             addresses: vec!["10.0.0.1/24".parse().expect("an address")],
             ..HostConfig::default()
         },
+        tcp: TcpSettings::default(),
         poll: PollSettings::default(),
         registry: PortRegistry::default(),
         clock: Clock::new(),
         seed: 1,
+        tcp_seed: 2,
         watcher: sink.recipient(),
     };
     let actors = start_stack(setup).await.expect("a stack");

@@ -1,6 +1,5 @@
 //! TCP by message, for actors on other arbiters than the connection's: each message crosses
-//! threads. See [`LocalStack`](crate::LocalStack) and [`TcpStream`](super::TcpStream) for what
-//! each does.
+//! threads. See [`LocalStack`] and [`TcpStream`](super::TcpStream) for what each does.
 
 use std::net::SocketAddr;
 

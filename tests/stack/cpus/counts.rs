@@ -27,6 +27,13 @@ pub fn check_at_rest(stats: &Stats, device: &EmbeddedStats) {
             "engines of cpu {}",
             cpu.cpu
         );
+        let tcp = &cpu.shard.tcp;
+        assert_eq!(
+            tcp.engine.rx_segments,
+            tcp.engine.accepted + tcp.drops.total(),
+            "TCP of cpu {}",
+            cpu.cpu
+        );
     }
     assert_eq!(
         device.to_driver.frames,
@@ -51,6 +58,7 @@ pub fn check_at_rest(stats: &Stats, device: &EmbeddedStats) {
         sum(|cpu| {
             let host = &cpu.shard.host;
             let engines = host.rx_dropped + host.tx_dropped + host.closed;
+            let engines = engines + cpu.shard.tcp.drops.total();
             engines + cpu.shard.undelivered + cpu.shard.unsent + cpu.crossings.drops.total()
         }),
         "drops: {stats}"

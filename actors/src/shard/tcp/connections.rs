@@ -449,7 +449,10 @@ impl Shard {
             }
             (Some(TcpState::Closed), Some(peer), _) => {
                 let error = engine.error(id).unwrap_or(tcp::TcpError::Aborted);
-                Poll::Ready(Err(TcpConnectError::Failed { peer, error }))
+                Poll::Ready(Err(match self.is_draining_tcp() {
+                    true => self.stack_closed().into(),
+                    false => TcpConnectError::Failed { peer, error },
+                }))
             }
             _ => Poll::Ready(Ok(())),
         }

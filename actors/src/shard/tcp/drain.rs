@@ -1,8 +1,9 @@
 //! The end of all connections: when the stack shuts down, or is lost.
 
 use tokio::sync::oneshot;
-use virtroupe_wire::tcp::ListenerId;
+use virtroupe_wire::tcp::{ListenerId, TcpState};
 
+use super::Kept;
 use super::deliver::wake;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
@@ -30,8 +31,13 @@ impl Shard {
         let now = self.clock.now();
         let listeners: Vec<ListenerId> = self.tcp.listeners.keys().copied().collect();
         listeners.into_iter().for_each(|id| self.end_listener(id));
-        for id in self.tcp.sockets.keys() {
-            self.tcp.engine.finish(now, *id);
+        for (id, socket) in &mut self.tcp.sockets {
+            // What is not open has nothing to finish, and is reset.
+            let is_opening = self.tcp.engine.state(*id) == Some(TcpState::SynSent);
+            socket.flags.is_finished |= is_opening;
+            if !is_opening {
+                self.tcp.engine.finish(now, *id);
+            }
         }
         let sockets = self.tcp.sockets.values();
         let unfinished = sockets.filter(|socket| !socket.flags.is_finished).count();
@@ -77,6 +83,7 @@ impl Shard {
         for (id, socket) in &mut tcp.sockets {
             wake(&self.wakes, &mut socket.reader);
             wake(&self.wakes, &mut socket.writer);
+            socket.kept = Kept::default();
             if let Some(delivery) = &mut socket.delivery {
                 delivery.tell_over(*id, TcpEventKind::Closed(reason.clone()));
             }

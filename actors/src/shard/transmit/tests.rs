@@ -56,6 +56,8 @@ impl Rig {
             clock: Clock::new(),
             features: device.features().clone(),
             host: Host::new(host, 1).expect("valid settings"),
+            tcp: None,
+            tcp_seed: 1,
             ports: Rc::new(RefCell::new(Ports {
                 egress: Egress::Queue(Box::new(QueueEgress::new(pair, Vec::new()))),
                 further: Vec::new(),
