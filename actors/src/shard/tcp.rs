@@ -61,6 +61,8 @@ pub(super) struct Tcp {
     full: VecDeque<Blocked>,
     /// Writers that wait for packet memory, in their order.
     short: VecDeque<ConnectionId>,
+    /// Streams that wrote since the last turn of the loop.
+    written: Vec<ConnectionId>,
     /// Gets the names of accepted connections that were dropped.
     unclaimed: Option<Recipient<Unclaimed>>,
     /// Whose turn it is when datagrams wait for room, too.
@@ -82,10 +84,14 @@ struct TcpSocket {
     delivery: Option<Box<Delivery>>,
     kept: Kept,
     flags: Flags,
+    /// Bytes that a stream wrote since the last turn of the loop.
+    written: usize,
 }
 
 #[derive(Default)]
 struct Flags {
+    /// Whether the writer waits for the next turn.
+    is_ahead: bool,
     /// Whether it is in the list `short`.
     is_short: bool,
     /// Whether it is in the list `full`.
@@ -177,6 +183,7 @@ impl Tcp {
             closing: HashMap::new(),
             full: VecDeque::new(),
             short: VecDeque::new(),
+            written: Vec::new(),
             unclaimed: None,
             is_next: false,
             drain: None,
