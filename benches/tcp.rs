@@ -17,8 +17,9 @@
 //! - `http`: requests on keep-alive connections to hyper, on our streams over TAP and on tokio's
 //!   sockets of the kernel over veth. Both servers have one thread.
 //! - `connections`: connect, 64 bytes there and back, close: from our own engine as the client,
-//!   over a cable in memory, since a Linux client would be the limit. As many are under way at once
-//!   as it says; smoltcp has twice as many sockets, as it has no backlog.
+//!   over a cable in memory, since a Linux client would be the limit. 64 are under way at once, and
+//!   others are open and idle: none, 1000 and 10 000. smoltcp has two sockets for each that is under
+//!   way, as it has no backlog.
 //!
 //! Options: `--rounds N` (5), `--seconds S` per measurement (1), `--task NAME` (all).
 //! Needs root.
@@ -63,7 +64,9 @@ use window::{Measured, SERVER_CORE};
 /// Connections to the HTTP servers.
 const HTTP_CONNECTIONS: [usize; 2] = [32, 256];
 /// Connections under way at once where their rate is measured.
-const UNDER_WAY: [usize; 2] = [32, 1000];
+const UNDER_WAY: usize = 64;
+/// Others that are open meanwhile, and idle.
+const IDLE: [usize; 3] = [0, 1000, 10_000];
 
 /// The programs that run on either side are this one with a subcommand.
 fn main() -> ExitCode {
@@ -178,20 +181,24 @@ fn measure_http(round: usize, seconds: &str) -> Outcome<Table> {
 
 fn measure_connections(round: usize, seconds: &str) -> Outcome<Table> {
     let mut table = Table::default();
-    for count in UNDER_WAY {
-        let common = format!("--connections {count} --seconds {seconds}");
+    for idle in IDLE {
+        let common = format!("--connections {UNDER_WAY} --idle {idle} --seconds {seconds}");
+        let sockets = idle + UNDER_WAY * 2;
         let programs = [
             ("virtroupe", format!("connections-virtroupe {common}")),
             (
                 "smoltcp",
-                format!("connections-smoltcp {common} --sockets {}", count * 2),
+                format!("connections-smoltcp {common} --sockets {sockets}"),
             ),
         ];
         for turn in 0..programs.len() {
             let (label, program) = &programs[(round + turn) % programs.len()];
             let this = Command::new(std::env::current_exe()?);
             let measured = Measured::of(with(this, program))?;
-            let task = format!("tcp-connections-{count}");
+            let task = match idle {
+                0 => "tcp-connections".into(),
+                _ => format!("tcp-connections-beside-{idle}"),
+            };
             table.row(&task, label, "thousand/s", measured, 1e3);
         }
     }

@@ -27,7 +27,7 @@ pub fn smoltcp() -> Outcome<()> {
     })
 }
 
-/// Virtroupe's rate, as a program: `--connections` at a time.
+/// Virtroupe's rate, as a program: `--connections` at a time, beside `--idle` open ones.
 pub fn virtroupe() -> Outcome<()> {
     measure(virtroupe_stack::serve_connections)
 }
@@ -36,7 +36,7 @@ pub fn virtroupe() -> Outcome<()> {
 fn measure(
     serve: impl FnOnce(CableEnd, Arc<AtomicU64>) -> Outcome<()> + Send + 'static,
 ) -> Outcome<()> {
-    let connections = option("--connections", 32)?;
+    let (connections, idle) = (option("--connections", 32)?, option("--idle", 0)?);
     let seconds = Duration::from_secs_f64(option("--seconds", 2.0)?);
     let (near, far) = CableEnd::pair();
     let progress = Arc::new(Progress::default());
@@ -45,8 +45,11 @@ fn measure(
     thread::spawn(move || serve(far, server_busy).expect("the server runs"));
     let generator = thread::spawn(move || -> Outcome<()> {
         pin(CLIENT_CORE)?;
-        Generator::new(near, shared)?.run(connections)
+        Generator::new(near, shared)?.run(idle, connections)
     });
+    while progress.connections.load(Ordering::Relaxed) == 0 && !generator.is_finished() {
+        thread::sleep(Duration::from_millis(1));
+    }
     thread::sleep(WARM_UP);
     let read = || {
         let counted = progress.connections.load(Ordering::Relaxed);

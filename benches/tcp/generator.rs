@@ -4,6 +4,7 @@
 //! Each connection sends a request of 64 bytes, takes a reply of as many, and closes. As the client
 //! closes first, TIME-WAIT stays here, where it lasts a millisecond.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,6 +49,10 @@ pub struct Generator {
     outgoing: Outgoing<Bytes>,
     cable: CableEnd,
     burst: Vec<HeapBuffer>,
+    /// Connections that are to stay open, and do nothing.
+    idle: HashSet<ConnectionId>,
+    /// How many of them are open.
+    open: usize,
     progress: Arc<Progress>,
 }
 
@@ -73,12 +78,23 @@ impl Generator {
             outgoing: Outgoing::new(),
             cable,
             burst: Vec::new(),
+            idle: HashSet::new(),
+            open: 0,
             progress,
         })
     }
 
-    /// Keeps so many connections going until it is told to stop.
-    pub fn run(mut self, connections: usize) -> Outcome<()> {
+    /// Opens `idle` connections, and then keeps `connections` going besides, until it is told to
+    /// stop.
+    pub fn run(mut self, idle: usize, connections: usize) -> Outcome<()> {
+        while self.open < idle {
+            let now = monotonic_now();
+            if self.idle.len() < idle && self.idle.len() - self.open < BURST {
+                let id = self.connect(now)?;
+                self.idle.insert(id);
+            }
+            self.turn(now)?;
+        }
         for _ in 0..connections {
             self.connect(monotonic_now())?;
         }
@@ -89,17 +105,22 @@ impl Generator {
                 self.progress.busy.fetch_add(busy, Ordering::Relaxed);
             }
         }
-        Ok(())
+        let counters = self.engine.counters();
+        match counters.timeouts {
+            0 => Ok(()),
+            times => {
+                Err(format!("{times} segments were lost: the rate is that of timeouts").into())
+            }
+        }
     }
 
-    fn connect(&mut self, now: Instant) -> Outcome<()> {
+    fn connect(&mut self, now: Instant) -> Outcome<ConnectionId> {
         let options = TcpOptions {
             nodelay: true,
             ..TcpOptions::default()
         };
         let (from, to) = ((CLIENT, 0).into(), (SERVER, PORT).into());
-        self.engine.connect(now, from, to, options, |_| true)?;
-        Ok(())
+        Ok(self.engine.connect(now, from, to, options, |_| true)?)
     }
 
     /// One turn; returns how many frames and events there were.
@@ -150,6 +171,13 @@ impl Generator {
 
     /// Does what is next on a connection to which something happened.
     fn advance(&mut self, now: Instant, id: ConnectionId, what: Readiness) -> Outcome<()> {
+        if self.idle.contains(&id) {
+            self.open += usize::from(what.connected);
+            return match what.closed {
+                true => Err("the server has closed an idle connection".into()),
+                false => Ok(()),
+            };
+        }
         if what.connected {
             let request = Bytes::from_static(&CONTENT);
             // A connection that has just failed is found below.

@@ -162,13 +162,16 @@ impl Shard {
                 };
                 let limit = frame.tailroom().min(room);
                 let copied = source.copy_into(&mut frame, limit);
-                if self.tcp.engine.write(now, id, frame.freeze()).is_err() {
-                    break;
-                }
+                self.tcp.chunks.push(frame.freeze());
                 room -= copied;
                 spare -= 1;
                 written += copied;
             }
+        }
+        if written > 0 {
+            let Tcp { engine, chunks, .. } = &mut self.tcp;
+            let accepted = engine.write_all(now, id, chunks.drain(..));
+            accepted.map_err(|_| TcpSendError::Finished)?;
         }
         if written == 0 {
             written = self.write_to_heap(id, &mut source)?;
