@@ -3,7 +3,8 @@
 //! ```text
 //! turn   exchange_tcp   segments from the host into the engine, segments from it into the host
 //!        dispatch_tcp   events of the engine -> wakers of streams, messages to actors
-//! calls  connections    listen, accept, connect, close, options
+//! calls  listeners      listen, accept, and what the other cpus know of it
+//!        connections    connect, close, options
 //!        transfer       read and write: frames out of the engine, chunks into it
 //! ```
 //!
@@ -15,9 +16,10 @@ mod connections;
 mod deliver;
 mod drain;
 mod ids;
+mod listeners;
 mod transfer;
 
-pub(crate) use connections::listen_tcp;
+pub(crate) use listeners::listen_tcp;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;

@@ -142,3 +142,28 @@ proptest! {
         prop_assert_eq!(pool.available(), 64);
     }
 }
+
+#[test]
+fn a_detached_packet_is_the_same_outside_of_the_pool() {
+    let mut pool = pool(2);
+    let described = Offload {
+        checksum: ChecksumState::Valid,
+        segmentation: None,
+    };
+    for is_chain in [false, true] {
+        let mut frame = pool.frame().expect("free");
+        assert!(frame.extend_from_slice(b"head"));
+        assert!(frame.set_offload(described));
+        if is_chain {
+            let mut tail = pool.frame().expect("free");
+            assert!(tail.extend_from_slice(b" and tail"));
+            frame.append(tail);
+        }
+        let bytes = frame.to_vec();
+        frame.detach();
+        assert_eq!(pool.available(), 2);
+        assert!(frame.is_on_heap());
+        assert_eq!(frame.to_vec(), bytes);
+        assert_eq!(frame.offload(), described);
+    }
+}

@@ -108,6 +108,9 @@ async fn each_gets_its_own(cpus: u16, queues: u16) {
     for cpu in &stats.cpus {
         let tcp = &cpu.shard.tcp;
         assert_eq!(tcp.engine.resets_sent, 0, "cpu {}", cpu.cpu);
+        let handled = tcp.engine.accepted + tcp.drops.total();
+        assert_eq!(tcp.engine.rx_segments, handled);
+        assert_eq!(cpu.shard.host.delivered, handled);
         assert_eq!(tcp.engine.opened, by_cpu[usize::from(cpu.cpu)]);
         assert!(
             tcp.engine.tx_bytes > tcp.engine.tx_segments * 1448 / 2,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::offload::segment;
 use virtroupe_wire::tcp::{
-    ConnectionId, ListenOptions, Outgoing, TcpConfig, TcpError, TcpOptions, TcpState,
+    ConnectionId, ListenOptions, Outgoing, TcpConfig, TcpError, TcpEvent, TcpOptions, TcpState,
 };
 use virtroupe_wire::{Buffer, DropReason, Heap, HeapBuffer, Host, HostConfig, Instant};
 
@@ -336,4 +336,141 @@ fn fragmentation_needed(frame: &[u8], mtu: u16) -> HeapBuffer {
     bytes.extend(header.to_bytes());
     bytes.extend(message);
     HeapBuffer::new(&bytes)
+}
+
+#[test]
+fn a_neighbor_that_does_not_answer_ends_an_attempt_to_connect_and_nothing_else() {
+    let (mut client, mut server) = (Station::new(1), Station::new(2));
+    server
+        .engine
+        .listen(at(2, 80), ListenOptions::default())
+        .expect("free");
+    let mut now = START;
+    let open_one = open(&mut client, 2, now);
+    let mut frames = Vec::new();
+    for _ in 0..10 {
+        frames = client.turn(now, frames);
+        frames = server.turn(now, frames);
+        now = now + milliseconds(1);
+    }
+    let lost_one = open(&mut client, 9, now);
+    // Asked three times, a second apart.
+    for _ in 0..35 {
+        client.turn(now, Vec::new());
+        now = now + milliseconds(100);
+    }
+    let engine = &client.engine;
+    assert_eq!(engine.state(lost_one), Some(TcpState::Closed));
+    assert_eq!(engine.error(lost_one), Some(TcpError::Unreachable));
+    assert_eq!(engine.state(open_one), Some(TcpState::Established));
+    // While that is known, another one ends at once.
+    let late = open(&mut client, 9, now);
+    client.turn(now, Vec::new());
+    assert_eq!(client.engine.error(late), Some(TcpError::Unreachable));
+}
+
+#[test]
+fn the_end_of_a_closed_connection_is_told_once_if_it_was_asked_for() {
+    let (mut client, mut server) = (Station::new(1), Station::new(2));
+    client.engine.tell_ends();
+    let listener = server
+        .engine
+        .listen(at(2, 80), ListenOptions::default())
+        .expect("free");
+    let mut now = START;
+    let id = open(&mut client, 2, now);
+    let (mut frames, mut accepted, mut ends) = (Vec::new(), None, Vec::new());
+    for round in 0..20 {
+        frames = client.turn(now, frames);
+        frames = server.turn(now, frames);
+        accepted = accepted.or_else(|| server.engine.accept(now, listener));
+        match round {
+            5 => client.engine.close(now, id),
+            10 => {
+                assert_eq!(ends, [], "the peer has not finished");
+                server.engine.close(now, accepted.expect("accepted"));
+            }
+            _ => {}
+        }
+        while let Some(event) = client.engine.poll_event() {
+            if let TcpEvent::Ended(ended) = event {
+                ends.push(ended);
+            }
+        }
+        now = now + milliseconds(1);
+    }
+    assert_eq!(ends, [id]);
+    assert_eq!(client.engine.usage().time_wait, 1);
+    while let Some(event) = server.engine.poll_event() {
+        assert!(!matches!(event, TcpEvent::Ended(_)), "nobody asked");
+    }
+}
+
+#[test]
+fn who_goes_away_resets_all_connections_those_that_were_closed_too() {
+    let (mut client, mut server) = (Station::new(1), Station::new(2));
+    let listener = server
+        .engine
+        .listen(at(2, 80), ListenOptions::default())
+        .expect("free");
+    let mut now = START;
+    let ids = [open(&mut client, 2, now), open(&mut client, 2, now)];
+    let mut frames = Vec::new();
+    for _ in 0..10 {
+        frames = client.turn(now, frames);
+        frames = server.turn(now, frames);
+        now = now + milliseconds(1);
+    }
+    client.engine.close(now, ids[0]);
+    frames = client.turn(now, frames);
+    frames = server.turn(now, frames);
+    client.engine.abort_all(now);
+    for _ in 0..3 {
+        frames = client.turn(now, frames);
+        frames = server.turn(now, frames);
+    }
+    while let Some(id) = server.engine.accept(now, listener) {
+        assert_eq!(server.engine.error(id), Some(TcpError::Reset));
+    }
+    assert_eq!(client.engine.error(ids[1]), Some(TcpError::Aborted));
+    assert_eq!(
+        client.engine.usage().connections,
+        1,
+        "the one with an owner"
+    );
+}
+
+#[test]
+fn who_waits_for_room_is_told_of_it_without_a_refused_write() {
+    let (mut client, mut server) = (Station::new(1), Station::new(2));
+    let listener = server
+        .engine
+        .listen(at(2, 80), ListenOptions::default())
+        .expect("free");
+    let mut now = START;
+    let id = open(&mut client, 2, now);
+    assert!(!client.engine.want_room(now, id), "there is some");
+    while client.engine.room(id) > 0 {
+        let chunk = content(0, 0, 60_000);
+        client.engine.write(now, id, chunk).expect("there is room");
+    }
+    assert!(client.engine.want_room(now, id));
+    let (mut frames, mut accepted, mut is_told) = (Vec::new(), None, false);
+    for _ in 0..2000 {
+        frames = client.turn(now, frames);
+        frames = server.turn(now, frames);
+        accepted = accepted.or_else(|| server.engine.accept(now, listener));
+        if let Some(id) = accepted {
+            while server.engine.read(now, id).is_some() {}
+            assert!(!server.engine.has_received(id));
+        }
+        while let Some(event) = client.engine.poll_event() {
+            is_told |= matches!(event, TcpEvent::Connection(_, told) if told.writable);
+        }
+        now = now + milliseconds(1);
+    }
+    assert!(is_told);
+    client.engine.finish(now, id);
+    assert!(!client.engine.can_write(id));
+    assert!(!client.engine.want_room(now, id), "there will never be");
 }

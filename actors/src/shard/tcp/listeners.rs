@@ -1,0 +1,317 @@
+//! Listeners: where they are bound, as the other cpus know it, and what they accept.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::task::{Poll, Waker};
+
+use actix::Recipient;
+use tokio::time::timeout;
+use virtroupe_wire::host;
+use virtroupe_wire::placement::{Binding, Transport};
+use virtroupe_wire::tcp::{ConnectionId, ListenError, ListenOptions, ListenerId};
+
+use super::connections::keep;
+use super::deliver::wake;
+use super::{Bound, Kept, Listener};
+use crate::messages::BindError;
+use crate::peers::ACKNOWLEDGE;
+use crate::registry::{Sharing, Taken};
+use crate::shard::sockets::Unbound;
+use crate::shard::{Shard, ShardCell};
+use crate::tcp::TcpAccepted;
+
+/// Listens on the cpu of `shard`; done when all other cpus know of it. Waits for an address whose
+/// socket on another cpu was just closed.
+pub(crate) async fn listen_tcp(
+    shard: &ShardCell,
+    local: SocketAddr,
+    options: ListenOptions,
+    sharing: Sharing,
+) -> Result<ListenerId, BindError> {
+    loop {
+        let listening = shard.borrow().listen_tcp(local, options.clone(), sharing);
+        let unbound = match listening {
+            Ok((id, known)) => {
+                // Closed again if the others do not take note, or nobody waits any more.
+                let guard = CloseUnlessKnown(shard, id);
+                known.await?;
+                std::mem::forget(guard);
+                return Ok(id);
+            }
+            Err(unbound) => unbound,
+        };
+        let Some(mut closing) = unbound.closing else {
+            return Err(unbound.error);
+        };
+        if timeout(ACKNOWLEDGE, closing.changed()).await.is_err() {
+            return Err(unbound.error);
+        }
+    }
+}
+
+struct CloseUnlessKnown<'a>(&'a ShardCell, ListenerId);
+
+impl Drop for CloseUnlessKnown<'_> {
+    fn drop(&mut self) {
+        self.0.try_with(|shard| shard.close_listener(self.1));
+    }
+}
+
+impl Shard {
+    /// Begins to listen on this cpu. The second result is done when all other cpus know of it.
+    fn listen_tcp(
+        &mut self,
+        local: SocketAddr,
+        options: ListenOptions,
+        sharing: Sharing,
+    ) -> Result<
+        (
+            ListenerId,
+            impl Future<Output = Result<(), BindError>> + use<>,
+        ),
+        Unbound,
+    > {
+        self.check_listen(local)?;
+        let (id, binding) = match local.port() {
+            0 => self.listen_ephemeral(local, &options, sharing)?,
+            _ => self.listen_at(local, &options, sharing)?,
+        };
+        if !self.change_binding(binding, self.cpu, true) {
+            // Nor would it be to the others, who know of as many.
+            self.close_listener(id);
+            return Err(BindError::TooManyBindings.into());
+        }
+        Ok((id, self.peers.announce(binding, self.cpu)))
+    }
+
+    fn check_listen(&self, local: SocketAddr) -> Result<(), BindError> {
+        if self.closed.is_some() || self.is_draining_tcp() {
+            return Err(BindError::Stopped);
+        }
+        if !self.tcp.is_enabled {
+            return Err(BindError::TcpDisabled);
+        }
+        if local.is_ipv6() {
+            return Err(host::BindError::Unsupported(local).into());
+        }
+        if !local.ip().is_unspecified() && !self.host.is_own_address(local.ip()) {
+            return Err(host::BindError::AddressNotOurs(local).into());
+        }
+        Ok(())
+    }
+
+    /// Listens in the engine, and reserves the address for this cpu if there are others.
+    fn listen_at(
+        &mut self,
+        local: SocketAddr,
+        options: &ListenOptions,
+        sharing: Sharing,
+    ) -> Result<(ListenerId, Binding), Unbound> {
+        let binding = binding(local);
+        let engine = &mut self.tcp.engine;
+        let listening = engine.listen(local, options.clone());
+        let id = listening.map_err(BindError::from)?;
+        if let Err(Taken { cpu, closing }) = self.reserve_binding(binding, sharing) {
+            let now = self.clock.now();
+            self.tcp.engine.close_listener(now, id);
+            let error = BindError::InUseOnOtherCpu { local, cpu };
+            return Err(Unbound { error, closing });
+        }
+        let listener = Listener {
+            local,
+            acceptor: None,
+            recipient: None,
+            parked: None,
+            is_full: false,
+            is_remote: false,
+            is_ended: false,
+        };
+        self.tcp.listeners.insert(id, listener);
+        Ok((id, binding))
+    }
+
+    /// Reserves what a listener is bound to, or takes it over from one that was closed and whose
+    /// connections still need it.
+    fn reserve_binding(&mut self, binding: Binding, sharing: Sharing) -> Result<(), Taken> {
+        if !self.is_sharded() {
+            return Ok(());
+        }
+        if let Some(bound) = self.tcp.bindings.get_mut(&binding)
+            && bound.reservation.sharing() == sharing
+        {
+            bound.reservation.reopen();
+            bound.has_listener = true;
+            return Ok(());
+        }
+        let reservation = self.registry.reserve(binding, self.cpu, sharing)?;
+        let bound = Bound {
+            reservation,
+            has_listener: true,
+            connections: 0,
+        };
+        if let Some(old) = self.tcp.bindings.insert(binding, bound)
+            && let Some(bound) = self.tcp.bindings.get_mut(&binding)
+        {
+            // It was shared otherwise; what it was kept for goes on.
+            bound.connections = old.connections;
+        }
+        Ok(())
+    }
+
+    /// As `listen_at`, at the first free ephemeral port from a random one on (RFC 6056, section
+    /// 3.3.1).
+    fn listen_ephemeral(
+        &mut self,
+        local: SocketAddr,
+        options: &ListenOptions,
+        sharing: Sharing,
+    ) -> Result<(ListenerId, Binding), Unbound> {
+        let (first, last) = self.tcp.ephemeral_ports;
+        let count = u32::from(last.saturating_sub(first)) + 1;
+        let start = u32::from(self.host.random_port_offset()) % count;
+        for step in 0..count {
+            let port = first.saturating_add(((start + step) % count) as u16);
+            if port == 0 || self.registry.is_used(Transport::Tcp, port) {
+                continue;
+            }
+            match self.listen_at(SocketAddr::new(local.ip(), port), options, sharing) {
+                // Taken by another cpu since we looked, or by ourselves.
+                Err(Unbound {
+                    error:
+                        BindError::InUseOnOtherCpu { .. } | BindError::Listen(ListenError::InUse(_)),
+                    ..
+                }) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(BindError::from(host::BindError::NoPorts).into())
+    }
+
+    /// Ends a listener. Connections that were not accepted are reset.
+    pub(crate) fn close_listener(&mut self, id: ListenerId) {
+        self.end_listener(id);
+        self.tcp.listeners.remove(&id);
+    }
+
+    /// Ends a listener, whose handle may learn that it has ended.
+    pub(super) fn end_listener(&mut self, id: ListenerId) {
+        let now = self.clock.now();
+        let Some(listener) = self.tcp.listeners.get_mut(&id) else {
+            return;
+        };
+        let local = listener.local;
+        if let Some(parked) = listener.parked.take() {
+            self.abort_unclaimed(parked);
+        }
+        if let Some(listener) = self.tcp.listeners.get_mut(&id) {
+            wake(&self.wakes, &mut listener.acceptor);
+            if std::mem::replace(&mut listener.is_ended, true) {
+                return;
+            }
+        }
+        self.tcp.engine.close_listener(now, id);
+        let binding = binding(local);
+        if let Some(bound) = self.tcp.bindings.get_mut(&binding) {
+            bound.has_listener = false;
+            if bound.connections > 0 {
+                bound.reservation.start_closing();
+            } else {
+                self.unbind_tcp(binding);
+            }
+        }
+        self.wake();
+    }
+
+    /// A binding is needed no more.
+    fn unbind_tcp(&mut self, binding: Binding) {
+        if let Some(bound) = self.tcp.bindings.remove(&binding) {
+            self.change_binding(binding, self.cpu, false);
+            self.peers.retract(bound.reservation, self.cpu);
+        }
+    }
+
+    /// The address that a listener is bound to.
+    pub(crate) fn listener_local(&self, id: ListenerId) -> Option<SocketAddr> {
+        self.tcp.listeners.get(&id).map(|listener| listener.local)
+    }
+
+    /// The next connection of a listener, or the end if there will be none.
+    pub(crate) fn poll_accept(
+        &mut self,
+        id: ListenerId,
+        waker: &Waker,
+    ) -> Poll<Option<ConnectionId>> {
+        if let Some(connection) = self.accept_tcp(id) {
+            return Poll::Ready(Some(connection));
+        }
+        let is_closed = self.closed.is_some();
+        match self.tcp.listeners.get_mut(&id) {
+            Some(listener) if !is_closed && !listener.is_ended => {
+                keep(&mut listener.acceptor, waker);
+                Poll::Pending
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+
+    /// Takes the next connection of a listener.
+    pub(super) fn accept_tcp(&mut self, id: ListenerId) -> Option<ConnectionId> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let now = self.clock.now();
+        let local = self.tcp.listeners.get(&id)?.local;
+        let connection = self.tcp.engine.accept(now, id)?;
+        let binding = binding(local);
+        let bound = self.tcp.bindings.get_mut(&binding);
+        let kept = Kept {
+            binding: bound.map(|bound| {
+                bound.connections += 1;
+                binding
+            }),
+            reservation: None,
+        };
+        self.insert_socket(connection, kept);
+        Some(connection)
+    }
+
+    /// Sets who gets the connections of a listener.
+    pub(crate) fn deliver_accepted_to(
+        &mut self,
+        id: ListenerId,
+        recipient: Recipient<TcpAccepted>,
+        is_remote: bool,
+    ) {
+        if let Some(listener) = self.tcp.listeners.get_mut(&id) {
+            listener.recipient = Some(recipient);
+            listener.is_remote = is_remote;
+            self.deliver_accepted(id);
+            self.wake();
+        }
+    }
+
+    /// A connection that was closed is over.
+    pub(super) fn release_closed(&mut self, id: ConnectionId) {
+        let Some(Kept { binding, .. }) = self.tcp.closing.remove(&id) else {
+            return;
+        };
+        let Some(binding) = binding else {
+            return;
+        };
+        if let Some(bound) = self.tcp.bindings.get_mut(&binding) {
+            bound.connections = bound.connections.saturating_sub(1);
+            if bound.connections == 0 && !bound.has_listener {
+                self.unbind_tcp(binding);
+            }
+        }
+    }
+}
+
+/// What the other cpus know of a socket at `local`.
+pub(super) fn binding(local: SocketAddr) -> Binding {
+    Binding {
+        transport: Transport::Tcp,
+        port: local.port(),
+        address: local.ip(),
+    }
+}
