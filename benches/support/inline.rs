@@ -5,9 +5,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use virtroupe::actors::clock::Clock;
 use virtroupe::driver::embedded::{
     EmbeddedConfig, EmbeddedStepper, EmbeddedTransport, PacketSource, SourceConfig, SourceMonitor,
+    monotonic_now,
 };
 use virtroupe::wire::host::Neighbor;
 use virtroupe::{Config, DeviceUrl, MacAddr, Stack, Supervisor};
@@ -60,12 +60,11 @@ pub async fn step_on_first_cpu(
     rate: Option<f64>,
 ) -> Outcome<()> {
     let interval = rate.map(|rate| Duration::from_secs_f64(64.0 / rate));
-    let clock = Clock::new();
     let step = move |_| async move {
-        let mut due = clock.now();
+        let mut due = monotonic_now();
         // Ends with its arbiter.
         actix::spawn(poll_fn(move |cx| -> Poll<()> {
-            let now = clock.now();
+            let now = monotonic_now();
             match interval {
                 None => _ = stepper.step(now),
                 Some(interval) if now >= due => {

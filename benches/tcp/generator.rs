@@ -174,7 +174,9 @@ impl Generator {
         if self.idle.contains(&id) {
             self.open += usize::from(what.connected);
             return match what.closed {
-                true => Err("the server has closed an idle connection".into()),
+                true => {
+                    Err(format!("an idle connection ended: {:?}", self.engine.error(id)).into())
+                }
                 false => Ok(()),
             };
         }

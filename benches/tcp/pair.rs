@@ -49,16 +49,6 @@ pub fn measure() -> Outcome<()> {
         let elapsed = started.elapsed().as_secs_f64();
         let bits = (after.bytes - before.bytes) as f64 * 8.0;
         let busy = |end: usize| (after.busy[end] - before.busy[end]) as f64 / (elapsed * 1e9);
-        eprintln!(
-            "{:?}\n{:?}",
-            sender.stats().await?.cpus[0].shard.tcp.engine,
-            sender.stats().await?.drops()
-        );
-        eprintln!(
-            "{:?}\n{:?}",
-            receiver.stats().await?.cpus[0].shard.tcp.engine,
-            receiver.stats().await?.drops()
-        );
         println!("measured {} {} {}", bits / elapsed, busy(0), busy(1));
         Ok(())
     })
