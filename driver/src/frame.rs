@@ -241,10 +241,12 @@ impl Frame {
         prefetch_read(self.data());
     }
 
-    /// Free bytes behind the last byte of the head.
-    pub fn tailroom(&self) -> usize {
-        self.capacity()
-            .saturating_sub(self.place.start() + self.place.length())
+    /// Free bytes behind those of this segment, as far as its length can say.
+    #[inline(always)]
+    fn segment_room(&self) -> usize {
+        let length = self.place.length();
+        let free = self.capacity().saturating_sub(self.place.start() + length);
+        free.min(usize::from(u16::MAX) - length)
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -476,6 +478,18 @@ impl Buffer for Frame {
         }
     }
 
+    fn tailroom(&self) -> usize {
+        let mut last = self;
+        while let Some(next) = last.tail() {
+            last = next;
+        }
+        if last.is_link() {
+            0
+        } else {
+            last.segment_room()
+        }
+    }
+
     fn append(&mut self, tail: Self) {
         self.last_mut().set_tail(tail);
     }
@@ -519,9 +533,7 @@ impl Frame {
     /// Copies `bytes` behind those of this segment, if there is room.
     #[inline(always)]
     fn extend_segment(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > self.tailroom()
-            || bytes.len() > usize::from(u16::MAX) - self.place.length()
-        {
+        if bytes.len() > self.segment_room() {
             return false;
         }
         let end = self.place.start() + self.place.length();
