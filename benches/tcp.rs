@@ -68,6 +68,9 @@ const UNDER_WAY: usize = 64;
 /// Others that are open meanwhile, and idle.
 const IDLE: [usize; 3] = [0, 1000, 10_000];
 
+/// Measures one round of a task; the second argument is for how many seconds each time.
+type Measure = fn(usize, &str) -> Outcome<Table>;
+
 /// The programs that run on either side are this one with a subcommand.
 fn main() -> ExitCode {
     support::run(|| match std::env::args().nth(1).as_deref() {
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
 fn compare() -> Outcome<()> {
     require::namespaces()?;
     let task: String = option("--task", "all".into())?;
-    let tasks: [(&str, fn(usize, &str) -> Outcome<Table>); 4] = [
+    let tasks: [(&str, Measure); 4] = [
         ("bulk", measure_bulk),
         ("pair", measure_pair),
         ("http", measure_http),

@@ -143,6 +143,9 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
     let mut request = [0; REQUEST];
     stream.read_exact(&mut request).await?;
     stream.write_all(&request).await?;
-    stream.read(&mut request).await?;
-    Ok(())
+    // The client closes first, so that TIME-WAIT is its own.
+    match stream.read(&mut request).await? {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
