@@ -401,7 +401,7 @@ fn the_host_does_not_refuse_a_probe_for_a_wider_path() {
     write(&mut client, now, second);
     let sent = client.turn(now, Vec::new());
     let long = sent.iter().find(|frame| frame.len() > 814);
-    let report = fragmentation_needed(&long.expect("not told yet").to_vec(), 800);
+    let report = too_big(Family::V4, &long.expect("not told yet").to_vec(), 800);
     client.turn(now, vec![report]);
     assert_eq!(client.host.counters().icmp_errors_received, 1);
     now = now + milliseconds(1);
