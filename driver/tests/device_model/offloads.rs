@@ -233,3 +233,39 @@ fn a_large_packet_arrives_whole_where_it_was_asked_for_and_else_in_pieces() {
         }
     }
 }
+
+/// A driver must take a header that does not fit to its packet for a fault of the device, and
+/// give it up. So a device lets none through, whoever described the packet.
+#[test]
+fn a_packet_that_was_described_wrongly_breaks_no_receiver() {
+    let tcp = |change: fn(&mut [u8], &mut Offload)| {
+        let packet = packet(Some(SegmentKind::Tcp { ecn: false }), &[7; 5000], 1448);
+        let (mut bytes, mut offload) = (packet.to_vec(), packet.offload());
+        change(&mut bytes, &mut offload);
+        let mut changed = HeapBuffer::new(&bytes);
+        changed.set_offload(offload);
+        changed
+    };
+    fn start_at(offload: &mut Offload, start: u16) {
+        offload.checksum = ChecksumState::Partial(PartialChecksum { start, offset: 0 });
+    }
+    let wrong = [
+        // A TCP header of four words.
+        tcp(|bytes, _| bytes[TRANSPORT + 12] = 4 << 4),
+        // The headers would end behind the packet's first buffer, or the packet.
+        tcp(|_, offload| start_at(offload, 2095)),
+        tcp(|_, offload| start_at(offload, 5050)),
+    ];
+    for format in [RingFormat::Split, RingFormat::Packed] {
+        let (left, right) = virtroupe_driver::embedded::Link::pair(LinkConfig::default());
+        let all = EmbeddedConfig::SUPPORTED;
+        let mut near = end(left, format, all, ReceiveOffloadMode::Never);
+        let mut far = end(right, format, all, ReceiveOffloadMode::All);
+        let right = tcp(|_, _| ());
+        let packets = [&wrong[..], std::slice::from_ref(&right)].concat();
+        let received = cross(&mut near, &mut far, &packets);
+        // What can be cut by its own headers is, whatever was said.
+        assert_eq!(received.last().map(Buffer::to_vec), Some(right.to_vec()));
+        assert!(near.handle.stats().violations.frames > 0);
+    }
+}
