@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::ops::{Bound, Deref, RangeBounds};
 
 use bytes::{Buf, Bytes};
-use virtroupe_wire::Buffer;
+use virtroupe_wire::{Buffer, Offload};
 
 use crate::frame::Frame;
 use crate::sync::{Ordering, fence};
@@ -23,7 +23,9 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    pub(crate) fn new(frame: Frame) -> Self {
+    /// What is to be done for a packet, or was done, is not said of parts of it.
+    pub(crate) fn new(mut frame: Frame) -> Self {
+        frame.set_offload(Offload::NONE);
         let length = frame.head().len() as u16;
         frame.references().store(1, Ordering::Relaxed);
         Chunk {
@@ -179,6 +181,8 @@ impl fmt::Debug for Chunk {
 mod tests {
     use std::sync::Arc;
 
+    use virtroupe_wire::offload::ChecksumState;
+
     use super::*;
     use crate::memory::{DmaMemory, HugePages};
     use crate::pool::{SLOT_STRIDE, UnboundPool};
@@ -224,6 +228,19 @@ mod tests {
         let mut frame = Frame::on_heap(pieces.next().expect("a head"));
         pieces.for_each(|piece| frame.append(Frame::on_heap(piece)));
         assert!(frame.freeze()[..] == packet[..]);
+    }
+
+    #[test]
+    fn a_frame_that_was_frozen_asks_for_no_offload_any_more() {
+        let mut frame = Frame::on_heap(b"headers and payload");
+        frame.set_offload(Offload {
+            checksum: ChecksumState::Valid,
+            segmentation: None,
+        });
+        let payload = frame.freeze().slice(12..);
+        let frame = payload.try_into_frame().expect("it is the last");
+        assert_eq!(frame.head(), b"payload");
+        assert!(!frame.has_offload());
     }
 
     #[test]

@@ -12,12 +12,14 @@ use crate::frame::{Frame, NET_HEADER};
 use crate::pool::{Pool, RESERVE, SLOT_ROOM};
 use crate::transmit::most_segments;
 
-const NEEDS_CSUM: u8 = 1;
-const GSO_TCPV4: u8 = 1;
-const GSO_UDP: u8 = 3;
-const GSO_TCPV6: u8 = 4;
-const GSO_UDP_L4: u8 = 5;
-const GSO_ECN: u8 = 0x80;
+/// Flags and types of segmentation in the virtio-net header (section 5.1.6), without their
+/// `VIRTIO_NET_HDR_`.
+pub(crate) const NEEDS_CSUM: u8 = 1;
+pub(crate) const GSO_TCPV4: u8 = 1;
+pub(crate) const GSO_UDP: u8 = 3;
+pub(crate) const GSO_TCPV6: u8 = 4;
+pub(crate) const GSO_UDP_L4: u8 = 5;
+pub(crate) const GSO_ECN: u8 = 0x80;
 
 /// The transmit offloads that were negotiated with a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

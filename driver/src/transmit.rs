@@ -209,10 +209,10 @@ impl<R: Ring> TransmitQueue<R> {
     /// `PoolEmpty` if the pool has no slot, `TooBig` if the frame exceeds the longest chain.
     fn in_sight(&mut self, mut frame: Frame, pool: &mut Pool) -> Result<Frame, DropReason> {
         let needs = self.needs(&frame);
-        self.counters.copied += u64::from(needs.copies > 0);
         if needs.segments > self.most_segments() {
             return Err(DropReason::TooBig);
         }
+        self.counters.copied += u64::from(needs.copies > 0);
         if needs.is_linear {
             return gather(&frame, pool);
         }

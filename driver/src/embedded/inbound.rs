@@ -69,11 +69,10 @@ impl Inbound<'_> {
         if is_taken_by_driver(header, frame, self.features) {
             return self.write(header, frame);
         }
-        let mut packet = Packet {
-            header: *header,
-            bytes: frame.to_vec(),
-        };
-        if self.scratch.carry_out(&mut packet).is_some() {
+        let mut packet = self.scratch.copy(header, frame);
+        let outcome = self.scratch.carry_out(&mut packet);
+        self.scratch.give(packet);
+        if outcome.is_some() {
             self.pieces.extend(self.scratch.take_finished());
             self.deliver_pieces();
         } else {
@@ -90,6 +89,7 @@ impl Inbound<'_> {
                 self.pieces.push_front(piece);
                 return;
             }
+            self.scratch.give(piece);
         }
     }
 

@@ -5,7 +5,7 @@
 use virtroupe_wire::offload::{
     ChecksumState, PartialChecksum, SegmentKind, Segmentation, complete_checksum, segment,
 };
-use virtroupe_wire::{Offload, ethernet};
+use virtroupe_wire::{Offload, ethernet, udp};
 
 use super::backend::Packet;
 use super::header::NetHeader;
@@ -27,6 +27,13 @@ const GSO_ECN: u8 = 0x80;
 /// The longest packet that is to be segmented: IPv6, whose length does not count its own header,
 /// and Ethernet with a VLAN tag.
 const LONGEST: usize = 65_535 + 40 + 18;
+
+/// The least TCP header (RFC 9293, section 3.1).
+const TCP_HEADER: usize = 20;
+
+/// Headers in front of the payload of a long packet: those of Ethernet, IP and TCP have at most 138
+/// bytes, and some extension headers of IPv6 may be among them.
+const MOST_HEADERS: usize = 256;
 
 /// Features with which a driver may send packets that are longer than the MTU.
 const SEGMENTATION: FeatureBits = FeatureBits(
@@ -73,7 +80,7 @@ pub(super) fn is_allowed(header: &NetHeader, length: usize, features: FeatureBit
 }
 
 /// Whether a driver that accepted `features` takes the frame `bytes` with what `header` leaves to
-/// do for it.
+/// do for it: that was negotiated, and the frame is what `header` says.
 pub(super) fn is_taken_by_driver(header: &NetHeader, bytes: &[u8], features: FeatureBits) -> bool {
     let needs_checksum = header.flags & NEEDS_CSUM != 0;
     if needs_checksum {
@@ -82,19 +89,41 @@ pub(super) fn is_taken_by_driver(header: &NetHeader, bytes: &[u8], features: Fea
             return false;
         }
     }
-    let is_ipv6 = bytes.get(12..14) == Some(&ethernet::IPV6.to_be_bytes());
-    let needed = match header.gso_type & !GSO_ECN {
-        GSO_NONE => return header.gso_type == GSO_NONE,
-        GSO_TCPV4 => FeatureBits::GUEST_TSO4,
-        GSO_TCPV6 => FeatureBits::GUEST_TSO6,
-        GSO_UDP => FeatureBits::GUEST_UFO,
-        GSO_UDP_L4 if is_ipv6 => FeatureBits::GUEST_USO6,
-        GSO_UDP_L4 => FeatureBits::GUEST_USO4,
+    let kind = header.gso_type & !GSO_ECN;
+    if kind == GSO_NONE {
+        return header.gso_type == GSO_NONE;
+    }
+    let network = ethernet::carried(bytes).map(|(ethertype, _)| ethertype);
+    let needed = match (kind, network) {
+        (GSO_TCPV4, Some(ethernet::IPV4)) => FeatureBits::GUEST_TSO4,
+        (GSO_TCPV6, Some(ethernet::IPV6)) => FeatureBits::GUEST_TSO6,
+        (GSO_UDP, Some(ethernet::IPV4 | ethernet::IPV6)) => FeatureBits::GUEST_UFO,
+        (GSO_UDP_L4, Some(ethernet::IPV4)) => FeatureBits::GUEST_USO4,
+        (GSO_UDP_L4, Some(ethernet::IPV6)) => FeatureBits::GUEST_USO6,
         _ => return false,
     };
-    let is_ecn_taken = header.gso_type & GSO_ECN == 0 || features.contains(FeatureBits::GUEST_ECN);
+    let is_tcp = matches!(kind, GSO_TCPV4 | GSO_TCPV6);
+    let is_ecn_taken =
+        header.gso_type & GSO_ECN == 0 || is_tcp && features.contains(FeatureBits::GUEST_ECN);
     // Section 5.1.6.4.1: a merged frame needs a checksum.
-    features.contains(needed) && is_ecn_taken && needs_checksum && header.gso_size > 0
+    features.contains(needed)
+        && is_ecn_taken
+        && needs_checksum
+        && header.gso_size > 0
+        && has_headers(header, bytes, is_tcp)
+}
+
+/// Whether the frame `bytes`, which is to be cut, has its headers where `header` says, near enough
+/// to the front that a driver finds them in its first buffer. Who sent it may have described it
+/// wrongly; the driver that receives it would have to take that for a fault of the device.
+fn has_headers(header: &NetHeader, bytes: &[u8], is_tcp: bool) -> bool {
+    let transport = usize::from(header.csum_start);
+    let least = if is_tcp { TCP_HEADER } else { udp::HEADER };
+    let segmentation = describe(header, bytes).and_then(|offload| offload.segmentation);
+    segmentation.is_some_and(|segmentation| {
+        let end = usize::from(segmentation.header_length);
+        end >= transport + least && end <= bytes.len().min(MOST_HEADERS)
+    })
 }
 
 /// What of `header` is for a driver that accepted `features`, with the number of buffers that the

@@ -11,16 +11,11 @@ use virtroupe_wire::{Buffer, Offload, ethernet};
 
 use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER};
+use crate::offload::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, NEEDS_CSUM};
 use crate::ring::Violation;
 
-const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_UDP: u8 = 3;
-const GSO_TCPV6: u8 = 4;
-const GSO_UDP_L4: u8 = 5;
-const GSO_ECN: u8 = 0x80;
 
 /// The least TCP header, and where its length is (RFC 9293, section 3.1).
 const TCP_HEADER: u16 = 20;

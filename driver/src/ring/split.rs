@@ -254,8 +254,8 @@ impl SplitRing {
         }
     }
 
-    /// How many chains the device has used since the last [`take_used`](Self::take_used), given
-    /// that it holds `outstanding`.
+    /// How many chains the device has used since the last [`advance_used`](Self::advance_used),
+    /// given that it holds `outstanding`.
     pub(crate) fn used_pending(&self, outstanding: u16) -> Result<u16, Violation> {
         // Acquire: the entries and the packets are visible after the index.
         let used = u16::from_le(self.used_word(1).load(Ordering::Acquire));

@@ -428,8 +428,8 @@ impl Harness {
 
     /// Sends `count` small frames of the pool.
     pub fn send(&mut self, count: usize) -> Option<Violation> {
-        let frames = (0..count).filter_map(|_| self.pair.pool().frame());
-        let mut frames: Vec<_> = frames.collect();
+        let mut frames = Vec::new();
+        self.pair.pool().frames(&mut frames, count);
         for (number, frame) in frames.iter_mut().enumerate() {
             assert!(frame.extend_from_slice(&[number as u8; 60]));
         }

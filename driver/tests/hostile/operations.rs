@@ -1,7 +1,7 @@
 //! Random work of the driver and random misdeeds of the device, out of plain numbers, so that
 //! property tests and fuzzers share them.
 
-use virtroupe_driver::{Frame, Violation};
+use virtroupe_driver::{Frame, Violation, drop_burst};
 use virtroupe_wire::Buffer;
 
 use super::device::{RX, TX};
@@ -39,7 +39,7 @@ fn drive(harness: &mut Harness, (kind, a, b, c): Words) -> Option<Violation> {
             harness.observe();
         }
         6 => harness.pair.disarm(),
-        7 => drop(harness.live.drain(..x.min(harness.live.len()))),
+        7 => let_go(&mut harness.live, x, b & 1 != 0),
         8 => elsewhere(harness, x),
         9 => {
             let count = (x % 16).min(harness.live.len());
@@ -60,12 +60,22 @@ fn drive(harness: &mut Harness, (kind, a, b, c): Words) -> Option<Violation> {
     None
 }
 
+/// Drops the first `count` frames, one by one or as a burst.
+pub fn let_go(frames: &mut Vec<Frame>, count: usize, is_burst: bool) {
+    let count = count.min(frames.len());
+    let mut gone: Vec<_> = frames.drain(..count).collect();
+    if is_burst {
+        drop_burst(&mut gone);
+        assert!(gone.is_empty());
+    }
+}
+
 fn elsewhere(harness: &mut Harness, count: usize) {
-    let frames: Vec<_> = harness
+    let mut frames: Vec<_> = harness
         .live
         .drain(..(count % 32).min(harness.live.len()))
         .collect();
-    std::thread::spawn(move || virtroupe_driver::batch_returns(|| drop(frames)))
+    std::thread::spawn(move || drop_burst(&mut frames))
         .join()
         .expect("dropped");
 }

@@ -7,7 +7,7 @@ use virtroupe_wire::Buffer;
 
 use super::device::{HEADER, RX, TX};
 use super::net_header;
-use super::operations::Words;
+use super::operations::{Words, let_go};
 use super::packed_harness::{BUFFER, PackedHarness, PackedSetup, Place, USED};
 
 /// Runs the steps until the first violation, then resets the device. Panics when the driver does
@@ -33,7 +33,7 @@ fn drive(harness: &mut PackedHarness, (kind, a, b, c): Words) -> Option<Violatio
             harness.observe();
         }
         6 => harness.pair.disarm(),
-        7 => drop(harness.live.drain(..x.min(harness.live.len()))),
+        7 => let_go(&mut harness.live, x, b & 1 != 0),
         8 => {
             let count = (x % 16).min(harness.live.len());
             let burst = harness.live.drain(..count).collect();

@@ -3,6 +3,7 @@
 use virtroupe_wire::{Allocator, Buffer};
 
 use super::super::backend::Packet;
+use super::super::header::NetHeader;
 
 /// Pieces that are kept for the next burst: as many as all packets of a burst make of 64 KiB each
 /// in pieces of 1460 bytes.
@@ -20,6 +21,21 @@ impl Scratch {
     pub(in super::super) fn keep(&mut self, packet: &mut Packet) {
         let kept = std::mem::replace(packet, self.memory.packet());
         self.finished.push(kept);
+    }
+
+    /// A packet that is not finished: a copy.
+    pub(in super::super) fn copy(&mut self, header: &NetHeader, bytes: &[u8]) -> Packet {
+        let mut packet = self.memory.packet();
+        packet.header = *header;
+        packet.bytes.extend_from_slice(bytes);
+        packet
+    }
+
+    /// Keeps the memory of a packet that is not needed any more.
+    pub(in super::super) fn give(&mut self, packet: Packet) {
+        if self.memory.0.len() < MOST_SPARE {
+            self.memory.0.push(packet);
+        }
     }
 
     /// What is finished.
