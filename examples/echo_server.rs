@@ -23,6 +23,8 @@ mod device;
 mod exit;
 #[path = "common/link.rs"]
 mod link;
+#[path = "common/listen.rs"]
+mod listen;
 #[path = "common/live.rs"]
 mod live;
 #[path = "common/report.rs"]
@@ -38,7 +40,6 @@ mod table;
 #[path = "common/tcp_echo.rs"]
 mod tcp_echo;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 use actix::prelude::*;
@@ -59,27 +60,23 @@ struct Options {
     /// Stop after so many seconds; run until interrupted by default
     #[arg(long)]
     seconds: Option<u64>,
-    /// Serve at 10.0.0.2 in a network of its own, and open a shell in it; needs no root
-    #[arg(long, conflicts_with_all = ["device", "config", "ip", "mac", "neighbor", "cpus", "queues", "core", "seconds"])]
-    sandbox: bool,
-    /// What to run in the sandbox instead of a shell; its exit code becomes ours
-    #[arg(last = true, requires = "sandbox", value_name = "COMMAND")]
-    command: Vec<String>,
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArgs,
 }
 
 /// Sends each datagram back. TCP is echoed beside it, by a task for each connection.
 struct Echo(UdpSocket);
 
 impl Echo {
-    /// One for each family: a socket is of one.
-    async fn start_on(local: LocalStack, port: u16) -> Result<[Addr<Echo>; 2], BindError> {
-        let start = async |any: IpAddr| {
-            let socket = local.bind_udp_per_cpu((any, port).into()).await?;
-            Ok::<_, BindError>(Echo(socket).start())
-        };
+    /// One for each family.
+    async fn start_on(local: LocalStack, port: u16) -> Result<Vec<Addr<Echo>>, BindError> {
         tcp_echo::start_on(&local, port).await?;
-        let ipv4 = start(Ipv4Addr::UNSPECIFIED.into()).await?;
-        Ok([ipv4, start(Ipv6Addr::UNSPECIFIED.into()).await?])
+        let mut echoes = Vec::new();
+        for any in listen::ANY {
+            let socket = local.bind_udp_per_cpu((any, port).into()).await?;
+            echoes.push(Echo(socket).start());
+        }
+        Ok(echoes)
     }
 }
 
@@ -105,12 +102,12 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Outcome<ExitCode> {
     report::logs();
-    if options.sandbox {
+    if options.sandbox.sandbox {
         // First of all: a namespace can only be entered while there is one thread.
         sandbox::enter()?;
     }
     System::new().block_on(async {
-        if options.sandbox {
+        if options.sandbox.sandbox {
             serve_sandbox(&options).await
         } else if let Some(config) = options.device.to_config()? {
             serve_device(&options, config).await
@@ -132,27 +129,20 @@ async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
 }
 
 async fn serve_sandbox(options: &Options) -> Outcome<ExitCode> {
-    let stack = sandbox::stack().await?;
-    let _echo = start_echo(&stack, options.port).await?;
     let (address, port) = (sandbox::STACK, options.port);
-    let hint = format!("ping {address}, or nc -u {address} {port}");
-    let code = sandbox::run(&options.command, &hint).await?;
-    stack.shutdown().await;
-    Ok(code)
+    let hint = format!("ping {address}, or nc {address} {port}, with -u or without");
+    let start = async |stack: &Stack| start_echo(stack, port).await;
+    options.sandbox.serve(&hint, start).await
 }
 
 async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
-    let (server, client) = link::start(&options.device.cpus).await?;
-    let _echo = start_echo(&server, options.port).await?;
+    let start = async |stack: &Stack| start_echo(stack, options.port).await;
     let end = report::wait(options.seconds);
-    let measured = demo::measure(&server, &client, options.port, end).await;
-    client.shutdown().await;
-    server.shutdown().await;
-    measured.map(|()| ExitCode::SUCCESS)
+    demo::run(&options.device.cpus, start, options.port, end).await
 }
 
 /// Starts echo actors on each cpu of the stack.
-async fn start_echo(stack: &Stack, port: u16) -> Outcome<Vec<[Addr<Echo>; 2]>> {
+async fn start_echo(stack: &Stack, port: u16) -> Outcome<Vec<Vec<Addr<Echo>>>> {
     let started = stack.run_on_each(move |local| Echo::start_on(local, port));
     Ok(started.await?.into_iter().collect::<Result<_, _>>()?)
 }

@@ -17,6 +17,8 @@ mod device;
 mod exit;
 #[path = "common/http.rs"]
 mod http;
+#[path = "common/listen.rs"]
+mod listen;
 #[path = "common/live.rs"]
 mod live;
 #[path = "common/pattern.rs"]
@@ -30,7 +32,6 @@ mod serve;
 #[path = "common/show.rs"]
 mod show;
 
-use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use actix::System;
@@ -39,7 +40,7 @@ use exit::Outcome;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use virtroupe::{BindError, Config, ListenOptions, LocalStack, Stack, Supervisor, TcpListener};
+use virtroupe::{Config, Stack, Supervisor, TcpStream};
 
 /// Answers HTTP requests.
 #[derive(Parser)]
@@ -52,35 +53,17 @@ struct Options {
     /// Stop after so many seconds; run until interrupted by default
     #[arg(long)]
     seconds: Option<u64>,
-    /// Serve at 10.0.0.2 in a network of its own, and open a shell in it; needs no root
-    #[arg(long, conflicts_with_all = ["device", "config", "ip", "mac", "neighbor", "cpus", "queues", "core", "seconds"])]
-    sandbox: bool,
-    /// What to run in the sandbox instead of a shell; its exit code becomes ours
-    #[arg(last = true, requires = "sandbox", value_name = "COMMAND")]
-    command: Vec<String>,
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArgs,
 }
 
-/// Starts to serve on the cpu of `local`.
-async fn start_on(local: LocalStack, port: u16) -> Result<(), BindError> {
-    let any = (Ipv4Addr::UNSPECIFIED, port).into();
-    let listener = local
-        .listen_tcp_per_cpu(any, ListenOptions::default())
-        .await?;
-    actix::spawn(accept(listener));
-    Ok(())
-}
-
-/// Serves each connection in a task of its own, on this cpu, until the stack ends.
-async fn accept(listener: TcpListener) {
-    while let Ok(stream) = listener.accept().await {
-        let peer = stream.peer_addr();
-        actix::spawn(async move {
-            let connection = http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(http::answer));
-            if let Err(error) = connection.await {
-                tracing::debug!(?peer, %error, "the connection ended early");
-            }
-        });
+/// Serves a connection on its cpu, until the client ends it.
+async fn serve(stream: TcpStream) {
+    let peer = stream.peer_addr();
+    let connection =
+        http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(http::answer));
+    if let Err(error) = connection.await {
+        tracing::debug!(?peer, %error, "the connection ended early");
     }
 }
 
@@ -90,12 +73,12 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Outcome<ExitCode> {
     report::logs();
-    if options.sandbox {
+    if options.sandbox.sandbox {
         // First of all: a namespace can only be entered while there is one thread.
         sandbox::enter()?;
     }
     System::new().block_on(async {
-        if options.sandbox {
+        if options.sandbox.sandbox {
             return serve_sandbox(&options).await;
         }
         let config = options.device.to_config()?.ok_or(device::NO_DEVICE)?;
@@ -113,16 +96,16 @@ async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
 }
 
 async fn serve_sandbox(options: &Options) -> Outcome<ExitCode> {
-    let stack = sandbox::stack().await?;
-    start(&stack, options.port).await?;
     let hint = format!("curl http://{}/", sandbox::STACK);
-    let code = sandbox::run(&options.command, &hint).await?;
-    stack.shutdown().await;
-    Ok(code)
+    let start = async |stack: &Stack| start(stack, options.port).await;
+    options.sandbox.serve(&hint, start).await
 }
 
-/// Starts a server on each cpu of the stack.
+/// Starts to serve on each cpu of the stack: each connection in a task of its own.
 async fn start(stack: &Stack, port: u16) -> Outcome<()> {
-    let started = stack.run_on_each(move |local| start_on(local, port));
+    let started = stack.run_on_each(move |local| async move {
+        let serve = |stream| drop(actix::spawn(serve(stream)));
+        listen::start_on(&local, port, serve).await
+    });
     Ok(started.await?.into_iter().collect::<Result<_, _>>()?)
 }

@@ -18,6 +18,8 @@ mod device;
 mod exit;
 #[path = "common/link.rs"]
 mod link;
+#[path = "common/listen.rs"]
+mod listen;
 #[path = "common/live.rs"]
 mod live;
 #[path = "common/pattern.rs"]
@@ -36,7 +38,7 @@ use std::time::Instant;
 
 use actix::System;
 use clap::Parser;
-use connections::{connect, listen};
+use connections::sooner;
 use exit::Outcome;
 use stream::{Meter, Role, Tally, Transfer};
 use virtroupe::{Stack, Supervisor};
@@ -89,7 +91,8 @@ async fn run(options: &Options) -> Outcome<ExitCode> {
     };
     let stack = Supervisor::start(config).await?;
     if let Some(server) = options.connect {
-        let done = connect(&stack, server, options.connections, transfer, &tally).await?;
+        let done =
+            connections::connect(&stack, server, options.connections, transfer, &tally).await?;
         show(
             &stack,
             &tally,
@@ -97,7 +100,7 @@ async fn run(options: &Options) -> Outcome<ExitCode> {
         )
         .await?;
     } else {
-        listen(&stack, options.port, transfer, &tally).await?;
+        connections::listen(&stack, options.port, transfer, &tally).await?;
         show(&stack, &tally, report::wait(options.seconds)).await?;
     }
     let outcome = tally.outcome();
@@ -108,10 +111,11 @@ async fn run(options: &Options) -> Outcome<ExitCode> {
 /// The server does what was asked for, and the client its opposite.
 async fn demo(options: &Options, transfer: Transfer, tally: &Arc<Tally>) -> Outcome<ExitCode> {
     let (server, client) = link::start(&options.device.cpus).await?;
-    listen(&server, options.port, transfer, tally).await?;
+    connections::listen(&server, options.port, transfer, tally).await?;
     let address = (link::SERVER, options.port).into();
     let (opposite, others) = (transfer.opposite(), Arc::new(Tally::default()));
-    let done = connect(&client, address, options.connections, opposite, &others).await?;
+    let done =
+        connections::connect(&client, address, options.connections, opposite, &others).await?;
     // What the client has written is under way when it is done.
     let done = async {
         done.wait().await;
@@ -122,14 +126,6 @@ async fn demo(options: &Options, transfer: Transfer, tally: &Arc<Tally>) -> Outc
     client.shutdown().await;
     server.shutdown().await;
     outcome
-}
-
-/// Waits for the first of the two.
-async fn sooner(this: impl Future<Output = ()>, that: impl Future<Output = ()>) {
-    tokio::select! {
-        () = this => {}
-        () = that => {}
-    }
 }
 
 /// Shows the rates and what each cpu does, once a second until `end`; then the statistics.

@@ -9,6 +9,7 @@ mod examples {
     pub mod errors;
     pub mod packets;
     pub mod sandbox;
+    pub mod streams;
 }
 #[allow(dead_code, reason = "the other suites use the rest")]
 mod support;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     tests.extend(examples::errors::tests(&suite));
     tests.extend(examples::packets::tests(&suite));
     tests.extend(examples::sandbox::tests(&suite));
+    tests.extend(examples::streams::tests(&suite));
     libtest_mimic::run(&arguments, tests).exit_code()
 }
 

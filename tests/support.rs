@@ -64,7 +64,7 @@ impl Suite {
         &self,
         name: &str,
         requirements: &[Requirement],
-        body: fn() -> Outcome<()>,
+        body: impl FnOnce() -> Outcome<()> + Send + 'static,
     ) -> Trial {
         let missing: Vec<String> = requirements
             .iter()

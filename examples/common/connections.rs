@@ -1,13 +1,14 @@
 //! TCP connections of a stack, on all of its cpus.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use virtroupe::{ListenOptions, LocalStack, Stack, TcpOptions, TcpStream};
+use virtroupe::{LocalStack, Stack, TcpOptions, TcpStream};
 
 use crate::exit::Outcome;
+use crate::listen;
 use crate::stream::{Tally, Transfer};
 
 /// Does `transfer` with whoever connects to `port`, on the cpu that owns the connection.
@@ -20,19 +21,10 @@ pub async fn listen(
     let tally = Arc::clone(tally);
     let listening = stack.run_on_each(move |local| {
         let tally = Arc::clone(&tally);
-        async move {
-            let any = (Ipv4Addr::UNSPECIFIED, port).into();
-            let listener = local
-                .listen_tcp_per_cpu(any, ListenOptions::default())
-                .await?;
-            actix::spawn(async move {
-                // Ends with the stack.
-                while let Ok(stream) = listener.accept().await {
-                    actix::spawn(carry(stream, transfer, Arc::clone(&tally)));
-                }
-            });
-            Ok::<_, virtroupe::BindError>(())
-        }
+        let serve = move |stream| {
+            actix::spawn(carry(stream, transfer, Arc::clone(&tally)));
+        };
+        async move { listen::start_on(&local, port, serve).await }
     });
     Ok(listening.await?.into_iter().collect::<Result<_, _>>()?)
 }
@@ -45,6 +37,14 @@ impl Done {
     pub async fn wait(mut self) {
         // Nobody sends.
         while self.0.recv().await.is_some() {}
+    }
+}
+
+/// Waits for the first of the two.
+pub async fn sooner(this: impl Future<Output = ()>, that: impl Future<Output = ()>) {
+    tokio::select! {
+        () = this => {}
+        () = that => {}
     }
 }
 

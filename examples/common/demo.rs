@@ -1,17 +1,34 @@
 //! The demo: a client and a server in one process.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use virtroupe::Stack;
 
 use crate::client::{Client, Report, TakeReport};
+use crate::device::CpuArgs;
 use crate::exit::Outcome;
-use crate::link::SERVER;
+use crate::link::{self, SERVER};
 use crate::table::Table;
+
+/// Starts both, the server with what `start` starts on it, and measures it at `port` until `end`.
+pub async fn run<T>(
+    cpus: &CpuArgs,
+    start: impl AsyncFnOnce(&Stack) -> Outcome<T>,
+    port: u16,
+    end: impl Future<Output = ()>,
+) -> Outcome<ExitCode> {
+    let (server, client) = link::start(cpus).await?;
+    let _served = start(&server).await?;
+    let measured = measure(&server, &client, port, end).await;
+    client.shutdown().await;
+    server.shutdown().await;
+    measured.map(|()| ExitCode::SUCCESS)
+}
 
 /// Runs a client against the echo server, which listens at `port`, and shows a table once a
 /// second; until `end`.
-pub async fn measure(
+async fn measure(
     server: &Stack,
     client: &Stack,
     port: u16,

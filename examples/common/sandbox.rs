@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, ExitCode};
 use std::{env, fs};
 
+use clap::Args;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
@@ -23,6 +24,33 @@ use crate::exit::Outcome;
 pub const STACK: &str = "10.0.0.2";
 /// The kernel's.
 const KERNEL: &str = "10.0.0.1/24";
+
+/// Whether to serve in the sandbox, and whom.
+#[derive(Debug, Args)]
+pub struct SandboxArgs {
+    /// Serve at 10.0.0.2 in a network of its own, and open a shell in it; needs no root
+    #[arg(long, conflicts_with_all = ["device", "config", "ip", "mac", "neighbor", "cpus", "queues", "core", "seconds"])]
+    pub sandbox: bool,
+    /// What to run in the sandbox instead of a shell; its exit code becomes ours
+    #[arg(last = true, requires = "sandbox", value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl SandboxArgs {
+    /// Serves with what `start` starts on a stack in the sandbox, which must have been entered,
+    /// until the command or the shell ends; `hint` says what to try there.
+    pub async fn serve<T>(
+        &self,
+        hint: &str,
+        start: impl AsyncFnOnce(&Stack) -> Outcome<T>,
+    ) -> Outcome<ExitCode> {
+        let stack = stack().await?;
+        let _served = start(&stack).await?;
+        let code = run(&self.command, hint).await?;
+        stack.shutdown().await;
+        Ok(code)
+    }
+}
 
 /// Settings of the system that forbid the sandbox: the file, the value that does, and what to do.
 const SETTINGS: [(&str, &str, &str); 4] = [
@@ -126,7 +154,7 @@ fn loopback_up() -> Result<(), Errno> {
 }
 
 /// Starts a stack behind a TAP interface of the sandbox.
-pub async fn stack() -> Outcome<Stack> {
+async fn stack() -> Outcome<Stack> {
     let tap = TapConfig {
         name: "virtroupe0".into(),
         up: true,
@@ -145,7 +173,7 @@ pub async fn stack() -> Outcome<Stack> {
 
 /// Runs `command` in the sandbox, or an interactive shell if it is empty, which begins with
 /// `hint`: what to try. Gives its exit code.
-pub async fn run(command: &[String], hint: &str) -> Outcome<ExitCode> {
+async fn run(command: &[String], hint: &str) -> Outcome<ExitCode> {
     let shell = env::var("SHELL").unwrap_or_else(|_| "sh".into());
     let (program, arguments) = match command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),

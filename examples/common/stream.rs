@@ -86,11 +86,12 @@ impl Transfer {
             )
             .map(drop),
         };
-        tally.open.fetch_sub(1, RELAXED);
         match &outcome {
             Ok(()) => tally.done.fetch_add(1, RELAXED),
             Err(_) => tally.failed.fetch_add(1, RELAXED),
         };
+        // Last: who waits until none is open reads the others then.
+        tally.open.fetch_sub(1, Ordering::Release);
         outcome
     }
 
@@ -151,7 +152,7 @@ const TICK: Duration = Duration::from_millis(10);
 impl Tally {
     /// Waits until no connection is open.
     pub async fn idle(&self) {
-        while self.open.load(RELAXED) > 0 {
+        while self.open.load(Ordering::Acquire) > 0 {
             tokio::time::sleep(TICK).await;
         }
     }

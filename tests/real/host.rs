@@ -1,7 +1,7 @@
 //! A stack over TAP, with the kernel's side in a namespace of its own.
 
 use std::future::Future;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -98,6 +98,22 @@ impl Host {
         Ok(self.runtime.block_on(done)??)
     }
 
+    /// Runs `work` on each of the stack's cpus.
+    pub fn run_on_each<T, F, Fut>(&self, work: F) -> Outcome<Vec<T>>
+    where
+        T: std::marker::Send + 'static,
+        F: Fn(LocalStack) -> Fut + Clone + std::marker::Send + 'static,
+        Fut: Future<Output = T> + 'static,
+    {
+        let done = async { tokio::time::timeout(LONG, self.stack.run_on_each(work)).await };
+        Ok(self.runtime.block_on(done)??)
+    }
+
+    /// A TCP listener of the kernel.
+    pub fn listen(&self, local: SocketAddr) -> Outcome<TcpListener> {
+        Ok(self.kernel.enter(|| TcpListener::bind(local))??)
+    }
+
     /// Starts an actor that echoes at [`ECHO`].
     pub fn echo(&self) -> Outcome<Actor> {
         self.actor("0.0.0.0:7", true)
@@ -184,4 +200,14 @@ pub fn kernel_socket(namespace: &Namespace, local: &str) -> Outcome<UdpSocket> {
     let socket = namespace.enter(|| UdpSocket::bind(local))??;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(socket)
+}
+
+/// Frames that the kernel got through the interface.
+pub fn frames_of_the_kernel(host: &Host) -> Outcome<u64> {
+    let path = "/proc/thread-self/net/dev";
+    let table = host.kernel.enter(|| std::fs::read_to_string(path))??;
+    let mut lines = table.lines().filter_map(|line| line.trim().split_once(':'));
+    let counters = lines.find(|(name, _)| *name == INTERFACE);
+    let frames = counters.and_then(|(_, counters)| counters.split_whitespace().nth(1));
+    Ok(frames.ok_or("the interface is not listed")?.parse()?)
 }

@@ -14,7 +14,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use virtroupe::ListenOptions;
 
-use super::host::Host;
+use super::family::Family;
+use super::host::INTERFACE;
 use super::stream::{self, content};
 use crate::support::namespace::Namespace;
 use crate::support::process::{Process, TemporaryPath, example};
@@ -23,62 +24,63 @@ use crate::support::{Outcome, Suite};
 
 /// A program that has not done it by then hangs.
 const LIMIT: Duration = Duration::from_secs(60);
-/// One GiB.
-const GIB: u64 = 1 << 30;
 
 /// The tests of this module.
 pub fn tests(suite: &Suite) -> Vec<Trial> {
     use Requirement::{Namespaces, Tun};
-    vec![
-        suite.test(
-            "http::curl_gets_a_gibibyte",
-            &[Namespaces, Tun, IP, CURL],
-            curl_gets_a_gibibyte,
-        ),
-        suite.test(
+    let test = |name, program, body: fn(Family) -> Outcome<()>| {
+        Family::tests(suite, name, &[Namespaces, Tun, IP, program], body)
+    };
+    let tests = [
+        test("http::curl_gets_a_long_file", CURL, curl_gets_a_long_file),
+        test(
             "http::wrk_sees_no_error_on_256_connections",
-            &[Namespaces, Tun, IP, WRK],
+            WRK,
             wrk_sees_no_error_on_256_connections,
         ),
-        suite.test(
+        test(
             "http::curl_speaks_tls_through_rustls",
-            &[Namespaces, Tun, IP, CURL],
+            CURL,
             curl_speaks_tls_through_rustls,
         ),
-    ]
+    ];
+    tests.into_iter().flatten().collect()
 }
 
 /// The example, on a TAP interface of a kernel.
-fn http_server() -> Outcome<(Namespace, Process)> {
+fn http_server(family: Family) -> Outcome<(Namespace, Process)> {
     let kernel = Namespace::new()?;
-    kernel.ip("tuntap add dev vt0 mode tap vnet_hdr")?;
-    kernel.ip("address add 10.0.0.1/24 dev vt0")?;
+    kernel.ip(&format!("tuntap add dev {INTERFACE} mode tap vnet_hdr"))?;
+    family.add_kernel(&kernel)?;
     let mut command = Command::new(example("http_server")?);
-    command.args("--tap vt0 --ip 10.0.0.2/24".split(' '));
+    command.args(family.arguments());
     let server = Process::start(command, Some(&kernel))?;
+    family.wait_for_kernel(&kernel)?;
     // Until it listens.
     let retry = "--retry 20 --retry-connrefused --retry-delay 1 --connect-timeout 2";
-    let arguments = format!("-sS {retry} http://10.0.0.2/");
+    let arguments = format!("-sS {retry} http://{}/", family.stack(80));
     let said = kernel.run("curl", &arguments.split(' ').collect::<Vec<_>>())?;
     assert_eq!(said, "hello from Virtroupe\n");
     Ok((kernel, server))
 }
 
-fn curl_gets_a_gibibyte() -> Outcome<()> {
-    let (kernel, server) = http_server()?;
-    let script = format!("curl -sS --max-time 120 http://10.0.0.2/bytes/{GIB} | sha256sum");
+fn curl_gets_a_long_file(family: Family) -> Outcome<()> {
+    let (kernel, server) = http_server(family)?;
+    let (at, length) = (family.stack(80), family.bulk());
+    let script = format!("curl -sS --max-time 120 'http://{at}/bytes/{length}' | sha256sum");
     let printed = kernel.run("sh", &["-c", &script])?;
     let sha256 = printed.split(' ').next().unwrap_or_default();
-    assert_eq!(sha256, content(GIB).sha256);
+    assert_eq!(sha256, content(length).sha256);
     server.interrupt()?;
     let (status, printed) = server.wait(LIMIT)?;
     assert!(status.success(), "{status}: {printed}");
     Ok(())
 }
 
-fn wrk_sees_no_error_on_256_connections() -> Outcome<()> {
-    let (kernel, server) = http_server()?;
-    let arguments = ["-t", "2", "-c", "256", "-d", "10s", "http://10.0.0.2/"];
+fn wrk_sees_no_error_on_256_connections(family: Family) -> Outcome<()> {
+    let (kernel, server) = http_server(family)?;
+    let url = format!("http://{}/", family.stack(80));
+    let arguments = ["-t", "2", "-c", "256", "-d", "10s", &url];
     let printed = kernel.run("wrk", &arguments)?;
     // It prints a line of socket errors, or of answers that are not 2xx, only if there are any.
     let is_clean = !printed.contains("Socket errors") && !printed.contains("Non-2xx");
@@ -89,11 +91,12 @@ fn wrk_sees_no_error_on_256_connections() -> Outcome<()> {
     Ok(())
 }
 
-fn curl_speaks_tls_through_rustls() -> Outcome<()> {
+fn curl_speaks_tls_through_rustls(family: Family) -> Outcome<()> {
     const LENGTH: u64 = 10_000_000;
-    let host = Host::start()?;
-    let certified = rcgen::generate_simple_self_signed(["10.0.0.2".to_owned()])?;
-    let certificate = TemporaryPath::new("certificate");
+    let host = family.start()?;
+    let stack = family.stack(443);
+    let certified = rcgen::generate_simple_self_signed([stack.ip().to_string()])?;
+    let certificate = TemporaryPath::new(family.choose("certificate4", "certificate6"));
     fs::File::create(&*certificate)?.write_all(certified.cert.pem().as_bytes())?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
         certified.signing_key.serialize_der(),
@@ -104,7 +107,7 @@ fn curl_speaks_tls_through_rustls() -> Outcome<()> {
         .with_single_cert(vec![certified.cert.der().clone()], key)?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
     host.run(move |local| async move {
-        let any = "0.0.0.0:443".parse().expect("an address");
+        let any = family.any(443);
         let listener = local.listen_tcp(any, ListenOptions::default()).await?;
         actix::spawn(async move {
             while let Ok(stream) = listener.accept().await {
@@ -114,7 +117,7 @@ fn curl_speaks_tls_through_rustls() -> Outcome<()> {
         Ok::<_, virtroupe::BindError>(())
     })??;
     let script = format!(
-        "curl -sS --max-time 60 --cacert {} https://10.0.0.2/ | sha256sum",
+        "curl -sS --max-time 60 --cacert {} 'https://{stack}/' | sha256sum",
         certificate.display()
     );
     let printed = host.kernel.run("sh", &["-c", &script])?;

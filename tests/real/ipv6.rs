@@ -1,22 +1,18 @@
 //! IPv6 with Linux over TAP. The kernel finds the stack by neighbour solicitations; the stack knows
 //! the kernel by its settings.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use libtest_mimic::Trial;
-use virtroupe::wire::{MacAddr, Neighbor};
-use virtroupe::{Config, Payload, SocketEvent, UdpErrorKind, UdpSend};
+use virtroupe::{Payload, SocketEvent, UdpErrorKind, UdpSend};
 
-use super::host::{Host, INTERFACE, kernel_socket};
+use super::family::Family;
+use super::host::kernel_socket;
 use crate::probe::Seen;
 use crate::support::clients::{LONGEST, flood_ping, is_refused, udp_echo};
 use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::{Outcome, Suite, take_turn};
 
-/// The kernel's address and Ethernet address.
+/// The kernel's address.
 const KERNEL: &str = "fd00::1";
-const KERNEL_MAC: &str = "02:00:00:00:00:01";
 /// Where the stack echoes.
 const ECHO: &str = "[fd00::2]:7";
 
@@ -52,44 +48,10 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
     ]
 }
 
-/// A stack at fd00::2/64 besides 10.0.0.2/24, and the kernel at fd00::1.
-fn start(change: impl FnOnce(&mut Config)) -> Outcome<Host> {
-    let (address, mac): (_, MacAddr) = (KERNEL.parse()?, KERNEL_MAC.parse()?);
-    let ours = "fd00::2/64".parse()?;
-    let host = Host::start_with(|config| {
-        config.host.addresses.push(ours);
-        config.host.neighbors.push(Neighbor { address, mac });
-        change(config);
-    })?;
-    host.kernel
-        .ip(&format!("link set {INTERFACE} address {KERNEL_MAC}"))?;
-    host.kernel
-        .ip(&format!("-6 address add {KERNEL}/64 dev {INTERFACE} nodad"))?;
-    wait_for_kernel(&host)?;
-    Ok(host)
-}
-
-/// The kernel takes an address into use in the background, and drops what comes before.
-fn wait_for_kernel(host: &Host) -> Outcome<()> {
-    let route = format!("local {KERNEL} dev {INTERFACE}");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
-        let routes = host.kernel.ip("-6 route show table local")?;
-        let addresses = host
-            .kernel
-            .ip(&format!("-6 address show dev {INTERFACE} tentative"))?;
-        if routes.contains(&route) && !addresses.contains(KERNEL) {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Err(format!("the kernel does not take {KERNEL} into use").into())
-}
-
 fn pings_of_every_size_class() -> Outcome<()> {
     // ping waits for its last answer for two round trips only: nobody else may have the cores.
     let _turn = take_turn();
-    let host = start(|_| ())?;
+    let host = Family::Ipv6.start()?;
     for size in [0, 1, 8, 56, 1451, 1452, 1453, 2900, 8972, 32_768, LONGEST] {
         let pings = flood_ping(&host.kernel, "fd00::2".parse()?, 20, size)?;
         assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
@@ -98,7 +60,7 @@ fn pings_of_every_size_class() -> Outcome<()> {
 }
 
 fn udp_echo_of_many_lengths() -> Outcome<()> {
-    let host = start(|_| ())?;
+    let host = Family::Ipv6.start()?;
     let _echo = host.actor("[::]:7", true)?;
     // Both families at one port.
     let _other = host.echo()?;
@@ -115,7 +77,7 @@ fn udp_echo_of_many_lengths() -> Outcome<()> {
 }
 
 fn closed_ports_are_told_both_ways() -> Outcome<()> {
-    let host = start(|_| ())?;
+    let host = Family::Ipv6.start()?;
     // IPv4 only.
     let _echo = host.echo()?;
     assert!(is_refused(&host.kernel, ECHO.parse()?)?);
@@ -138,7 +100,7 @@ fn closed_ports_are_told_both_ways() -> Outcome<()> {
 /// The kernel cuts what it gets whole from the TAP interface, and verifies what we cut ourselves.
 fn a_train_reaches_a_kernel_socket_as_datagrams() -> Outcome<()> {
     for offloads in [true, false] {
-        let host = start(|config| config.options.transmit_offloads = offloads)?;
+        let host = Family::Ipv6.start_with(|config| config.options.transmit_offloads = offloads)?;
         let sender = host.actor("[::]:5000", false)?;
         let to = format!("[{KERNEL}]:6000");
         let socket = kernel_socket(&host.kernel, &to)?;
@@ -162,7 +124,7 @@ fn a_train_reaches_a_kernel_socket_as_datagrams() -> Outcome<()> {
 /// As over IPv4: pings and datagrams, whole and in fragments, from so many sockets that each cpu
 /// owns the flows of some.
 fn one_queue_and_three_cpus_answer_the_kernel() -> Outcome<()> {
-    let host = start(|config| config.cpus.count = 3)?;
+    let host = Family::Ipv6.start_with(|config| config.cpus.count = 3)?;
     let _echoes = host.echo_on_each_at("[::]:7")?;
     for size in [0, 56, 1453, 8972] {
         let pings = flood_ping(&host.kernel, "fd00::2".parse()?, 20, size)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use virtroupe::{Payload, UdpSend};
 
-use super::host::{ECHO, Host, INTERFACE, kernel_socket};
+use super::host::{ECHO, Host, frames_of_the_kernel, kernel_socket};
 use crate::support::clients::{LONGEST, flood_ping, udp_echo};
 use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::{Outcome, Suite, take_turn};
@@ -197,14 +197,4 @@ fn a_long_datagram_is_one_frame_to_a_kernel_socket() -> Outcome<()> {
         }
     }
     Ok(())
-}
-
-/// Frames that the kernel got through the interface.
-fn frames_of_the_kernel(host: &Host) -> Outcome<u64> {
-    let path = "/proc/thread-self/net/dev";
-    let table = host.kernel.enter(|| std::fs::read_to_string(path))??;
-    let mut lines = table.lines().filter_map(|line| line.trim().split_once(':'));
-    let counters = lines.find(|(name, _)| *name == INTERFACE);
-    let frames = counters.and_then(|(_, counters)| counters.split_whitespace().nth(1));
-    Ok(frames.ok_or("the interface is not listed")?.parse()?)
 }

@@ -1,7 +1,7 @@
 //! TCP with Linux as the peer, over TAP.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -9,36 +9,28 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use virtroupe::wire::host::Neighbor;
 use virtroupe::{Keepalive, ListenOptions, TcpOptions};
 
+use super::family::Family;
 use super::host::Host;
 use super::stream::{self, Content, content};
 use crate::support::requirement::{IP, Requirement};
 use crate::support::{Outcome, Suite};
 
-/// Where the stack listens.
-const STACK: &str = "10.0.0.2:5001";
-/// Where the kernel listens.
-const KERNEL: &str = "10.0.0.1:5001";
-/// One GiB.
-const GIB: u64 = 1 << 30;
+/// Where the stack and the kernel listen.
+const PORT: u16 = 5001;
 /// Whoever has not answered by then will not.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The tests of this module.
 pub fn tests(suite: &Suite) -> Vec<Trial> {
     use Requirement::{Namespaces, Tun};
-    let test = |name, body| suite.test(name, &[Namespaces, Tun, IP], body);
-    vec![
-        test(
-            "tcp::a_gibibyte_each_way_as_server",
-            a_gibibyte_each_way_as_server,
-        ),
-        test(
-            "tcp::a_gibibyte_each_way_as_client",
-            a_gibibyte_each_way_as_client,
-        ),
+    let test = |name, body: fn(Family) -> Outcome<()>| {
+        Family::tests(suite, name, &[Namespaces, Tun, IP], body)
+    };
+    let tests = [
+        test("tcp::bulk_each_way_as_server", bulk_each_way_as_server),
+        test("tcp::bulk_each_way_as_client", bulk_each_way_as_client),
         test(
             "tcp::half_closed_by_either_side",
             half_closed_by_either_side,
@@ -57,33 +49,34 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             "tcp::a_window_is_closed_for_ten_seconds",
             a_window_is_closed_for_ten_seconds,
         ),
-    ]
+    ];
+    tests.into_iter().flatten().collect()
 }
 
-fn a_gibibyte_each_way_as_server() -> Outcome<()> {
-    let host = Host::start()?;
-    let ours = serve(&host, |mut stream| async move {
-        both_ways(&mut stream, GIB).await
+fn bulk_each_way_as_server(family: Family) -> Outcome<()> {
+    let (host, length) = (family.start()?, family.bulk());
+    let ours = serve(&host, family, move |mut stream| async move {
+        both_ways(&mut stream, length).await
     })?;
-    let kernel = connect(&host)?;
-    let theirs = kernel_both_ways(kernel, GIB);
-    check(ours.recv_timeout(LIMIT)?, theirs, GIB)
+    let kernel = connect(&host, family)?;
+    let theirs = kernel_both_ways(kernel, length);
+    check(ours.recv_timeout(LIMIT)?, theirs, length)
 }
 
-fn a_gibibyte_each_way_as_client() -> Outcome<()> {
-    let host = Host::start()?;
-    let listener = listen(&host)?;
+fn bulk_each_way_as_client(family: Family) -> Outcome<()> {
+    let (host, length) = (family.start()?, family.bulk());
+    let listener = host.listen(family.kernel(PORT))?;
     let theirs = thread::spawn(move || -> io::Result<Content> {
         let (kernel, _) = listener.accept()?;
-        kernel_both_ways(kernel, GIB)
+        kernel_both_ways(kernel, length)
     });
-    let ours = host.run(|local| async move {
-        let peer = KERNEL.parse().expect("an address");
+    let ours = host.run(move |local| async move {
+        let peer = family.kernel(PORT);
         let mut stream = local.connect_tcp(peer, TcpOptions::default()).await?;
-        both_ways(&mut stream, GIB).await
+        both_ways(&mut stream, length).await
     })?;
     let theirs = theirs.join().expect("it does not panic");
-    check(ours, theirs, GIB)
+    check(ours, theirs, length)
 }
 
 /// Writes and reads `length` bytes of a stream of ours at the same time.
@@ -118,31 +111,31 @@ fn check(ours: io::Result<Content>, theirs: io::Result<Content>, length: u64) ->
     Ok(())
 }
 
-fn half_closed_by_either_side() -> Outcome<()> {
-    let host = Host::start()?;
+fn half_closed_by_either_side(family: Family) -> Outcome<()> {
+    let host = family.start()?;
     // The kernel ends first, and gets its answer after that.
-    let ours = serve(&host, |mut stream| async move {
+    let ours = serve(&host, family, |mut stream| async move {
         let heard = stream::read_async(&mut stream).await?;
         stream::write_async(&mut stream, 1_000_000).await?;
         stream.shutdown().await?;
         Ok::<_, io::Error>(heard)
     })?;
-    let mut kernel = connect(&host)?;
+    let mut kernel = connect(&host, family)?;
     stream::write(&mut kernel, 100_000)?;
     kernel.shutdown(Shutdown::Write)?;
     assert_eq!(stream::read(&mut kernel)?, content(1_000_000));
     assert_eq!(ours.recv_timeout(LIMIT)??, content(100_000));
 
     // We end first.
-    let listener = listen(&host)?;
+    let listener = host.listen(family.kernel(PORT))?;
     let theirs = thread::spawn(move || -> io::Result<Content> {
         let (mut kernel, _) = listener.accept()?;
         let heard = stream::read(&mut kernel)?;
         stream::write(&mut kernel, 1_000_000)?;
         Ok(heard)
     });
-    let ours = host.run(|local| async move {
-        let peer = KERNEL.parse().expect("an address");
+    let ours = host.run(move |local| async move {
+        let peer = family.kernel(PORT);
         let mut stream = local.connect_tcp(peer, TcpOptions::default()).await?;
         stream::write_async(&mut stream, 100_000).await?;
         stream.shutdown().await?;
@@ -153,9 +146,9 @@ fn half_closed_by_either_side() -> Outcome<()> {
     Ok(())
 }
 
-fn reset_by_either_side() -> Outcome<()> {
-    let host = Host::start()?;
-    let ours = serve(&host, |mut stream| async move {
+fn reset_by_either_side(family: Family) -> Outcome<()> {
+    let host = family.start()?;
+    let ours = serve(&host, family, |mut stream| async move {
         let mut byte = [0];
         stream.read_exact(&mut byte).await?;
         if byte[0] == b'w' {
@@ -165,7 +158,7 @@ fn reset_by_either_side() -> Outcome<()> {
         stream.abort();
         Ok::<_, io::Error>(())
     })?;
-    let mut kernel = connect(&host)?;
+    let mut kernel = connect(&host, family)?;
     kernel.write_all(b"w")?;
     let linger = nix::libc::linger {
         l_onoff: 1,
@@ -176,7 +169,7 @@ fn reset_by_either_side() -> Outcome<()> {
     let error = ours.recv_timeout(LIMIT)?.expect_err("it was reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 
-    let mut kernel = connect(&host)?;
+    let mut kernel = connect(&host, family)?;
     kernel.write_all(b"r")?;
     ours.recv_timeout(LIMIT)??;
     let error = kernel.read(&mut [0]).expect_err("it was reset");
@@ -184,38 +177,34 @@ fn reset_by_either_side() -> Outcome<()> {
     Ok(())
 }
 
-fn refused_by_either_side() -> Outcome<()> {
-    let host = Host::start()?;
-    let error = connect(&host).expect_err("nobody listens");
+fn refused_by_either_side(family: Family) -> Outcome<()> {
+    let host = family.start()?;
+    let error = connect(&host, family).expect_err("nobody listens");
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
     assert_eq!(kind, Some(ErrorKind::ConnectionRefused), "{error}");
-    let error = connect_ours(&host, KERNEL, TcpOptions::default())?;
+    let error = connect_ours(&host, family.kernel(PORT), TcpOptions::default())?;
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
     Ok(())
 }
 
-fn connecting_to_nobody_times_out() -> Outcome<()> {
+fn connecting_to_nobody_times_out(family: Family) -> Outcome<()> {
     // There is no such station, but we do not ask.
-    let nobody = Neighbor {
-        address: "10.0.0.9".parse()?,
-        mac: "02:00:00:00:00:09".parse()?,
-    };
-    let host = Host::start_with(|config| config.host.neighbors.push(nobody))?;
+    let nobody = family.neighbor(9);
+    let host = family.start_with(|config| config.host.neighbors.push(nobody))?;
     let options = TcpOptions {
         connect_timeout: Duration::from_secs(2),
         ..TcpOptions::default()
     };
-    let error = connect_ours(&host, "10.0.0.9:5001", options)?;
+    let error = connect_ours(&host, (nobody.address, PORT).into(), options)?;
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     // Nobody answers when we ask for this one.
-    let error = connect_ours(&host, "10.0.0.77:5001", TcpOptions::default())?;
+    let error = connect_ours(&host, (family.host(77), PORT).into(), TcpOptions::default())?;
     assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
     Ok(())
 }
 
 /// The error of an attempt to connect.
-fn connect_ours(host: &Host, peer: &str, options: TcpOptions) -> Outcome<io::Error> {
-    let peer: SocketAddr = peer.parse()?;
+fn connect_ours(host: &Host, peer: SocketAddr, options: TcpOptions) -> Outcome<io::Error> {
     let error = host.run(move |local| async move {
         let outcome = local.connect_tcp(peer, options).await;
         outcome.err().map(io::Error::from)
@@ -223,8 +212,8 @@ fn connect_ours(host: &Host, peer: &str, options: TcpOptions) -> Outcome<io::Err
     Ok(error.ok_or("it was connected")?)
 }
 
-fn keepalive_finds_a_dead_peer() -> Outcome<()> {
-    let host = Host::start()?;
+fn keepalive_finds_a_dead_peer(family: Family) -> Outcome<()> {
+    let host = family.start()?;
     let options = TcpOptions {
         keepalive: Some(Keepalive {
             idle: Duration::from_secs(1),
@@ -233,25 +222,25 @@ fn keepalive_finds_a_dead_peer() -> Outcome<()> {
         }),
         ..TcpOptions::default()
     };
-    let ours = serve_with(&host, options, |mut stream| async move {
+    let ours = serve_with(&host, family, options, |mut stream| async move {
         stream.write_all(b"x").await?;
         stream.read(&mut [0]).await
     })?;
-    let mut kernel = connect(&host)?;
+    let mut kernel = connect(&host, family)?;
     kernel.read_exact(&mut [0])?;
     // The peer dies without a word.
-    host.kernel.ip("address del 10.0.0.1/24 dev vt0")?;
+    family.delete_kernel(&host.kernel)?;
     let error = ours.recv_timeout(LIMIT)?.expect_err("it is dead");
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     Ok(())
 }
 
-fn a_window_is_closed_for_ten_seconds() -> Outcome<()> {
+fn a_window_is_closed_for_ten_seconds(family: Family) -> Outcome<()> {
     const LENGTH: u64 = 32 << 20; // more than both ends have room for
     const PAUSE: Duration = Duration::from_secs(10);
-    let host = Host::start()?;
+    let host = family.start()?;
     // Neither side reads for a while, and each writes.
-    let ours = serve(&host, |stream| async move {
+    let ours = serve(&host, family, |stream| async move {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let read = async {
             tokio::time::sleep(PAUSE).await;
@@ -264,7 +253,7 @@ fn a_window_is_closed_for_ten_seconds() -> Outcome<()> {
         let (written, read) = tokio::join!(write, read);
         written.and(read)
     })?;
-    let kernel = connect(&host)?;
+    let kernel = connect(&host, family)?;
     let mut reader = kernel.try_clone()?;
     let theirs = thread::spawn(move || {
         thread::sleep(PAUSE);
@@ -279,17 +268,19 @@ fn a_window_is_closed_for_ten_seconds() -> Outcome<()> {
 /// Has the stack listen, and do `work` with each connection; gives the results.
 fn serve<T, F>(
     host: &Host,
+    family: Family,
     work: impl Fn(virtroupe::TcpStream) -> F + Send + 'static,
 ) -> Outcome<Receiver<T>>
 where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
 {
-    serve_with(host, TcpOptions::default(), work)
+    serve_with(host, family, TcpOptions::default(), work)
 }
 
 fn serve_with<T, F>(
     host: &Host,
+    family: Family,
     connection: TcpOptions,
     work: impl Fn(virtroupe::TcpStream) -> F + Send + 'static,
 ) -> Outcome<Receiver<T>>
@@ -303,9 +294,7 @@ where
         ..ListenOptions::default()
     };
     host.run(move |local| async move {
-        let listener = local
-            .listen_tcp(STACK.parse().expect("an address"), options)
-            .await?;
+        let listener = local.listen_tcp(family.stack(PORT), options).await?;
         actix::spawn(async move {
             while let Ok(stream) = listener.accept().await {
                 let (work, results) = (work(stream), results.clone());
@@ -320,14 +309,11 @@ where
 }
 
 /// A connection of the kernel to the stack.
-fn connect(host: &Host) -> Outcome<TcpStream> {
-    let stream = host.kernel.enter(|| TcpStream::connect(STACK))??;
+fn connect(host: &Host, family: Family) -> Outcome<TcpStream> {
+    let stream = host
+        .kernel
+        .enter(|| TcpStream::connect(family.stack(PORT)))??;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     Ok(stream)
-}
-
-/// A listener of the kernel.
-fn listen(host: &Host) -> Outcome<TcpListener> {
-    Ok(host.kernel.enter(|| TcpListener::bind(KERNEL))??)
 }

@@ -5,4 +5,5 @@ mod cpus;
 mod elsewhere;
 mod life;
 mod pressure;
+mod segmentation;
 mod support;

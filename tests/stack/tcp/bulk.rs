@@ -1,7 +1,6 @@
 //! Many bytes, each verified.
 
 use actix::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use virtroupe::driver::embedded::{EmbeddedConfig, Link, LinkConfig};
 use virtroupe::{
@@ -9,29 +8,15 @@ use virtroupe::{
 };
 
 use super::super::support::{address, config, pair, start, start_device, within};
-use super::support::{bytes, connect, echo_server, listen};
+use super::support::{connect, echo_server, exchange, listen};
 
 /// Bytes that each side sends.
 const LENGTH: usize = 4 << 20;
 
-/// Sends and receives at once; whether what comes back is what was sent.
-async fn exchange(stream: TcpStream, seed: u64) -> bool {
-    let (mut reader, mut writer) = stream.into_split();
-    let sent = bytes(seed, LENGTH);
-    let expected = sent.clone();
-    actix::spawn(async move {
-        writer.write_all(&sent).await.expect("taken");
-        writer.shutdown().await.expect("finished");
-    });
-    let mut received = Vec::new();
-    reader.read_to_end(&mut received).await.expect("no error");
-    received == expected
-}
-
 async fn echo_is_right(client: &Stack, server: &Stack) {
     echo_server(server, "10.0.0.2:7").await;
     let checked = client.run_on(0, |local| async move {
-        exchange(connect(&local, address("10.0.0.2:7")).await, 1).await
+        exchange(connect(&local, address("10.0.0.2:7")).await, 1, LENGTH).await
     });
     assert!(within(checked).await.expect("it runs"));
 }
@@ -179,7 +164,7 @@ async fn an_actor_echoes_messages_without_copying() {
     });
     within(started).await.expect("it runs");
     let checked = client.run_on(0, |local| async move {
-        exchange(connect(&local, address("10.0.0.2:7")).await, 2).await
+        exchange(connect(&local, address("10.0.0.2:7")).await, 2, LENGTH).await
     });
     assert!(within(checked).await.expect("it runs"));
     let events = within(events).await.expect("told");

@@ -11,17 +11,10 @@ use virtroupe::{
 };
 
 use super::super::support::{address, config, start, within};
-use super::support::{bytes, connect};
+use super::support::{bytes, connect, wide};
 
 /// Connections from each cpu of the client.
 const CONNECTIONS: usize = 24;
-
-/// A stack 10.0.0.`host` with so many cpus and queues, all on few threads.
-fn wide(host: u8, cpus: u16, queues: u16) -> virtroupe::Config {
-    let mut config = config(host).cpus(cpus).queues(queues);
-    config.cpus.threads = Some(cpus.min(2));
-    config
-}
 
 /// Takes connections as messages of its context, and echoes each; tells from which peer it was.
 struct Server {

@@ -3,9 +3,16 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use virtroupe::{ListenOptions, LocalStack, Stack, TcpListener, TcpOptions, TcpStream};
+use virtroupe::{Config, ListenOptions, LocalStack, Stack, TcpListener, TcpOptions, TcpStream};
 
-use super::super::support::{address, within};
+use super::super::support::{address, config, within};
+
+/// A stack 10.0.0.`host` with so many cpus and queues, all on few threads.
+pub fn wide(host: u8, cpus: u16, queues: u16) -> Config {
+    let mut config = config(host).cpus(cpus).queues(queues);
+    config.cpus.threads = Some(cpus.min(2));
+    config
+}
 
 /// `length` bytes of the stream that follows from `seed`.
 pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
@@ -29,6 +36,20 @@ pub async fn listen(local: &LocalStack, at: &str) -> TcpListener {
 pub async fn connect(local: &LocalStack, to: SocketAddr) -> TcpStream {
     let connecting = local.connect_tcp(to, TcpOptions::default());
     connecting.await.expect("accepted")
+}
+
+/// Sends `length` bytes and receives at once; whether what comes back is what was sent.
+pub async fn exchange(stream: TcpStream, seed: u64, length: usize) -> bool {
+    let (mut reader, mut writer) = stream.into_split();
+    let sent = bytes(seed, length);
+    let expected = sent.clone();
+    actix::spawn(async move {
+        writer.write_all(&sent).await.expect("taken");
+        writer.shutdown().await.expect("finished");
+    });
+    let mut received = Vec::new();
+    reader.read_to_end(&mut received).await.expect("no error");
+    received == expected
 }
 
 /// Starts a server on cpu 0 that sends back what each connection brings, until its end.

@@ -39,6 +39,8 @@ pub struct HostCounters {
     pub tx_frames: u64,
     /// Bytes in them, Ethernet headers included.
     pub tx_bytes: u64,
+    /// Those of them that ask to be cut (TSO, USO, UFO), by the device or in software.
+    pub tx_segmented: u64,
     /// Datagrams that were refused, and packets that were dropped on their way out: after
     /// waiting for a neighbour, or answers of the engine (ARP, ICMP). Each has a reason.
     pub tx_dropped: u64,

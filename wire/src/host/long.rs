@@ -50,6 +50,7 @@ impl<B: Buffer> Host<B> {
         if ready.plan.is_direct() {
             self.use_room(frames - 1);
             self.has_offloads = true;
+            self.counters.tx_segmented += 1;
         }
         Ok(())
     }

@@ -400,7 +400,9 @@ impl<B: Buffer> Host<B> {
     /// Puts a frame that waited into the transmit queue, which has room: one that is to be cut
     /// in software uses up as much as its pieces, but is not kept back by the last of them.
     pub(super) fn push_released(&mut self, frame: B) {
-        self.has_offloads |= !frame.offload().is_none();
+        let offload = frame.offload();
+        self.has_offloads |= !offload.is_none();
+        self.counters.tx_segmented += u64::from(offload.segmentation.is_some());
         self.use_room(self.room_for(&frame) - 1);
         self.push_frame(frame);
     }

@@ -322,6 +322,7 @@ impl<B: Buffer> Host<B> {
             return Err(DropReason::TooBig);
         }
         self.has_offloads = true;
+        self.counters.tx_segmented += 1;
         if let Some(frame) = self.transmit.last() {
             self.use_room(self.room_for(frame) - 1);
         }
