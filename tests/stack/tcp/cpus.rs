@@ -10,7 +10,7 @@ use virtroupe::{
     BindError, ListenOptions, LocalStack, Stack, TcpAccepted, TcpListener, TcpOptions, TcpStream,
 };
 
-use super::super::support::{address, config, pair, start, within};
+use super::super::support::{address, config, config_ipv6, pair, start, within};
 use super::support::{bytes, connect, listen};
 
 /// Connections from each cpu of the client.
@@ -18,9 +18,7 @@ const CONNECTIONS: usize = 24;
 
 /// A stack 10.0.0.`host`, fd00::`host`, with so many cpus and queues, all on few threads.
 fn wide(host: u8, cpus: u16, queues: u16) -> virtroupe::Config {
-    let mut config = config(host).cpus(cpus).queues(queues);
-    let second = format!("fd00::{host}/64").parse().expect("an address");
-    config.host.addresses.push(second);
+    let mut config = config_ipv6(host).cpus(cpus).queues(queues);
     config.cpus.threads = Some(cpus.min(2));
     config
 }
