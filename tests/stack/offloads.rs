@@ -1,7 +1,7 @@
 //! Transmit offloads: done by the device or in software, the receiver gets the same.
 
 use virtroupe::driver::embedded::{EmbeddedConfig, Link, LinkConfig};
-use virtroupe::driver::{RingFormat, TransmitOffloads};
+use virtroupe::driver::{ReceiveOffloadMode, RingFormat, TransmitOffloads};
 use virtroupe::{Config, FeatureBits, Frame, Payload, UdpSend};
 
 use crate::crafted::Crafter;
@@ -35,6 +35,8 @@ async fn send(sendings: &[Sending], features: FeatureBits, config: Config) -> Fr
     let cpu = config.cpus.count - 1;
     let mut receiver = super::support::config(2);
     receiver.options.mtu = config.options.mtu;
+    // Else the link hands on whole what the sender's device shall cut.
+    receiver.options.receive_offloads = ReceiveOffloadMode::Never;
     let receiving = EmbeddedConfig {
         mac: virtroupe::MacAddr([2, 0, 0, 0, 0, 2]),
         mtu: device.mtu,

@@ -10,9 +10,10 @@ use virtroupe::driver::embedded::{
     Backend, DeviceThread, EmbeddedConfig, EmbeddedHandle, EmbeddedTransport, Link, LinkConfig,
     LinkMonitor,
 };
+use virtroupe::wire::host::Neighbor;
 use virtroupe::{
-    BindError, Buffer, Config, DeviceUrl, LocalStack, PacketsReceived, Payload, SendOutcome,
-    SocketEvent, Stack, Supervisor, UdpReceived, UdpSend, UdpSocket,
+    BindError, Buffer, Config, DeviceUrl, LocalStack, MacAddr, PacketsReceived, Payload,
+    SendOutcome, SocketEvent, Stack, Supervisor, UdpReceived, UdpSend, UdpSocket,
 };
 
 /// A limit for waits that should be short: reaching it is a failure.
@@ -32,6 +33,20 @@ pub fn config(host: u8) -> Config {
     config.options.huge_pages = virtroupe::driver::memory::HugePages::Never;
     config.options.queue_size = 64;
     config.options.pool_frames = 256;
+    config
+}
+
+/// As [`config`], and fd00::`host`/64, which knows the other of the two hosts 1 and 2.
+#[allow(dead_code, reason = "for the tests of this crate's own devices")]
+pub fn config_ipv6(host: u8) -> Config {
+    let mut config = config(host);
+    let own = format!("fd00::{host}/64").parse().expect("an address");
+    config.host.addresses.push(own);
+    let other = 3 - host;
+    config.host.neighbors.push(Neighbor {
+        address: format!("fd00::{other}").parse().expect("an address"),
+        mac: MacAddr([2, 0, 0, 0, 0, other]),
+    });
     config
 }
 

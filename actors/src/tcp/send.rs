@@ -127,11 +127,14 @@ async fn take(
                 let bytes = buffer.get(..count).unwrap_or_default();
                 if let Err(error) = writer.write_all(bytes).await {
                     let _ = failure.set((error.kind(), error.to_string()));
-                    return;
+                    break;
                 }
             }
         }
     }
+    drop(writer);
+    // Whoever waits for room in the pipe would wait for ever: there is room, and then the error.
+    while let Ok(1..) = pipe.read(&mut buffer).await {}
 }
 
 impl AsyncRead for SendTcpStream {

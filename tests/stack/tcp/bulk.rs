@@ -1,14 +1,15 @@
 //! Many bytes, each verified.
 
 use actix::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use virtroupe::driver::embedded::{EmbeddedConfig, Link, LinkConfig};
 use virtroupe::{
     Buffer, FeatureBits, LocalStack, Stack, TcpEvent, TcpEventKind, TcpReceived, TcpStream,
 };
 
-use super::super::support::{address, config, pair, start, start_device, within};
-use super::support::{connect, echo_server, exchange, listen};
+use super::super::support::{address, config, config_ipv6, pair, start, start_device, within};
+use super::support::{bytes, connect, echo_server, exchange, listen};
 
 /// Bytes that each side sends.
 const LENGTH: usize = 4 << 20;
@@ -49,6 +50,63 @@ async fn devices_without_offloads_carry_the_same_bytes() {
     let (client, _) = start_device(config(1), device(1), left).await;
     let (server, _) = start_device(config(2), device(2), right).await;
     echo_is_right(&client, &server).await;
+    server.shutdown().await;
+    client.shutdown().await;
+}
+
+/// A device that cuts long segments over IPv4 alone: over IPv6 they are cut in software.
+#[actix::test]
+async fn a_device_that_cuts_over_one_family_carries_the_other_too() {
+    let (left, right) = Link::pair(LinkConfig::default());
+    let device = |mac| EmbeddedConfig {
+        mac: virtroupe::MacAddr([2, 0, 0, 0, 0, mac]),
+        features: EmbeddedConfig::SUPPORTED - FeatureBits::HOST_TSO6,
+        ..EmbeddedConfig::default()
+    };
+    let (client, handle) = start_device(config_ipv6(1), device(1), left).await;
+    let (server, _) = start_device(config_ipv6(2), device(2), right).await;
+    echo_server(&server, "[::]:7").await;
+    let checked = client.run_on(0, |local| async move {
+        exchange(connect(&local, address("[fd00::2]:7")).await, 1, LENGTH).await
+    });
+    assert!(within(checked).await.expect("it runs"));
+    let stats = client.stats().await.expect("it runs");
+    assert!(stats.cpus[0].shard.segments_added > 0, "it cuts");
+    assert_eq!(
+        stats.drops().total(),
+        0,
+        "{:?} {:?}",
+        stats.drops(),
+        stats.cpus[0].shard.tcp.engine
+    );
+    assert_eq!(handle.stats().violations.frames, 0);
+    server.shutdown().await;
+    client.shutdown().await;
+}
+
+/// Of chunks that are so short, a long segment would be a chain longer than any ring.
+#[actix::test]
+async fn what_is_written_in_very_small_pieces_arrives() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    echo_server(&server, "10.0.0.2:7").await;
+    for piece in [1, 100, 300] {
+        let checked = client.run_on(0, move |local| async move {
+            let stream = connect(&local, address("10.0.0.2:7")).await;
+            let (mut reader, mut writer) = stream.into_split();
+            let sent = bytes(piece as u64, 2000 * piece);
+            let expected = sent.clone();
+            actix::spawn(async move {
+                for piece in sent.chunks(piece) {
+                    writer.write_all(piece).await.expect("taken");
+                }
+                writer.shutdown().await.expect("finished");
+            });
+            let mut received = Vec::new();
+            reader.read_to_end(&mut received).await.expect("no error");
+            received == expected
+        });
+        assert!(within(checked).await.expect("it runs"), "pieces of {piece}");
+    }
     server.shutdown().await;
     client.shutdown().await;
 }

@@ -10,8 +10,8 @@ use virtroupe::{
     BindError, ListenOptions, LocalStack, Stack, TcpAccepted, TcpListener, TcpOptions, TcpStream,
 };
 
-use super::super::support::{address, config, start, within};
-use super::support::{bytes, connect, wide};
+use super::super::support::{address, config, pair, start, within};
+use super::support::{bytes, connect, listen, wide};
 
 /// Connections from each cpu of the client.
 const CONNECTIONS: usize = 24;
@@ -69,8 +69,9 @@ async fn talk(client: &Stack, to: &'static str) -> Vec<Vec<SocketAddr>> {
     within(talking).await.expect("it runs")
 }
 
-/// Every cpu of the server, with `queues` for `cpus`, gets the flows that it owns.
-async fn each_gets_its_own(cpus: u16, queues: u16) {
+/// Every cpu of the server, with `queues` for `cpus`, gets the flows that it owns: it listens at
+/// `at`, and is reached at `to`.
+async fn each_gets_its_own(cpus: u16, queues: u16, (at, to): (&'static str, &'static str)) {
     let (left, right) = Link::pair(LinkConfig::default());
     let (client, _) = start(wide(1, cpus, queues), left).await;
     let (server, _) = start(wide(2, cpus, queues), right).await;
@@ -78,10 +79,8 @@ async fn each_gets_its_own(cpus: u16, queues: u16) {
     let listening = server.run_on_each(move |local| {
         let seen = seen.clone();
         async move {
-            let at = address("0.0.0.0:7");
-            let listener = local
-                .listen_tcp_per_cpu(at, ListenOptions::default())
-                .await?;
+            let listening = local.listen_tcp_per_cpu(address(at), ListenOptions::default());
+            let listener = listening.await?;
             serve(&local, listener, seen);
             Ok::<_, BindError>(())
         }
@@ -89,7 +88,7 @@ async fn each_gets_its_own(cpus: u16, queues: u16) {
     for listening in within(listening).await.expect("it runs") {
         listening.expect("free");
     }
-    let locals = talk(&client, "10.0.0.2:7").await;
+    let locals = talk(&client, to).await;
     let stats = within(server.stats()).await.expect("it runs");
     let mut by_cpu = vec![0; usize::from(cpus)];
     for _ in 0..usize::from(cpus) * CONNECTIONS {
@@ -116,19 +115,28 @@ async fn each_gets_its_own(cpus: u16, queues: u16) {
     within(client.shutdown()).await;
 }
 
+const IPV4: (&str, &str) = ("0.0.0.0:7", "10.0.0.2:7");
+const IPV6: (&str, &str) = ("[::]:7", "[fd00::2]:7");
+
+#[actix::test]
+async fn each_of_several_cpus_gets_its_own_connections_over_ipv6() {
+    each_gets_its_own(3, 1, IPV6).await;
+    each_gets_its_own(4, 2, IPV6).await;
+}
+
 #[actix::test]
 async fn each_of_three_cpus_with_one_queue_gets_its_own_connections() {
-    each_gets_its_own(3, 1).await;
+    each_gets_its_own(3, 1, IPV4).await;
 }
 
 #[actix::test]
 async fn each_of_four_cpus_with_two_queues_gets_its_own_connections() {
-    each_gets_its_own(4, 2).await;
+    each_gets_its_own(4, 2, IPV4).await;
 }
 
 #[actix::test]
 async fn each_of_two_cpus_with_two_queues_gets_its_own_connections() {
-    each_gets_its_own(2, 2).await;
+    each_gets_its_own(2, 2, IPV4).await;
 }
 
 #[actix::test]
@@ -249,6 +257,34 @@ async fn an_accepted_connection_is_claimed_on_its_cpu_or_reset() {
     let (result, ()) = within(async { tokio::join!(talking, serving) }).await;
     let expected = (42, std::io::ErrorKind::ConnectionReset);
     assert_eq!(result.expect("it runs"), expected);
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}
+
+/// Two stacks name their connections alike.
+#[actix::test]
+async fn a_connection_is_not_claimed_on_another_stack() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (forward, mut connections) = unbounded_channel();
+    let acceptor = Acceptor(forward).start();
+    let listening = server.run_on(0, move |local| async move {
+        let listener = listen(&local, "10.0.0.2:7").await;
+        listener.deliver_to(acceptor);
+        actix::spawn(async move {
+            std::future::pending::<()>().await;
+            drop(listener);
+        });
+    });
+    within(listening).await.expect("it runs");
+    let claimed = client.run_on(0, move |local| async move {
+        let mut stream = connect(&local, address("10.0.0.2:7")).await;
+        let accepted = connections.recv().await.expect("a connection");
+        let accepted = local.claim_tcp(accepted).expect_err("it is the other's");
+        drop(accepted);
+        stream.read_u8().await.expect_err("it was reset").kind()
+    });
+    let kind = within(claimed).await.expect("it runs");
+    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
     within(server.shutdown()).await;
     within(client.shutdown()).await;
 }

@@ -6,7 +6,8 @@ use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use virtroupe::actors::tcp::services::{
-    ClaimTcp, CloseListener, CloseTcp, ConnectTcp, FinishTcp, ListenTcp, SendTcp, TcpReceivers,
+    AbortTcp, ClaimTcp, CloseListener, CloseTcp, ConnectTcp, FinishTcp, ListenTcp, SendTcp,
+    TcpReceivers,
 };
 use virtroupe::driver::embedded::LinkConfig;
 use virtroupe::{
@@ -74,6 +75,56 @@ async fn what_is_written_before_a_sent_stream_is_dropped_arrives_and_a_reset_is_
     let mut stream = within(open()).await.expect("it runs");
     let error = within(stream.read_u8()).await.expect_err("it was reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}
+
+/// The pipe to a reader that does not read is full, and so is that from the writer.
+#[actix::test]
+async fn who_writes_to_a_sent_stream_without_reading_learns_of_a_reset() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let started = server.run_on(0, |local: LocalStack| async move {
+        let listener = listen(&local, "10.0.0.2:7").await;
+        actix::spawn(async move {
+            let mut stream = listener.accept().await.expect("a connection");
+            stream.write_all(&bytes(1, 600_000)).await.expect("taken");
+            stream.abort();
+        });
+    });
+    within(started).await.expect("it runs");
+    let stream = client.run_on(0, |local: LocalStack| async move {
+        connect(&local, address("10.0.0.2:7")).await.into_send()
+    });
+    let mut stream = within(stream).await.expect("it runs");
+    let written = within(stream.write_all(&bytes(2, 32 << 20))).await;
+    assert_eq!(
+        written.expect_err("it was reset").kind(),
+        ErrorKind::ConnectionReset
+    );
+    drop(stream);
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}
+
+#[actix::test]
+async fn who_reads_from_a_connection_that_is_aborted_by_name_is_told() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    echo_server(&server, "10.0.0.2:7").await;
+    let (name, named) = tokio::sync::oneshot::channel();
+    let reading = client.run_on(0, |local: LocalStack| async move {
+        let mut stream = connect(&local, address("10.0.0.2:7")).await;
+        let _ = name.send(stream.id());
+        stream.read_u8().await.expect_err("it was aborted").kind()
+    });
+    let aborting = async {
+        let id = named.await.expect("connected");
+        // Its reader waits by then.
+        tokio::task::yield_now().await;
+        let cpu = client.cpu(0).expect("a cpu");
+        cpu.send(AbortTcp(id)).await.expect("alive");
+    };
+    let (kind, ()) = within(async { tokio::join!(reading, aborting) }).await;
+    assert_eq!(kind.expect("it runs"), ErrorKind::ConnectionAborted);
     within(server.shutdown()).await;
     within(client.shutdown()).await;
 }

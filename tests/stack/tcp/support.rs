@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use virtroupe::{Config, ListenOptions, LocalStack, Stack, TcpListener, TcpOptions, TcpStream};
 
-use super::super::support::{address, config, within};
+use super::super::support::{address, config_ipv6, within};
 
-/// A stack 10.0.0.`host` with so many cpus and queues, all on few threads.
+/// A stack 10.0.0.`host`, fd00::`host`, with so many cpus and queues, all on few threads.
 pub fn wide(host: u8, cpus: u16, queues: u16) -> Config {
-    let mut config = config(host).cpus(cpus).queues(queues);
+    let mut config = config_ipv6(host).cpus(cpus).queues(queues);
     config.cpus.threads = Some(cpus.min(2));
     config
 }

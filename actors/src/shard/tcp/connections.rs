@@ -8,6 +8,7 @@ use std::time::Duration;
 use virtroupe_wire::placement::{Flow, SourcePortError, Transport};
 use virtroupe_wire::tcp::{self, ConnectionId, ConnectionStats, Keepalive, TcpOptions, TcpState};
 
+use super::deliver::wake;
 use super::listeners::binding;
 use super::{Kept, TcpSocket};
 use crate::messages::CloseReason;
@@ -178,9 +179,12 @@ impl Shard {
     }
 
     fn end_tcp(&mut self, id: ConnectionId, must_reset: bool) {
-        let Some(socket) = self.tcp.sockets.remove(&id) else {
+        let Some(mut socket) = self.tcp.sockets.remove(&id) else {
             return;
         };
+        // Ended by name, while a task waits for it.
+        wake(&self.wakes, &mut socket.reader);
+        wake(&self.wakes, &mut socket.writer);
         let parked = socket.delivery.and_then(|delivery| delivery.parked);
         let now = self.clock.now();
         if self.closed.is_some() {
@@ -205,9 +209,10 @@ impl Shard {
         self.wake();
     }
 
-    /// Takes over a connection that was accepted for a message. False if it is not of this cpu.
+    /// Takes over a connection that was accepted for a message. False if it is not of this cpu of
+    /// this stack: another's connections have the same names.
     pub(crate) fn claim_tcp(&mut self, accepted: &mut TcpAccepted) -> bool {
-        let is_ours = accepted.cpu == self.cpu && accepted.unclaimed.is_some();
+        let is_ours = accepted.unclaimed.is_some() && accepted.unclaimed == self.tcp.unclaimed;
         if is_ours {
             accepted.unclaimed = None;
         }
@@ -231,6 +236,13 @@ impl Shard {
         }
     }
 
+    /// As [`tcp_error`](Self::tcp_error), of a connection that has ended: without an error of its own
+    /// it was aborted by name.
+    pub(super) fn end_error(&self, id: ConnectionId) -> io::Error {
+        let error = self.tcp_error(id);
+        error.unwrap_or_else(|| io_error(tcp::TcpError::Aborted))
+    }
+
     /// Why the stack has ended, or is about to.
     pub(crate) fn stack_closed(&self) -> StackClosed {
         StackClosed(self.closed.clone().unwrap_or(CloseReason::Shutdown))
@@ -242,15 +254,16 @@ impl Shard {
         id: ConnectionId,
         cx: &Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(error) = self.tcp_error(id) {
-            return Poll::Ready(Err(error));
-        }
+        let has_failed = self.tcp.engine.error(id).is_some();
+        let is_closed = self.closed.is_some();
         match self.tcp.sockets.get_mut(&id) {
-            Some(socket) if !socket.flags.is_finished => {
+            // Also if the stack has ended since.
+            Some(socket) if socket.flags.is_finished && !has_failed => Poll::Ready(Ok(())),
+            Some(socket) if !has_failed && !is_closed => {
                 keep(&mut socket.writer, cx.waker());
                 Poll::Pending
             }
-            _ => Poll::Ready(Ok(())),
+            _ => Poll::Ready(Err(self.end_error(id))),
         }
     }
 

@@ -241,6 +241,9 @@ impl Shard {
             let Some(id) = self.tcp.short.pop_front() else {
                 return;
             };
+            if !self.tcp.sockets.contains_key(&id) {
+                continue;
+            }
             if turns == 0 && !self.tcp.may_use_heap(id) {
                 self.tcp.short.push_back(id);
                 continue;

@@ -102,7 +102,8 @@ impl Shard {
                 keep(&mut socket.reader, waker);
                 Poll::Pending
             }
-            _ => Poll::Ready(Ok(())),
+            (Some(_), _) => Poll::Ready(Ok(())),
+            (None, _) => Poll::Ready(Err(self.end_error(id))),
         }
     }
 
