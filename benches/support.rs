@@ -8,6 +8,7 @@ pub mod driver;
 pub mod inline;
 pub mod kernel_echo;
 pub mod memory;
+pub mod netns;
 pub mod plot;
 pub mod require;
 pub mod senders;

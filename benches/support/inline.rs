@@ -5,9 +5,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use virtroupe::actors::clock::Clock;
 use virtroupe::driver::embedded::{
-    EmbeddedConfig, EmbeddedTransport, PacketSource, SourceConfig, SourceMonitor,
+    EmbeddedConfig, EmbeddedStepper, EmbeddedTransport, PacketSource, SourceConfig, SourceMonitor,
+    monotonic_now,
 };
 use virtroupe::wire::host::Neighbor;
 use virtroupe::{Config, DeviceUrl, MacAddr, Stack, Supervisor};
@@ -47,29 +47,38 @@ impl InlineStack {
         };
         let (transport, _, stepper) = EmbeddedTransport::inline(embedded, backend)?;
         let stack = Supervisor::start_on(Box::new(transport), config).await?;
-        let interval = rate.map(|rate| Duration::from_secs_f64(64.0 / rate));
-        let clock = Clock::new();
-        let step = move |_| async move {
-            let mut due = clock.now();
-            // Ends with its arbiter.
-            actix::spawn(poll_fn(move |cx| -> Poll<()> {
-                let now = clock.now();
-                match interval {
-                    None => _ = stepper.step(now),
-                    Some(interval) if now >= due => {
-                        stepper.step(now);
-                        // What is late by more than a step is not made up for.
-                        due = (due + interval).max(now);
-                    }
-                    Some(_) => {}
-                }
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }));
-        };
-        stack.run_on(0, step).await?;
+        step_on_first_cpu(&stack, stepper, rate).await?;
         Ok(InlineStack { stack, device })
     }
+}
+
+/// Steps a device at every turn of the first cpu of `stack`, or, if there is a `rate`, so often that
+/// it takes at most so many packets in a second: 64 at a time.
+pub async fn step_on_first_cpu(
+    stack: &Stack,
+    stepper: EmbeddedStepper,
+    rate: Option<f64>,
+) -> Outcome<()> {
+    let interval = rate.map(|rate| Duration::from_secs_f64(64.0 / rate));
+    let step = move |_| async move {
+        let mut due = monotonic_now();
+        // Ends with its arbiter.
+        actix::spawn(poll_fn(move |cx| -> Poll<()> {
+            let now = monotonic_now();
+            match interval {
+                None => _ = stepper.step(now),
+                Some(interval) if now >= due => {
+                    stepper.step(now);
+                    // What is late by more than a step is not made up for.
+                    due = (due + interval).max(now);
+                }
+                Some(_) => {}
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+    };
+    Ok(stack.run_on(0, step).await?)
 }
 
 /// A configuration for `cpus` cpus on as many cores, which never sleep; the last one owns all

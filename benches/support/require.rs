@@ -19,14 +19,14 @@ pub fn dpdk(huge_pages: u64) -> Outcome<()> {
     all(checks)
 }
 
+/// Root, two cores, `ip`, and TAP interfaces.
+pub fn namespaces() -> Outcome<()> {
+    all([root(), cores(2), program("ip", "iproute2"), tun()])
+}
+
 /// [`dpdk`], and `ip` for the namespace of the kernel's sockets.
 pub fn dpdk_and_namespaces(huge_pages: u64) -> Outcome<()> {
     all([dpdk(huge_pages), program("ip", "iproute2")])
-}
-
-/// Root, two cores, and `ip`, for network namespaces.
-pub fn namespaces() -> Outcome<()> {
-    all([root(), cores(2), program("ip", "iproute2")])
 }
 
 fn all<const N: usize>(checks: [Outcome<()>; N]) -> Outcome<()> {
@@ -53,6 +53,13 @@ fn cores(count: usize) -> Outcome<()> {
         return Ok(());
     }
     Err(format!("{count} cores are needed, one for each side; here are {available}").into())
+}
+
+fn tun() -> Outcome<()> {
+    match Path::new("/dev/net/tun").exists() {
+        true => Ok(()),
+        false => Err("no /dev/net/tun: load the module with 'modprobe tun'".into()),
+    }
 }
 
 /// A program in `PATH`; `package` is what brings it on Debian.

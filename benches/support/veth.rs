@@ -7,12 +7,13 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Outcome;
+use super::netns::Namespace;
 
 /// The two namespaces. Dropped, they are deleted.
 #[derive(Debug)]
 pub struct Veth {
-    generator: String,
-    peer: String,
+    generator: Namespace,
+    peer: Namespace,
 }
 
 /// The generator's end of the pair.
@@ -21,13 +22,10 @@ pub const GENERATOR_INTERFACE: &str = "gen0";
 impl Veth {
     /// Creates namespaces, interfaces, addresses and routes. Needs root.
     pub fn create() -> Outcome<Veth> {
-        let id = std::process::id();
         let veth = Veth {
-            generator: format!("virtroupe-gen-{id}"),
-            peer: format!("virtroupe-peer-{id}"),
+            generator: Namespace::create("gen")?,
+            peer: Namespace::create("peer")?,
         };
-        ip(&["netns", "add", &veth.generator])?;
-        ip(&["netns", "add", &veth.peer])?;
         veth.connect()?;
         veth.address()?;
         Ok(veth)
@@ -35,110 +33,40 @@ impl Veth {
 
     /// The namespace of the generator.
     pub fn generator(&self) -> &str {
-        &self.generator
+        self.generator.name()
     }
 
     /// A command that runs `program` in the namespace of the kernel's sockets.
     pub fn peer_command(&self, program: &Path) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.peer]).arg(program);
-        command
+        self.peer.command(program)
     }
 
     fn connect(&self) -> Outcome<()> {
-        let (generator, peer) = (&self.generator, &self.peer);
-        ip(&[
-            "-n",
-            generator,
-            "link",
-            "add",
-            GENERATOR_INTERFACE,
-            "address",
-            "00:01:02:03:04:00",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "peer0",
-            "address",
-            "00:01:02:03:04:01",
-            "netns",
-            peer,
-        ])?;
-        ip(&["-n", generator, "link", "set", GENERATOR_INTERFACE, "up"])?;
-        ip(&["-n", peer, "link", "set", "peer0", "up"])?;
-        ip(&["-n", peer, "link", "set", "lo", "up"])
+        self.generator.ip(&format!(
+            "link add {GENERATOR_INTERFACE} address 00:01:02:03:04:00 type veth \
+             peer name peer0 address 00:01:02:03:04:01 netns {}",
+            self.peer.name()
+        ))?;
+        self.generator
+            .ip(&format!("link set {GENERATOR_INTERFACE} up"))?;
+        self.peer.ip("link set peer0 up")
     }
 
     /// The addresses of testpmd's flowgen: it sends from 10.254.0.0 to 10.253.0.0/22, and
     /// answers no ARP.
     fn address(&self) -> Outcome<()> {
-        let peer = self.peer.as_str();
         for setting in ["all", "peer0"] {
-            let setting = format!("net.ipv4.conf.{setting}.rp_filter=0");
-            run(Command::new("ip").args(["netns", "exec", peer, "sysctl", "-qw", &setting]))?;
+            self.peer
+                .sysctl(&format!("net.ipv4.conf.{setting}.rp_filter=0"))?;
         }
-        ip(&[
-            "-n",
-            peer,
-            "address",
-            "add",
-            "10.253.0.1/32",
-            "dev",
-            "peer0",
-        ])?;
-        ip(&[
-            "-n",
-            peer,
-            "route",
-            "add",
-            "local",
-            "10.253.0.0/22",
-            "dev",
-            "lo",
-        ])?;
-        ip(&[
-            "-n",
-            peer,
-            "route",
-            "add",
-            "10.254.0.0/32",
-            "dev",
-            "peer0",
-            "src",
-            "10.253.0.1",
-        ])?;
-        ip(&[
-            "-n",
-            peer,
-            "neighbor",
-            "add",
-            "10.254.0.0",
-            "lladdr",
-            "00:01:02:03:04:00",
-            "dev",
-            "peer0",
-        ])
-    }
-}
-
-impl Drop for Veth {
-    fn drop(&mut self) {
-        for name in [&self.generator, &self.peer] {
-            let _ = Command::new("ip").args(["netns", "delete", name]).output();
+        for arguments in [
+            "address add 10.253.0.1/32 dev peer0",
+            "route add local 10.253.0.0/22 dev lo",
+            "route add 10.254.0.0/32 dev peer0 src 10.253.0.1",
+            "neighbor add 10.254.0.0 lladdr 00:01:02:03:04:00 dev peer0",
+        ] {
+            self.peer.ip(arguments)?;
         }
+        Ok(())
     }
-}
-
-fn ip(arguments: &[&str]) -> Outcome<()> {
-    run(Command::new("ip").args(arguments))
-}
-
-fn run(command: &mut Command) -> Outcome<()> {
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{command:?}: {}", error.trim()).into())
 }

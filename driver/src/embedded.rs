@@ -42,7 +42,7 @@ mod steering;
 pub mod tap;
 mod transport;
 
-pub use backend::{Attachment, Backend, Deliver, Delivery, Packet, Port};
+pub use backend::{Attachment, Backend, Deliver, Delivery, LentFrame, Packet, Port};
 pub use config::{DeviceThread, EmbeddedConfig};
 pub use header::NetHeader;
 pub use link::{Link, LinkConfig, LinkEnd, LinkMonitor, LinkStats};

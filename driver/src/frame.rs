@@ -266,17 +266,19 @@ impl Frame {
     #[inline]
     pub fn put(&mut self, count: usize) -> Option<&mut [u8]> {
         let length = self.place.length();
-        if count > self.tailroom() || self.is_chain() {
+        if self.is_chain() || count > self.segment_room() {
             return None;
         }
         self.place.set_length(length + count);
         self.head_mut().get_mut(length..)
     }
 
-    /// Free bytes behind the last byte of the head.
-    pub fn tailroom(&self) -> usize {
-        self.capacity()
-            .saturating_sub(self.place.start() + self.place.length())
+    /// Free bytes behind those of this segment, as far as its length can say.
+    #[inline(always)]
+    fn segment_room(&self) -> usize {
+        let length = self.place.length();
+        let free = self.capacity().saturating_sub(self.place.start() + length);
+        free.min(usize::from(u16::MAX) - length)
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -525,6 +527,18 @@ impl Buffer for Frame {
         }
     }
 
+    fn tailroom(&self) -> usize {
+        let mut last = self;
+        while let Some(next) = last.tail() {
+            last = next;
+        }
+        if last.is_link() {
+            0
+        } else {
+            last.segment_room()
+        }
+    }
+
     fn append(&mut self, tail: Self) {
         self.last_mut().set_tail(tail);
     }
@@ -573,9 +587,7 @@ impl Frame {
     /// Copies `bytes` behind those of this segment, if there is room.
     #[inline(always)]
     fn extend_segment(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > self.tailroom()
-            || bytes.len() > usize::from(u16::MAX) - self.place.length()
-        {
+        if bytes.len() > self.segment_room() {
             return false;
         }
         let end = self.place.start() + self.place.length();

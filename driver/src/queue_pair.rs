@@ -21,9 +21,10 @@ pub struct UnboundQueuePair {
 }
 
 impl UnboundQueuePair {
-    /// Ties the pair to the current thread, the one that will poll it.
+    /// Ties the pair to the current thread, the one that will poll it, and posts the first
+    /// receive buffers: from here on, at least half of the receive ring is posted.
     pub fn bind(self) -> QueuePair {
-        QueuePair {
+        let mut pair = QueuePair {
             index: self.index,
             receive: self.receive,
             transmit: self.transmit,
@@ -32,7 +33,12 @@ impl UnboundQueuePair {
             transmit_doorbell: self.transmit_notifiers.doorbell,
             receive_interrupt: self.receive_notifiers.interrupt,
             transmit_interrupt: self.transmit_notifiers.interrupt,
+        };
+        // Before an application can take the slots.
+        if pair.receive.refill(&mut pair.pool, RESERVE) {
+            pair.receive_doorbell.ring();
         }
+        pair
     }
 
     /// The number of the pair, from 0.

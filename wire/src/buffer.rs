@@ -46,6 +46,13 @@ pub trait Buffer: Sized {
     /// nothing, if there is not enough room behind it, or its memory is shared with others.
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool;
 
+    /// The most bytes that [`extend_from_slice`](Self::extend_from_slice) would copy now: the room
+    /// behind the last byte of the last segment, none if its memory is shared. 0 by default, for
+    /// memory that does not tell: then nothing is split to fill it.
+    fn tailroom(&self) -> usize {
+        0
+    }
+
     /// Appends `tail` (itself possibly a chain) to the chain. No byte is copied.
     fn append(&mut self, tail: Self);
 
@@ -116,10 +123,15 @@ const USUAL_FRAME: usize = 1514;
 /// IPv6 header with some extension, or IPv4 with options, fit into it.
 pub const HEADROOM: usize = 64;
 
-/// Copies `bytes` behind `buffer`, chaining more memory where a segment is full.
+/// Copies `bytes` behind `buffer`, chaining more memory where a segment is full. Returns false if
+/// memory is short; what was copied until then stays.
 pub(crate) fn extend<A: Allocator>(buffer: &mut A::Buffer, mut bytes: &[u8], pool: &mut A) -> bool {
     if buffer.extend_from_slice(bytes) {
         return true;
+    }
+    let (here, behind) = bytes.split_at(bytes.len().min(buffer.tailroom()));
+    if !here.is_empty() && buffer.extend_from_slice(here) {
+        bytes = behind;
     }
     while !bytes.is_empty() {
         let Some((mut segment, room)) = allocate_up_to(pool, bytes.len()) else {
@@ -293,6 +305,11 @@ impl Buffer for HeapBuffer {
             }
             None => false,
         }
+    }
+
+    /// The heap grows.
+    fn tailroom(&self) -> usize {
+        usize::MAX
     }
 
     fn append(&mut self, tail: Self) {

@@ -15,6 +15,7 @@
 mod connections;
 mod deliver;
 mod drain;
+mod ids;
 mod listeners;
 mod transfer;
 
@@ -36,6 +37,7 @@ use crate::registry::Reservation;
 use crate::stats::TcpStats;
 use crate::tcp::{TcpAccepted, TcpEvent, TcpReceived, Unclaimed};
 use drain::Drain;
+use ids::IdMap;
 
 /// Free slots below which TCP sends nothing: the driver needs some itself.
 const LEAST_FREE: usize = 16;
@@ -52,7 +54,7 @@ pub(super) struct Tcp {
     outgoing: Outgoing<Chunk>,
     is_enabled: bool,
     ephemeral_ports: (u16, u16),
-    sockets: HashMap<ConnectionId, TcpSocket>,
+    sockets: IdMap<ConnectionId, TcpSocket>,
     listeners: HashMap<ListenerId, Listener>,
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
@@ -63,6 +65,10 @@ pub(super) struct Tcp {
     full: VecDeque<Blocked>,
     /// Writers that wait for packet memory, in their order.
     short: VecDeque<ConnectionId>,
+    /// What is being written; empty between calls.
+    chunks: Vec<Chunk>,
+    /// Streams that wrote since the last turn of the loop.
+    written: Vec<ConnectionId>,
     /// Gets the names of accepted connections that were dropped.
     unclaimed: Option<Recipient<Unclaimed>>,
     /// Whose turn it is when datagrams wait for room, too.
@@ -84,10 +90,14 @@ struct TcpSocket {
     delivery: Option<Box<Delivery>>,
     kept: Kept,
     flags: Flags,
+    /// Bytes that a stream wrote since the last turn of the loop.
+    written: usize,
 }
 
 #[derive(Default)]
 struct Flags {
+    /// Whether the writer waits for the next turn.
+    is_ahead: bool,
     /// Whether it is in the list `short`.
     is_short: bool,
     /// Whether it is in the list `full`.
@@ -173,12 +183,14 @@ impl Tcp {
             outgoing: Outgoing::new(),
             is_enabled,
             ephemeral_ports,
-            sockets: HashMap::new(),
+            sockets: IdMap::default(),
             listeners: HashMap::new(),
             bindings: HashMap::new(),
             closing: HashMap::new(),
             full: VecDeque::new(),
             short: VecDeque::new(),
+            chunks: Vec::new(),
+            written: Vec::new(),
             unclaimed: None,
             is_next: false,
             drain: None,

@@ -132,6 +132,7 @@ fn shared_bytes_are_copied_before_they_can_be_written_and_nothing_is_written_beh
         frame
     };
     let mut extended = with_header(&mut pool);
+    assert_eq!(extended.tailroom(), 0);
     assert!(!extended.extend_from_slice(b"more"));
 
     let mut trimmed = with_header(&mut pool);

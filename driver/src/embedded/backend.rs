@@ -7,6 +7,8 @@ use std::sync::Arc;
 use virtroupe_wire::Instant;
 
 use super::header::NetHeader;
+use super::memory::GuestMemory;
+use super::ring::Segment;
 use super::runner::Waker;
 use super::stats::Count;
 use super::steering::Steering;
@@ -20,6 +22,36 @@ pub struct Packet {
     pub header: NetHeader,
     /// The Ethernet frame, without header and check sequence.
     pub bytes: Vec<u8>,
+}
+
+/// A frame that the driver sends, in its memory. The driver may change it at any time, so it can be
+/// handed to the operating system, and not be read here.
+#[derive(Debug)]
+pub struct LentFrame<'a> {
+    header: NetHeader,
+    memory: &'a GuestMemory,
+    /// With the header that was read in front.
+    segments: &'a [Segment],
+}
+
+impl<'a> LentFrame<'a> {
+    pub(super) fn new(header: NetHeader, memory: &'a GuestMemory, segments: &'a [Segment]) -> Self {
+        LentFrame {
+            header,
+            memory,
+            segments,
+        }
+    }
+
+    /// Writes the frame to `file` behind its header, with one system call.
+    ///
+    /// # Errors
+    /// What the operating system says, or that the frame is in too many pieces for it.
+    pub fn write_to(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
+        let header = self.header.to_bytes();
+        self.memory
+            .write_to(file, &header, self.segments, NetHeader::LENGTH)
+    }
 }
 
 /// What became of a frame that a backend offered to the driver.
@@ -67,6 +99,19 @@ pub trait Port: Send {
     /// Whether [`transmit`](Self::transmit) does what the header of `packet` asks for. If not, which
     /// is the default, the device does it before: the packet then asks for nothing.
     fn takes(&self, _packet: &Packet) -> bool {
+        false
+    }
+
+    /// Whether frames that the driver sends go to [`transmit_in_place`](Self::transmit_in_place), and
+    /// not, copied, to [`transmit`](Self::transmit). Such a port takes whatever headers ask for.
+    /// Default: no.
+    fn transmits_in_place(&self) -> bool {
+        false
+    }
+
+    /// Takes a frame from where it lies in memory. Returns whether the operating system took it;
+    /// else it is dropped.
+    fn transmit_in_place(&mut self, _now: Instant, _frame: &LentFrame<'_>) -> bool {
         false
     }
 

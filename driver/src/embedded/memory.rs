@@ -4,11 +4,21 @@
 //! into it. Ring fields are read and written as atomics or volatile, payload is copied to and
 //! from buffers that belong to the device alone, and only the copy is judged.
 
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use nix::errno::Errno;
+use nix::libc;
+
+use super::ring::Segment;
 use crate::memory::DmaMemory;
+
+/// Segments that are written to a file with one system call, at most: the longest frame in slots of
+/// the driver's pool, and some.
+pub(super) const MOST_WRITTEN: usize = 64;
 
 /// A mapped [`DmaMemory`] and the address at which the driver was told that it starts.
 #[derive(Debug, Clone)]
@@ -73,6 +83,50 @@ impl GuestMemory {
         // reference either.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), target.as_ptr(), from.len()) };
         true
+    }
+
+    /// Writes `head`, and behind it `segments` without their first `skip` bytes, to `file`, with one
+    /// system call. Returns how many bytes the kernel took.
+    ///
+    /// # Errors
+    /// What the kernel says; `InvalidInput` if the bytes are not all mapped, or in more than
+    /// [`MOST_WRITTEN`] segments.
+    pub(super) fn write_to(
+        &self,
+        file: BorrowedFd<'_>,
+        head: &[u8],
+        segments: &[Segment],
+        mut skip: usize,
+    ) -> io::Result<usize> {
+        let part = |start: *const u8, length| libc::iovec {
+            iov_base: start.cast_mut().cast(),
+            iov_len: length,
+        };
+        let mut parts = [part(ptr::null(), 0); MOST_WRITTEN + 1];
+        let mut free = parts.iter_mut();
+        let mut add = |start, length| match free.next() {
+            Some(place) => {
+                *place = part(start, length);
+                Ok(())
+            }
+            None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        };
+        add(head.as_ptr(), head.len())?;
+        for segment in segments {
+            let skipped = skip.min(segment.length);
+            skip -= skipped;
+            let (offset, length) = (segment.offset + skipped, segment.length - skipped);
+            let range = self.memory.range(offset, length);
+            let start = range.ok_or(io::ErrorKind::InvalidInput)?;
+            add(start.as_ptr(), length)?;
+        }
+        let count = MOST_WRITTEN + 1 - free.len();
+        // SAFETY: the first `count` parts are `head`, a slice, and mapped bytes, which stay mapped
+        // while `self.memory` lives; there are no references into the latter. The kernel only reads
+        // them. If the driver writes them meanwhile, the kernel gets any mix of old and new.
+        let written =
+            unsafe { libc::writev(file.as_raw_fd(), parts.as_ptr(), count as libc::c_int) };
+        Ok(Errno::result(written)?.unsigned_abs())
     }
 
     /// The `length` bytes at `offset` as a part of a ring, or `None` if they are not all mapped
@@ -215,5 +269,40 @@ impl Area {
             ptr::write_volatile(pointer.cast::<u32>(), first.to_le());
             ptr::write_volatile(pointer.cast::<u32>().add(1), second.to_le());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::memory::HugePages;
+
+    #[test]
+    fn segments_are_written_behind_a_head_and_without_what_is_skipped() {
+        let memory = DmaMemory::allocate(8192, HugePages::Never).expect("memory");
+        let guest = GuestMemory::new(Arc::new(memory), 0);
+        assert!(guest.write(100, b"skipped, and ") && guest.write(5000, b"not"));
+        let segment = |offset, length| Segment { offset, length };
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        // What is skipped may end inside any segment.
+        for (segments, skip, expected) in [
+            (vec![segment(100, 13), segment(5000, 3)], 9, "head:and not"),
+            (vec![segment(100, 13), segment(5000, 3)], 14, "head:ot"),
+            (vec![segment(5000, 3)], 0, "head:not"),
+            (vec![], 0, "head:"),
+        ] {
+            let written = guest.write_to(writer.as_fd(), b"head:", &segments, skip);
+            assert_eq!(written.expect("the pipe takes it"), expected.len());
+            let mut read = vec![0; expected.len()];
+            reader.read_exact(&mut read).expect("it was written");
+            assert_eq!(read, expected.as_bytes());
+        }
+        let outside = guest.write_to(writer.as_fd(), b"", &[segment(8000, 200_000)], 0);
+        assert!(outside.is_err());
+        let many = vec![segment(0, 1); MOST_WRITTEN + 1];
+        assert!(guest.write_to(writer.as_fd(), b"", &many, 0).is_err());
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use virtroupe_wire::Instant;
 
-use super::backend::{Deliver, Packet, Port};
+use super::backend::{Deliver, LentFrame, Packet, Port};
 use super::header::NetHeader;
 use super::inbound::Inbound;
-use super::memory::GuestMemory;
+use super::memory::{GuestMemory, MOST_WRITTEN};
 use super::offloads::{self, Scratch};
 use super::ring::{Chain, Ring, RingFault, Segment};
 use super::stats::{Count, EmbeddedStats};
@@ -150,6 +150,7 @@ impl Pair {
             return Ok(0);
         };
         queue.ring.disable_notifications();
+        let in_place = self.port.transmits_in_place();
         let mut taken = 0;
         let mut filled = 0;
         let mut outcome = Ok(());
@@ -166,7 +167,13 @@ impl Pair {
                 }
             }
             let longest = offloads::longest_frame(self.features, self.longest_frame);
-            match gather(queue.ring.memory(), chain, longest, packet) {
+            let memory = queue.ring.memory();
+            let is_lent = in_place && chain.readable.len() <= MOST_WRITTEN;
+            let gathered = match is_lent {
+                true => outline(memory, chain, longest, packet),
+                false => gather(memory, chain, longest, packet),
+            };
+            match gathered {
                 Ok(gathered) => {
                     taken += 1;
                     let rules = Rules {
@@ -174,9 +181,19 @@ impl Pair {
                         longest: self.longest_frame,
                         link_up,
                     };
-                    if rules.judge(gathered, packet, &mut self.stats) {
-                        self.steering.sent(&packet.bytes, self.index);
-                        filled += 1;
+                    if let Some(length) = rules.judge(gathered, &packet.header, &mut self.stats) {
+                        if is_lent {
+                            let frame = LentFrame::new(packet.header, memory, &chain.readable);
+                            let is_taken = self.port.transmit_in_place(now, &frame);
+                            count_sent(is_taken, length, &mut self.stats);
+                        } else if in_place {
+                            // Behind those before it.
+                            let burst = std::slice::from_mut(packet);
+                            send(&mut *self.port, now, burst, &mut self.stats);
+                        } else {
+                            self.steering.sent(&packet.bytes, self.index);
+                            filled += 1;
+                        }
                     }
                     queue.ring.complete(chain, 0);
                 }
@@ -317,12 +334,49 @@ impl Port for Closed {
     }
 }
 
-/// A transmitted chain, copied.
+/// A transmitted chain.
 enum Gathered {
-    /// Into the packet.
-    Frame,
-    /// Not copied: this many bytes are too many.
+    /// Its header is in the packet, and, unless it stays where it is, so is the frame, of so many
+    /// bytes.
+    Frame(usize),
+    /// Not looked at: this many bytes are too many.
     TooLong(usize),
+}
+
+/// Reads the header of a transmitted buffer into `packet`, however the driver split it (section
+/// 2.7.4). The frame stays where it is.
+fn outline(
+    memory: &GuestMemory,
+    chain: &Chain,
+    longest: usize,
+    packet: &mut Packet,
+) -> Result<Gathered, RingFault> {
+    let Some(frame_length) = frame_length(chain) else {
+        return Err(RingFault::Buffer);
+    };
+    if frame_length > longest {
+        return Ok(Gathered::TooLong(frame_length));
+    }
+    let mut header = [0; NetHeader::LENGTH];
+    let mut rest = &mut header[..];
+    for segment in &chain.readable {
+        let (part, later) = rest.split_at_mut(segment.length.min(rest.len()));
+        rest = later;
+        if !memory.read_exact(segment.offset, part) {
+            return Err(RingFault::Address);
+        }
+        if rest.is_empty() {
+            break;
+        }
+    }
+    packet.header = NetHeader::from_bytes(header);
+    Ok(Gathered::Frame(frame_length))
+}
+
+/// Bytes of the frame behind the header; `None` if the chain is none for sending.
+fn frame_length(chain: &Chain) -> Option<usize> {
+    let length = chain.readable_bytes().checked_sub(NetHeader::LENGTH);
+    length.filter(|_| chain.writable.is_empty())
 }
 
 /// Copies a transmitted buffer into `packet`: the header, however the driver split it (section
@@ -333,8 +387,7 @@ fn gather(
     longest: usize,
     packet: &mut Packet,
 ) -> Result<Gathered, RingFault> {
-    let frame_length = chain.readable_bytes().checked_sub(NetHeader::LENGTH);
-    let Some(frame_length) = frame_length.filter(|_| chain.writable.is_empty()) else {
+    let Some(frame_length) = frame_length(chain) else {
         return Err(RingFault::Buffer);
     };
     if frame_length > longest {
@@ -355,7 +408,15 @@ fn gather(
         }
     }
     packet.header = NetHeader::from_bytes(header);
-    Ok(Gathered::Frame)
+    Ok(Gathered::Frame(frame_length))
+}
+
+/// Counts a frame of so many bytes that the backend took, or refused.
+fn count_sent(is_taken: bool, length: usize, stats: &mut EmbeddedStats) {
+    match is_taken {
+        true => stats.to_backend.add(length),
+        false => stats.backend_refused.add(length),
+    }
 }
 
 /// Gives a burst to the backend, and counts it.
@@ -381,18 +442,22 @@ struct Rules {
 }
 
 impl Rules {
-    /// Counts a transmitted frame and says whether it goes to the backend.
-    fn judge(&self, gathered: Gathered, packet: &Packet, stats: &mut EmbeddedStats) -> bool {
+    /// Counts a transmitted frame. Returns its length if it goes to the backend.
+    fn judge(
+        &self,
+        gathered: Gathered,
+        header: &NetHeader,
+        stats: &mut EmbeddedStats,
+    ) -> Option<usize> {
         let length = match gathered {
-            Gathered::Frame => packet.bytes.len(),
+            Gathered::Frame(length) => length,
             Gathered::TooLong(length) => {
                 stats.from_driver.add(length);
                 stats.oversized.add(length);
-                return false;
+                return None;
             }
         };
         stats.from_driver.add(length);
-        let header = &packet.header;
         let dropped = if !offloads::is_allowed(header, length, self.features) {
             &mut stats.violations
         } else if length < ETHERNET_HEADER {
@@ -402,9 +467,9 @@ impl Rules {
         } else if !self.link_up {
             &mut stats.link_down_from_driver
         } else {
-            return true;
+            return Some(length);
         };
         dropped.add(length);
-        false
+        None
     }
 }

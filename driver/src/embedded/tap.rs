@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::uio::{readv, writev};
 use virtroupe_wire::Instant;
 
-use super::backend::{Attachment, Backend, Deliver, Delivery, Packet, Port};
+use super::backend::{Attachment, Backend, Deliver, Delivery, LentFrame, Packet, Port};
 use super::header::NetHeader;
 use super::stats::Count;
 use crate::features::FeatureBits;
@@ -144,13 +144,21 @@ impl Port for TapPort {
         for packet in burst.iter() {
             let header = packet.header.to_bytes();
             let parts = [IoSlice::new(&header), IoSlice::new(&packet.bytes)];
-            // Fails while the interface is down (EIO), and for frames that the kernel does not
-            // take; a file that is gone is found by the next read.
             if writev(&self.file, &parts).is_err() {
                 refused.add(packet.bytes.len());
             }
         }
         refused
+    }
+
+    fn transmits_in_place(&self) -> bool {
+        true
+    }
+
+    /// Fails while the interface is down (EIO), and for frames that the kernel does not take; a
+    /// file that is gone is found by the next read.
+    fn transmit_in_place(&mut self, _now: Instant, frame: &LentFrame<'_>) -> bool {
+        frame.write_to(self.file.as_fd()).is_ok()
     }
 
     fn receive(

@@ -9,10 +9,11 @@
 //! its last segment. So a link is only ever put behind a head; one that would become a head is
 //! copied first (`into_head`), and nothing is written behind one (`extend_chain`).
 
+use virtroupe_wire::Buffer;
+
 use super::{Frame, Place};
 use crate::chunk::Chunk;
 use crate::pool::Home;
-use virtroupe_wire::Buffer;
 
 impl Frame {
     /// Whether the bytes are a chunk's.

@@ -21,6 +21,27 @@ fn a_handle_is_24_bytes_also_in_an_option() {
 }
 
 #[test]
+fn the_tailroom_of_a_chain_is_its_last_segment_s_and_exact() {
+    let mut pool = pool(2);
+    let mut frame = pool.frame().expect("free");
+    for used in [0, 42] {
+        let room = frame.tailroom();
+        assert_eq!(room, SLOT_STRIDE - usize::from(SLOT_DATA) - used);
+        assert!(!frame.extend_from_slice(&vec![1; room + 1]));
+        assert!(frame.extend_from_slice(&vec![1; room]));
+        assert_eq!(frame.tailroom(), 0);
+        if let Some(mut fresh) = pool.frame() {
+            assert!(fresh.extend_from_slice(&[2; 42]));
+            frame.append(fresh);
+        }
+    }
+    frame.append(Frame::on_heap(b"heap"));
+    let room = frame.tailroom();
+    assert!(!frame.extend_from_slice(&vec![3; room + 1]));
+    assert!(frame.extend_from_slice(&vec![3; room]));
+}
+
+#[test]
 fn a_dropped_chain_returns_every_slot() {
     let mut pool = pool(16);
     let mut chain = pool.frame().expect("free");

@@ -128,10 +128,12 @@ fn pieces_leave_the_reserve_alone() {
 }
 
 #[test]
-fn a_piece_that_exceeds_a_slot_fills_those_behind_its_headers() {
+fn a_piece_that_exceeds_a_slot_fills_each_but_its_last() {
     let mut pool = pool(RESERVE as u32 + 4);
     let offloads = TransmitOffloads::new(FeatureBits::NONE, 256);
-    let mut burst = vec![packet(3 * SLOT_ROOM, 9000)];
+    let payload = 4 * SLOT_ROOM - 42;
+    let mut burst = vec![packet(payload, 9000)];
     assert!(offloads.carry_out(&mut burst, &mut pool).is_empty());
-    assert_eq!(burst[0].len(), 42 + 3 * SLOT_ROOM);
+    assert_eq!(burst[0].len(), 42 + payload);
+    assert_eq!(pool.available(), RESERVE);
 }

@@ -193,6 +193,32 @@ fn an_application_that_keeps_all_frames_of_a_source_gets_every_one() {
     }
 }
 
+#[test]
+fn a_queue_whose_pool_is_taken_empty_before_the_first_poll_can_be_woken() {
+    for bits in 0..Setup::COMBINATIONS {
+        let setup = Setup::from_bits(bits);
+        let source = PacketSource::new(SourceConfig {
+            frames: vec![vec![1; 60]],
+            count: Some(1),
+            ..SourceConfig::default()
+        });
+        let (transport, _handle, stepper) =
+            EmbeddedTransport::inline(setup.config(), source).expect("a device");
+        let (mut device, mut pairs) =
+            Device::initialize(Box::new(transport), &setup.options()).expect("it starts");
+        let mut pair = pairs.pop().expect("a pair").bind();
+        let mut kept: Vec<Frame> = std::iter::from_fn(|| pair.pool().frame()).collect();
+        assert!(pair.arm(false));
+        stepper.step(Instant::ZERO);
+        let [receive, _] = pair.interrupts();
+        let woken = nix::unistd::read(receive, &mut [0; 8]);
+        assert_eq!(woken, Ok(8), "nothing can wake it with {setup:?}");
+        assert_eq!(pair.receive(&mut kept, 64), Ok(1));
+        device.reset().expect("it resets");
+        pair.reclaim_after_reset();
+    }
+}
+
 /// The longest rings, and frames of the largest MTU: as tables, and as chains.
 #[test]
 fn the_largest_packets_cross_the_longest_rings() {

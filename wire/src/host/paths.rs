@@ -11,9 +11,10 @@ use crate::mac::MacAddr;
 use crate::time::Instant;
 use crate::{ethernet, ipv4, ipv6};
 
-/// A reported path MTU is forgotten after this time, so that a larger one is found again
-/// (RFC 1191, section 6.3).
-const PATH_MTU_LIFETIME: Duration = Duration::from_secs(600);
+/// A reported path MTU is forgotten after this time, so that a larger one is found again: RFC
+/// 1191, section 6.3, asks for 5 minutes at least and suggests 10. It is less than the 10 minutes
+/// after which a TCP connection tries a longer segment, which would be refused here otherwise.
+const PATH_MTU_LIFETIME: Duration = Duration::from_secs(540);
 
 /// No path MTU below this is believed: a forged report could make us send tiny fragments. If a
 /// path is really narrower, packets go there without "don't fragment" and its routers fragment.

@@ -7,13 +7,16 @@ use etherparse::PacketBuilder;
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::offload::segment;
 use virtroupe_wire::tcp::{
-    ConnectionId, ListenOptions, Outgoing, TcpConfig, TcpError, TcpEvent, TcpOptions, TcpState,
+    ConnectionId, ListenOptions, Outgoing, SeqNumber, TcpConfig, TcpError, TcpEvent, TcpIcmp,
+    TcpIcmpKind, TcpOptions, TcpState,
 };
 use virtroupe_wire::{
     Buffer, DropReason, Heap, HeapBuffer, Host, HostConfig, Instant, MacAddr, Neighbor,
 };
 
-use crate::support::{Engine, FAMILIES, Family, START, address, content, milliseconds, options};
+use crate::support::{
+    Engine, FAMILIES, Family, START, address, content, milliseconds, options, seconds,
+};
 
 /// A host with TCP.
 pub struct Station {
@@ -362,6 +365,62 @@ fn ip_header(family: Family) -> usize {
         Family::V4 => 20,
         Family::V6 => 40,
     }
+}
+
+/// A connection learns on its own that a path is narrow, and the host a little later from a
+/// router: it has forgotten that when the connection tries whether the path is wider.
+#[test]
+fn the_host_does_not_refuse_a_probe_for_a_wider_path() {
+    let (mut client, mut server) = (Station::new(1), Station::new(2));
+    server
+        .engine
+        .listen(address(Family::V4, 2, 80), ListenOptions::default())
+        .expect("free");
+    let mut now = START;
+    let (first, second) = (
+        open(&mut client, Family::V4, 2, now),
+        open(&mut client, Family::V4, 2, now),
+    );
+    talk(&mut client, &mut server, &mut now);
+    let write = |client: &mut Station, now, id| {
+        let chunk = content(0, 0, 20_000);
+        client.engine.write(now, id, chunk).expect("there is room");
+    };
+    write(&mut client, now, first);
+    let sent = client.turn(now, Vec::new());
+    let frame = sent.first().expect("it was written").to_vec();
+    let number = frame[14 + 20 + 4..14 + 20 + 8].try_into().expect("4 bytes");
+    let icmp = TcpIcmp {
+        flow: client.engine.flow(first).expect("it is open"),
+        sequence: SeqNumber(u32::from_be_bytes(number)),
+        kind: TcpIcmpKind::TooBig { mtu: 800 },
+    };
+    assert!(client.engine.handle_icmp(now, &icmp));
+    talk(&mut client, &mut server, &mut now);
+    now = now + seconds(20);
+    write(&mut client, now, second);
+    let sent = client.turn(now, Vec::new());
+    let long = sent.iter().find(|frame| frame.len() > 814);
+    let report = too_big(Family::V4, &long.expect("not told yet").to_vec(), 800);
+    client.turn(now, vec![report]);
+    assert_eq!(client.host.counters().icmp_errors_received, 1);
+    now = now + milliseconds(1);
+    assert!(talk(&mut client, &mut server, &mut now) <= 814);
+    now = START + seconds(610);
+    write(&mut client, now, first);
+    assert_eq!(talk(&mut client, &mut server, &mut now), 1514);
+}
+
+/// Lets two stations talk for 5 s; the length of the longest frame of the first.
+fn talk(client: &mut Station, server: &mut Station, now: &mut Instant) -> usize {
+    let (mut frames, mut longest) = (Vec::new(), 0);
+    for _ in 0..5000 {
+        frames = client.turn(*now, frames);
+        longest = longest.max(frames.iter().map(Buffer::len).max().unwrap_or(0));
+        frames = server.turn(*now, frames);
+        *now = *now + milliseconds(1);
+    }
+    longest
 }
 
 /// The ICMP error of a router about `frame`, as an Ethernet frame to its sender.

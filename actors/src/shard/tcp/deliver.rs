@@ -32,6 +32,7 @@ impl Shard {
                 EngineEvent::Ended(id) => self.release_closed(id),
             }
         }
+        self.begin_turn_of_writers();
         if !self.tcp.full.is_empty() {
             self.retry_full();
         }

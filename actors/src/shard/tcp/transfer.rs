@@ -14,6 +14,7 @@ use virtroupe_wire::tcp::{ConnectionId, TcpState};
 
 use super::Tcp;
 use super::connections::keep;
+use super::deliver::wake;
 use crate::egress::Egress;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
@@ -22,6 +23,10 @@ use crate::tcp::{StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError
 /// Bytes that a connection may write to the heap at once when slots are short, if it has no more
 /// under way: enough to keep a fast link busy.
 const ON_HEAP: usize = 32 << 10;
+
+/// Bytes that a stream may write in one turn of the loop. What is written lies in the caches then
+/// when it is sent, and a writer that never waits lets the loop and other tasks run.
+const IN_ONE_TURN: usize = 256 << 10;
 
 /// The bytes of several slices, from front to back.
 struct Gather<'a> {
@@ -158,13 +163,16 @@ impl Shard {
                 };
                 let limit = frame.tailroom().min(room);
                 let copied = source.copy_into(&mut frame, limit);
-                if self.tcp.engine.write(now, id, frame.freeze()).is_err() {
-                    break;
-                }
+                self.tcp.chunks.push(frame.freeze());
                 room -= copied;
                 spare -= 1;
                 written += copied;
             }
+        }
+        if written > 0 {
+            let Tcp { engine, chunks, .. } = &mut self.tcp;
+            let accepted = engine.write_all(now, id, chunks.drain(..));
+            accepted.map_err(|_| TcpSendError::Finished)?;
         }
         if written == 0 {
             written = self.write_to_heap(id, &mut source)?;
@@ -193,16 +201,28 @@ impl Shard {
         Ok(bytes.len())
     }
 
-    /// As [`write_tcp`](Self::write_tcp); waits for room if there is none.
+    /// As [`write_tcp`](Self::write_tcp); waits for room if there is none, and for the next turn
+    /// of the loop after much was written in this one.
     pub(crate) fn poll_write_tcp(
         &mut self,
         id: ConnectionId,
         slices: &[IoSlice<'_>],
         cx: &Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        if let Some(socket) = self.tcp.sockets.get_mut(&id)
+            && socket.written >= IN_ONE_TURN
+        {
+            socket.flags.is_ahead = true;
+            keep(&mut socket.writer, cx.waker());
+            self.wake();
+            return Poll::Pending;
+        }
         loop {
             match self.write_tcp(id, slices) {
-                Ok(written) => return Poll::Ready(Ok(written)),
+                Ok(written) => {
+                    self.count_written(id, written);
+                    return Poll::Ready(Ok(written));
+                }
                 Err(reason) if reason.would_block() => {
                     if self.wait_for_tcp_room(id, &reason) {
                         if let Some(socket) = self.tcp.sockets.get_mut(&id) {
@@ -212,6 +232,29 @@ impl Shard {
                     }
                 }
                 Err(reason) => return Poll::Ready(Err(reason.into())),
+            }
+        }
+    }
+
+    fn count_written(&mut self, id: ConnectionId, written: usize) {
+        if let Some(socket) = self.tcp.sockets.get_mut(&id)
+            && written > 0
+        {
+            if socket.written == 0 {
+                self.tcp.written.push(id);
+            }
+            socket.written += written;
+        }
+    }
+
+    /// A turn of the loop has passed: streams may write again.
+    pub(super) fn begin_turn_of_writers(&mut self) {
+        while let Some(id) = self.tcp.written.pop() {
+            if let Some(socket) = self.tcp.sockets.get_mut(&id) {
+                socket.written = 0;
+                if std::mem::take(&mut socket.flags.is_ahead) {
+                    wake(&self.wakes, &mut socket.writer);
+                }
             }
         }
     }

@@ -101,6 +101,10 @@ impl Buffer for Packet {
         true
     }
 
+    fn tailroom(&self) -> usize {
+        usize::MAX
+    }
+
     fn append(&mut self, tail: Self) {
         self.bytes.extend_from_slice(&tail.bytes);
     }

@@ -170,6 +170,28 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
+    /// As [`write`](Self::write), for several chunks, one behind the other: there is less to do for
+    /// each.
+    ///
+    /// # Errors
+    /// Why not all were accepted; those that were not are dropped. Bytes within
+    /// [`room`](Self::room) are always accepted where [`can_write`](Self::can_write).
+    pub fn write_all(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        chunks: impl IntoIterator<Item = S>,
+    ) -> Result<(), WriteError> {
+        let result = self.with(now, id.0, |connection| {
+            let mut chunks = chunks.into_iter();
+            chunks.try_for_each(|chunk| connection.write(chunk))
+        });
+        match result {
+            Some(result) => result.map_err(|(error, _)| error),
+            None => Err(WriteError::Gone),
+        }
+    }
+
     /// Whether this side may still write: it has not finished, and the connection has not ended.
     pub fn can_write(&self, id: ConnectionId) -> bool {
         self.owned(id).is_some_and(Connection::can_write)

@@ -1,0 +1,151 @@
+//! Virtroupe as a server, on an embedded device that is stepped by the cpu of the stack: its work
+//! is on the server's core, as it is for smoltcp, which has no other.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::System;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use virtroupe::driver::ReceiveOffloadMode;
+use virtroupe::driver::embedded::{Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig};
+use virtroupe::{
+    Config, DeviceUrl, ListenOptions, LocalStack, MacAddr, Stack, Supervisor, TcpListener,
+    TcpStream,
+};
+
+use crate::bulk::{self, CONTENT, Direction};
+use crate::cable::CableEnd;
+use crate::generator::{self, REQUEST};
+use crate::http;
+use crate::link::{SERVER, SERVER_MAC, TAP};
+use crate::support::Outcome;
+use crate::support::inline::step_on_first_cpu;
+use crate::window::SERVER_CORE;
+
+/// Descriptors of each ring, and packet slots: for a window of 4 MiB in each direction.
+const QUEUE: u16 = 512;
+const FRAMES: u32 = 8192;
+
+/// Serves bulk transfers on a TAP interface, until it is killed.
+pub fn serve_bulk(direction: Direction) -> Outcome<()> {
+    serve_on_tap(bulk::PORT, move |stream| async move {
+        match direction {
+            Direction::Send => send(stream).await,
+            Direction::Receive => receive(stream).await,
+        }
+    })
+}
+
+/// Serves HTTP on a TAP interface, until it is killed.
+pub fn serve_http() -> Outcome<()> {
+    serve_on_tap(http::PORT, |stream| async {
+        http::serve(stream).await;
+        Ok(())
+    })
+}
+
+/// Answers requests of 64 bytes on a cable, for ever. Counts in `busy` the nanoseconds of turns that
+/// found something to do.
+pub fn serve_connections(cable: CableEnd, busy: Arc<AtomicU64>) -> Outcome<()> {
+    System::new().block_on(async {
+        let stack = start(cable).await?;
+        serve(&stack, generator::PORT, answer).await?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let stats = stack.stats().await?;
+            let nanoseconds = stats.cpus.iter().map(|cpu| cpu.poll.busy_nanos).sum();
+            busy.store(nanoseconds, Ordering::Relaxed);
+        }
+    })
+}
+
+fn serve_on_tap<F: Future<Output = io::Result<()>> + 'static>(
+    port: u16,
+    work: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Outcome<()> {
+    System::new().block_on(async {
+        let tap = Tap::new(TapConfig {
+            name: TAP.into(),
+            ..TapConfig::default()
+        });
+        let stack = start(tap).await?;
+        serve(&stack, port, work).await?;
+        stack.ended().await;
+        Ok(())
+    })
+}
+
+async fn start(backend: impl Backend + 'static) -> Outcome<Stack> {
+    let device = EmbeddedConfig {
+        mac: MacAddr(SERVER_MAC),
+        ..EmbeddedConfig::default()
+    };
+    let (transport, _, stepper) = EmbeddedTransport::inline(device, backend)?;
+    let config = config(SERVER, SERVER_CORE)?;
+    let stack = Supervisor::start_on(Box::new(transport), config).await?;
+    step_on_first_cpu(&stack, stepper, None).await?;
+    Ok(stack)
+}
+
+/// A stack with one cpu, which never sleeps, on a core of its own.
+pub fn config([a, b, c, d]: [u8; 4], core: usize) -> Outcome<Config> {
+    let mut config = Config::new(DeviceUrl::Own("inline".into()))
+        .address(format!("{a}.{b}.{c}.{d}/24").parse()?)
+        .cores([core]);
+    config.poll.spin_us = Some(u64::MAX);
+    config.options.receive_offloads = ReceiveOffloadMode::All;
+    config.options.queue_size = QUEUE;
+    config.options.pool_frames = FRAMES;
+    Ok(config)
+}
+
+/// Does `work` with each connection to a port, in a task of its own.
+pub async fn serve<F: Future<Output = io::Result<()>> + 'static>(
+    stack: &Stack,
+    port: u16,
+    work: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Outcome<()> {
+    let listen = move |local: LocalStack| async move {
+        let any = ([0, 0, 0, 0], port).into();
+        let listener = local.listen_tcp(any, ListenOptions::default()).await?;
+        actix::spawn(accept(listener, work));
+        Outcome::Ok(())
+    };
+    stack.run_on(0, listen).await?
+}
+
+async fn accept<F: Future<Output = io::Result<()>> + 'static>(
+    listener: TcpListener,
+    work: impl Fn(TcpStream) -> F,
+) {
+    while let Ok(stream) = listener.accept().await {
+        stream.set_nodelay(true);
+        actix::spawn(work(stream));
+    }
+}
+
+/// Writes bytes that are copied into packet memory.
+pub async fn send(mut stream: TcpStream) -> io::Result<()> {
+    loop {
+        stream.write_all(&CONTENT).await?;
+    }
+}
+
+/// Takes what comes where it lies, and does not read it.
+pub async fn receive(mut stream: TcpStream) -> io::Result<()> {
+    while stream.receive().await?.is_some() {}
+    Ok(())
+}
+
+async fn answer(mut stream: TcpStream) -> io::Result<()> {
+    let mut request = [0; REQUEST];
+    stream.read_exact(&mut request).await?;
+    stream.write_all(&request).await?;
+    // The client closes first, so that TIME-WAIT is its own.
+    match stream.read(&mut request).await? {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
