@@ -25,19 +25,30 @@ use virtroupe_wire::host::HostConfig;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// The same from a file:
+/// The same from a file, with more of what can be set:
 ///
 /// ```
 /// # use virtroupe::Config;
+/// # use virtroupe::driver::RingFormat;
 /// let config = Config::from_toml(r#"
 ///     device = "vhost-user:/tmp/vhost.sock"
 ///     [options]
 ///     mac = "02:00:00:00:00:01"
-///     receive_offloads = "all"
+///     queue_pairs = 2
+///     ring_format = "packed"      # or "split", or "auto"
+///     receive_offloads = "all"    # or "checksum", "never", or "auto"
 ///     [host]
 ///     addresses = ["10.0.0.1/24"]
+///     [tcp]                       # of each cpu
+///     connections = 100_000
+///     memory = 268_435_456        # bytes
+///     [cpus]
+///     count = 4
 /// "#)?;
+/// assert!(config.validate().is_ok());
+/// assert_eq!(config.options.ring_format, RingFormat::Packed);
 /// assert_eq!(config.options.receive_offloads, virtroupe::ReceiveOffloadMode::All);
+/// assert_eq!(config.tcp.connections, 100_000);
 /// # Ok::<(), virtroupe::ConfigError>(())
 /// ```
 ///

@@ -66,9 +66,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The parts, from the top: this crate configures, starts and supervises;
+//! The crates, from the top: this one configures, starts and supervises;
 //! [`virtroupe_actors`] has the actors and their messages; [`virtroupe_driver`] drives the
-//! device; [`virtroupe_wire`] has the protocol engines.
+//! device; [`virtroupe_wire`] has the protocol engines. What programs need most is named here, too.
+//!
+//! | part of this crate | what it is |
+//! |---|---|
+//! | [`config`] | every setting, in code or from a TOML file |
+//! | [`transport`] | the device that a [`DeviceUrl`] names |
+//! | [`Supervisor`] | starts a stack stage by stage, watches it, tells its [`Lifecycle`], stops it |
+//! | [`Stack`] | the handle to a running stack: work on its cpus, statistics, shutdown |
+//! | [`stats`] | a snapshot of every counter |
+//! | [`error`] | why a stack did not start: the stage, the cause, and what to do |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -81,6 +90,11 @@ pub mod stats;
 mod stopping;
 mod supervisor;
 pub mod transport;
+
+/// The programs in the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use config::{Config, ConfigError, Cpus, DeviceUrl, TimeLimits};
 pub use error::{Stage, StartError, StartFailure};

@@ -13,6 +13,22 @@
 //!   TcpListener, TcpStream
 //! ```
 //!
+//! | part | what it is |
+//! |---|---|
+//! | [`device`], [`cpu_actor`] | the actors |
+//! | [`plan`], [`cpu`] | who gets what of a device, and how the stack of a cpu comes to be |
+//! | [`poll`], [`clock`], [`burst`] | the poll loop, its time, and bursts whose memory is used again |
+//! | [`shard`] | what a cpu has: the host, the TCP engine, sockets, subscriptions |
+//! | [`local`], [`messages`] | handles for actors of the same arbiter, and what is delivered to them |
+//! | [`tcp`] | listeners, connections and streams |
+//! | [`services`] | messages for actors of other arbiters |
+//! | [`crossings`], [`lane`], [`bell`] | how frames cross between cpus |
+//! | [`peers`] | the other cpus, for what crosses seldom |
+//! | `virtual_queue`, `credits`, `egress`, `ports` | how a cpu sends: by its own ring or another's |
+//! | [`registry`] | the ports in use on all cpus |
+//! | `outlet` | a full mailbox is waited for, within a bound |
+//! | [`stats`] | counters |
+//!
 //! A flow belongs to one cpu (`virtroupe_wire::placement`). Frames that arrive elsewhere cross to
 //! it in lanes, bounded rings of one sender and one receiver each, and what a proxy sends crosses
 //! in a virtual queue, whose credits bound it. Messages of actix only wake who sleeps, carry

@@ -45,11 +45,12 @@ pub struct DeviceOptions {
     /// Descriptors in each ring, 16 to 32768; 256 by default. A power of two in split rings, any
     /// number in packed ones (a multiple of 4 is faster). Longer rings bear longer bursts and
     /// pauses; shorter ones stay in the cache. Half of the receive ring holds at least one frame:
-    /// an MTU of 9000 takes 16 descriptors, one of 65535 takes 128.
+    /// an MTU of 9000 takes 16 descriptors, one of 65535 takes 62 (64 in split rings).
     pub queue_size: u16,
     /// Packet slots for each queue pair, and for each cpu that has none, 2240 bytes each. At least
-    /// twice `queue_size` plus 128. 2048 by default. What applications hold comes from here; when it runs low, received
-    /// packets are copied to the heap.
+    /// twice `queue_size` plus 128. 2048 by default. What applications hold comes from here, and
+    /// what TCP has sent until it is acknowledged; when it runs low, received packets are copied to
+    /// the heap.
     pub pool_frames: u32,
     /// Whether packet memory lies in huge pages.
     pub huge_pages: HugePages,

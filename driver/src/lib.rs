@@ -9,6 +9,17 @@
 //!           `-- Pool             the slots; a Frame is the handle to one
 //! ```
 //!
+//! | part | what it is |
+//! |---|---|
+//! | [`device`], [`features`] | start-up by the options of the caller, and what was negotiated |
+//! | [`transport`], [`vhost_user`], [`embedded`] | the control path as a trait, and its two implementations; the second has the software device |
+//! | [`memory`] | memory that a device can reach |
+//! | [`pool`], [`frame`], [`chunk`] | slots of it, the unique handle to one, and its shared form, which TCP sends from |
+//! | [`queue_pair`], [`receive`], [`transmit`] | the data path, by the burst |
+//! | [`ring`] | split and packed rings behind one trait |
+//! | [`offload`], and [`receive`] | checksums and segmentation: what the device does, what is done in software |
+//! | `attach` | how a chunk gets behind the headers of a segment: by reference where it can |
+//!
 //! A queue pair belongs to one thread and needs no lock. A [`Frame`] is `Send` and finds its
 //! way home from wherever it is dropped. The device is not trusted: every id, length and index
 //! that it writes is compared with a private shadow, and a [`Violation`] makes the pair unusable

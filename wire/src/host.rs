@@ -254,11 +254,10 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Sets whether the device cuts UDP datagrams that are longer than their path allows
-    /// (`VIRTIO_NET_F_HOST_UFO`): they then leave as one frame with its
-    /// [`Offload`](crate::Offload). Only for packet memory
-    /// that keeps a description: else they are refused as `TooBig`. Off by default: the host then
-    /// makes the fragments itself as it copies a datagram, which costs less than to copy it first
-    /// and to cut it afterwards.
+    /// (`VIRTIO_NET_F_HOST_UFO`): they then leave as one frame with its [`Offload`]. Only for
+    /// packet memory that keeps a description: else they are refused as `TooBig`. Off by default:
+    /// the host then makes the fragments itself as it copies a datagram, which costs less than to
+    /// copy it first and to cut it afterwards.
     pub fn set_fragmentation_offload(&mut self, is_taken: bool) {
         self.offloads_fragmentation = is_taken;
     }

@@ -23,7 +23,8 @@
 //! | [`config`] | settings of the engine, of listeners and of connections |
 //! | [`congestion`] | congestion control as a trait; CUBIC and Reno |
 //! | `engine`, `records`, `cookies`, `listeners` | the tables in which connections are found |
-//! | `connection` | one connection: `sender`, `receiver`, `recovery`, `pacing`, `timers` |
+//! | `connection` | one connection: `sender`, `receiver`, `recovery`, `pacing`, `timers`, `rtt`, `user_timeout` |
+//! | `state`, `counters` | states, errors and what is ready; what is counted |
 //! | `scoreboard`, `reassembly`, `send_queue` | what is under way, out of order, not acknowledged |
 //! | `slab`, `wheel`, `secrets` | stable indexes, deadlines, and what must not be guessed |
 //!

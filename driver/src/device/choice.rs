@@ -26,12 +26,13 @@ pub enum RingFormat {
 
 /// Whether a received frame may span several buffers (`VIRTIO_NET_F_MRG_RXBUF`).
 ///
-/// It is what frames need that exceed a slot: MTUs above 2094. It costs a few per
+/// It is what frames need that exceed a slot: MTUs above 2094, and large receive. It costs a few per
 /// cent of the packet rate, because the device then writes into every header, and we read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mergeable {
-    /// Where frames of the MTU exceed a slot, and the device offers it.
+    /// Where frames of the MTU exceed a slot, or [`ReceiveOffloadMode::All`] asks for large
+    /// receive, and the device offers it.
     #[default]
     Auto,
     /// Wherever the device offers it.

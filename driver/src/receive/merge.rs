@@ -1,7 +1,7 @@
 //! Mergeable receive buffers (virtio 1.3, section 5.1.6.3.2): one frame in several slots.
 //!
-//! Negotiated only where a frame may exceed a slot (by the MTU, or by large receive), because it makes the device write into each
-//! header, and us read it.
+//! Negotiated only where a frame may exceed a slot (by the MTU, or by large receive), because it
+//! makes the device write into each header, and us read it.
 
 use virtroupe_wire::Buffer;
 

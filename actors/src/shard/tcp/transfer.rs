@@ -1,7 +1,7 @@
 //! Bytes of connections: frames out of the engine, chunks into it.
 //!
-//! What is written is copied once, into slots of the shard's pool. Writers together leave half of
-//! it to all others, so that received packets need not be copied to the heap; one that waits for
+//! What is written is copied once, into slots of the shard's pool. Writers together leave a
+//! quarter of it to all others, so that received packets need not be copied to the heap; one that waits for
 //! memory is woken in its turn.
 
 use std::io::{self, IoSlice};
