@@ -214,7 +214,9 @@ impl Device {
         let offered = transport.offered_features()?;
         // Read before features are accepted (section 3.1.1, step 4): the MTU decides on some.
         let config = transport.config()?;
-        let receive = ReceivePlan::new(offered, &config, options);
+        let mode = options.receive_offloads;
+        let mode = mode.for_device(transport.prefers_large_receive());
+        let receive = ReceivePlan::new(offered, &config, options, mode);
         let bits = negotiate(&*transport, offered, options, receive)?;
         transport.accept_features(bits)?;
         let (memory, features) = plan(&mut *transport, &config, bits, receive, options, pools)?;

@@ -39,6 +39,14 @@ pub trait Transport: Send {
         false
     }
 
+    /// Whether each received frame costs the device so much, such as a system call, that fewer and
+    /// longer ones are worth a virtio-net header that is written and read for each:
+    /// [`ReceiveOffloadMode::Auto`](crate::ReceiveOffloadMode) then asks for large receive. False by
+    /// default.
+    fn prefers_large_receive(&self) -> bool {
+        false
+    }
+
     /// Reads the configuration space (section 5.1.4). A field is `None` if the device has none.
     fn config(&mut self) -> Result<DeviceConfig, TransportError>;
 

@@ -51,8 +51,8 @@ pub enum Mergeable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReceiveOffloadMode {
-    /// All where buffers are merged anyway, so that the header is written and read in any case;
-    /// none elsewhere.
+    /// All where buffers are merged anyway, so that the header is written and read in any case, and
+    /// where each frame costs the device more than that (TAP: a system call); none elsewhere.
     #[default]
     Auto,
     /// All that the device offers, with merged buffers for them.
@@ -65,6 +65,14 @@ pub enum ReceiveOffloadMode {
 }
 
 impl ReceiveOffloadMode {
+    /// What it means for a device that `prefers_large` frames, or does not.
+    pub(super) fn for_device(self, prefers_large: bool) -> Self {
+        match self {
+            ReceiveOffloadMode::Auto if prefers_large => ReceiveOffloadMode::All,
+            mode => mode,
+        }
+    }
+
     /// The features to ask for, given whether buffers are merged, and whether a ring whose
     /// buffers are takes the longest frames.
     fn wanted(self, offered: FeatureBits, merge: bool, is_roomy: bool) -> FeatureBits {
@@ -114,6 +122,7 @@ impl ReceivePlan {
         offered: FeatureBits,
         config: &DeviceConfig,
         options: &DeviceOptions,
+        mode: ReceiveOffloadMode,
     ) -> ReceivePlan {
         let may_merge =
             options.mergeable != Mergeable::Never && offered.contains(FeatureBits::MRG_RXBUF);
@@ -130,7 +139,6 @@ impl ReceivePlan {
             .unwrap_or_else(|| config.mtu.unwrap_or(1500).min(ours));
         // Half of a ring is always posted (section 5.1.6.3.1 asks for the longest frame in all).
         let is_roomy = longest_merged_frame(options.queue_size) == LONGEST_MERGED as usize;
-        let mode = options.receive_offloads;
         let is_asked_for = mode == ReceiveOffloadMode::All
             && ReceiveOffloads::new(mode.wanted(offered, may_merge, is_roomy)).is_large();
         let merge = may_merge
@@ -162,7 +170,7 @@ mod tests {
             ..DeviceConfig::default()
         };
         let offered = FeatureBits::MRG_RXBUF | FeatureBits::MTU;
-        let plan = ReceivePlan::new(offered, &config, options);
+        let plan = ReceivePlan::new(offered, &config, options, options.receive_offloads);
         let has = |feature| plan.features.contains(feature);
         (
             plan.mtu,
@@ -198,7 +206,7 @@ mod tests {
             ..DeviceConfig::default()
         };
         options.mtu.get_or_insert(1500);
-        let plan = ReceivePlan::new(offered, &config, &options);
+        let plan = ReceivePlan::new(offered, &config, &options, options.receive_offloads);
         let merge = plan.features.contains(FeatureBits::MRG_RXBUF);
         (plan.features & ReceiveOffloads::ALL, merge)
     }
@@ -233,6 +241,10 @@ mod tests {
                 options.mergeable = mergeable;
             }
         };
+        let auto = ReceiveOffloadMode::Auto;
+        assert_eq!(auto.for_device(true), ReceiveOffloadMode::All);
+        let never = ReceiveOffloadMode::Never;
+        assert_eq!(never.for_device(true), never);
         let roomy = offloads(offered, ring(62, Mergeable::Auto));
         assert_eq!(roomy, (ReceiveOffloads::ALL, true));
         let short = offloads(offered, ring(61, Mergeable::Auto));

@@ -83,6 +83,12 @@ pub trait Backend: Send {
     /// What the backend is, for the name of the device: `tap:virtroupe0`.
     fn name(&self) -> String;
 
+    /// Whether each frame that it receives costs so much that long ones are worth a header that is
+    /// written for each. Default: no.
+    fn prefers_large_receive(&self) -> bool {
+        false
+    }
+
     /// Opens one [`Port`] for each queue pair.
     ///
     /// # Errors

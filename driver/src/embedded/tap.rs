@@ -52,6 +52,11 @@ impl Backend for Tap {
         format!("tap:{}", self.config.name)
     }
 
+    /// A frame is a system call.
+    fn prefers_large_receive(&self) -> bool {
+        true
+    }
+
     fn open(self: Box<Self>, device: &Attachment) -> Result<Vec<Box<dyn Port>>, TransportError> {
         let TapConfig {
             name,

@@ -29,6 +29,7 @@ pub struct EmbeddedTransport {
     thread: Option<JoinHandle<()>>,
     accepted: Option<FeatureBits>,
     memory: Option<GuestMemory>,
+    prefers_large_receive: bool,
 }
 
 impl EmbeddedTransport {
@@ -80,6 +81,7 @@ impl EmbeddedTransport {
 
     fn new(config: EmbeddedConfig, backend: Box<dyn Backend>) -> Result<Self, TransportError> {
         Ok(EmbeddedTransport {
+            prefers_large_receive: backend.prefers_large_receive(),
             device: Arc::new(Device::new(config, backend)?),
             thread: None,
             accepted: None,
@@ -140,6 +142,10 @@ impl Transport for EmbeddedTransport {
     /// The device has no control queue.
     fn enables_pairs_itself(&self) -> bool {
         true
+    }
+
+    fn prefers_large_receive(&self) -> bool {
+        self.prefers_large_receive
     }
 
     fn config(&mut self) -> Result<DeviceConfig, TransportError> {
