@@ -207,8 +207,11 @@ async fn a_stream_allocates_nothing(features: FeatureBits) {
     sending.await.expect("it runs").expect("accepted");
     let blocks = blocks.await.expect("measured");
     let segments = MEASURED as u64 / 1448;
-    eprintln!("{blocks} blocks for {segments} segments, {features}");
-    assert!(blocks <= 1000, "{blocks} blocks for {segments} segments");
+    // Timers of the poll loops, and queues that grow once more: none of it for each segment.
+    assert!(
+        blocks <= 600,
+        "{blocks} blocks for {segments} segments, {features}"
+    );
     client.shutdown().await;
     server.shutdown().await;
 }

@@ -48,6 +48,17 @@ const MOST_SEGMENTS: usize = 64;
 /// Payload bytes of a slot, behind headers.
 const SLOT_PAYLOAD: usize = 2048;
 
+/// Payload bytes of a piece of the least length: 536 (RFC 9293, section 3.7.1), less options.
+const LEAST_SEGMENT: usize = 496;
+
+/// With these a device cuts every long segment.
+const CUTS_ALL: FeatureBits = FeatureBits(
+    FeatureBits::HOST_TSO4.0
+        | FeatureBits::HOST_TSO6.0
+        | FeatureBits::HOST_ECN.0
+        | FeatureBits::INDIRECT_DESC.0,
+);
+
 /// TCP on one cpu.
 pub(super) struct Tcp {
     pub(super) engine: TcpEngine<Frame, Chunk>,
@@ -172,7 +183,11 @@ impl Tcp {
         let ephemeral_ports = config.ephemeral_ports;
         let mut engine = TcpEngine::new(config, seed);
         if features.bits.contains(FeatureBits::HOST_TSO4) {
-            let bytes = SLOT_PAYLOAD * segments.min(MOST_SEGMENTS);
+            let mut bytes = SLOT_PAYLOAD * segments.min(MOST_SEGMENTS);
+            if !features.bits.contains(CUTS_ALL) {
+                // What the device does not cut goes in pieces, which half of the queue must hold.
+                bytes = bytes.min(LEAST_SEGMENT * (segments / 2));
+            }
             engine.set_most_payload(bytes as u32);
         }
         if is_sharded {

@@ -54,7 +54,7 @@ async fn devices_without_offloads_carry_the_same_bytes() {
     client.shutdown().await;
 }
 
-/// A device that cuts long segments over IPv4 alone: over IPv6 they are cut in software.
+/// A device that cuts long segments over IPv4 alone: over IPv6 they leave in pieces.
 #[actix::test]
 async fn a_device_that_cuts_over_one_family_carries_the_other_too() {
     let (left, right) = Link::pair(LinkConfig::default());
@@ -71,14 +71,11 @@ async fn a_device_that_cuts_over_one_family_carries_the_other_too() {
     });
     assert!(within(checked).await.expect("it runs"));
     let stats = client.stats().await.expect("it runs");
-    assert!(stats.cpus[0].shard.segments_added > 0, "it cuts");
-    assert_eq!(
-        stats.drops().total(),
-        0,
-        "{:?} {:?}",
-        stats.drops(),
-        stats.cpus[0].shard.tcp.engine
-    );
+    let shard = &stats.cpus[0].shard;
+    // Its pieces leave where they lie, and none is lost for want of memory or room.
+    assert_eq!(shard.segments_added, 0);
+    assert_eq!(shard.drops.total(), 0, "{:?}", shard.drops);
+    assert_eq!(shard.tcp.engine.timeouts, 0);
     assert_eq!(handle.stats().violations.frames, 0);
     server.shutdown().await;
     client.shutdown().await;

@@ -48,9 +48,8 @@ enum Sent {
 ///
 /// `outgoing` is reused. What the host can not send is dropped and counted, and sent again by
 /// the engine in time. Segments that are longer than the path takes (see
-/// [`TcpEngine::set_most_payload`]) leave as one frame that says how it is to be split: allow
-/// them only where whoever takes the frames has a device do that, or does it by
-/// [`offload::segment`](crate::offload::segment()).
+/// [`TcpEngine::set_most_payload`]) leave as one frame that says how it is to be split where the
+/// device does that ([`Host::set_device_segmentation`]), else in pieces that share the payload.
 pub fn exchange<A, S>(
     now: Instant,
     host: &mut Host<A::Buffer>,
@@ -199,7 +198,8 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Sends a segment, and counts it if it is dropped. One that is to be split goes out whole,
-    /// with its description, where it goes to a station at once; else in pieces.
+    /// with its description, where it goes to a station at once and the device splits it; else in
+    /// pieces.
     fn send_tcp_pieces<A, S>(&mut self, now: Instant, outgoing: &mut Outgoing<S>, pool: &mut A)
     where
         A: Allocator<Buffer = B>,
@@ -291,10 +291,16 @@ impl<B: Buffer> Host<B> {
         self.check_length(&plan, outgoing)?;
         self.check_room(&plan, 0)?;
         let is_long = outgoing.segment_size > 0;
-        if is_long && !plan.is_direct() {
-            return Ok(Sent::Split);
-        }
         let offload = outgoing.offload(ethernet::HEADER + F::HEADER);
+        if let Some(Segmentation { kind, .. }) = offload.segmentation {
+            let headers = ethernet::HEADER + F::HEADER + HEADER + outgoing.header.options.length();
+            let length = headers + outgoing.payload_length();
+            // Its pieces share the payload; whoever cuts the frame later has to copy it.
+            let is_cut = self.device_segmentation.cuts(kind, F::IS_IPV6, length);
+            if !is_cut || !plan.is_direct() {
+                return Ok(Sent::Split);
+            }
+        }
         let packet = outgoing.take_packet(pool).ok_or(DropReason::PoolEmpty)?;
         let fields = Packet {
             source: local,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use etherparse::PacketBuilder;
 use virtroupe_wire::host::exchange;
-use virtroupe_wire::offload::segment;
+use virtroupe_wire::offload::{DeviceSegmentation, segment};
 use virtroupe_wire::tcp::{
     ConnectionId, ListenOptions, Outgoing, SeqNumber, TcpConfig, TcpError, TcpEvent, TcpIcmp,
     TcpIcmpKind, TcpOptions, TcpState,
@@ -134,6 +134,13 @@ fn cross(family: Family, most_payload: u32, room: usize) {
     let (mut client, mut server) = (Station::new(1), Station::new(2));
     client.limit(room);
     client.engine.set_most_payload(most_payload);
+    client.host.set_device_segmentation(DeviceSegmentation {
+        tcp_v4: true,
+        tcp_v6: true,
+        tcp_ecn: true,
+        longest: 65_549,
+        ..DeviceSegmentation::default()
+    });
     let listener = server
         .engine
         .listen(address(family, 2, 80), ListenOptions::default())
