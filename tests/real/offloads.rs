@@ -10,7 +10,7 @@ use etherparse::{PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, Tran
 use ipnet::IpNet;
 use libtest_mimic::Trial;
 use virtroupe::driver::embedded::{EmbeddedConfig, Tap, TapConfig};
-use virtroupe::driver::{RingFormat, TransmitOffloads};
+use virtroupe::driver::{ReceiveOffloads, RingFormat, TransmitOffloads};
 use virtroupe::{FeatureBits, MacAddr};
 
 use crate::support::crafted::{Crafted, Crafter, DESTINATION, SOURCE};
@@ -53,7 +53,7 @@ impl Bridge {
         let kernel = Namespace::new()?;
         kernel.ip("link add br0 type bridge")?;
         kernel.ip("link set br0 addrgenmode none up")?;
-        let plain = EmbeddedConfig::SUPPORTED - TransmitOffloads::ALL;
+        let plain = EmbeddedConfig::SUPPORTED - TransmitOffloads::ALL - ReceiveOffloads::ALL;
         let output = station(&kernel, "output", plain, RingFormat::Split)?;
         Ok(Bridge { kernel, output })
     }
