@@ -129,11 +129,13 @@ fn pieces_leave_the_reserve_alone() {
 
 #[test]
 fn a_piece_that_exceeds_a_slot_fills_each_but_its_last() {
-    let mut pool = pool(RESERVE as u32 + 4);
+    // Four slots for the first piece, and one for the second.
+    let mut pool = pool(RESERVE as u32 + 5);
     let offloads = TransmitOffloads::new(FeatureBits::NONE, 256);
-    let payload = 4 * SLOT_ROOM - 42;
-    let mut burst = vec![packet(payload, 9000)];
+    let size = 4 * SLOT_ROOM - 42;
+    let mut burst = vec![packet(size + 1, size as u16)];
     assert!(offloads.carry_out(&mut burst, &mut pool).is_empty());
-    assert_eq!(burst[0].len(), 42 + payload);
+    let lengths: Vec<usize> = burst.iter().map(Buffer::len).collect();
+    assert_eq!(lengths, [42 + size, 42 + 1]);
     assert_eq!(pool.available(), RESERVE);
 }
