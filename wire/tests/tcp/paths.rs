@@ -91,5 +91,5 @@ fn a_path_that_became_a_little_wider_is_used_as_far_as_it_goes() {
     network.paths[0].mtu = 1500;
     network.pass(seconds(600));
     send(&mut network, (client, server));
-    assert_eq!(self::size(&network, client), 1500 - 52);
+    assert_eq!(self::size(&network, client), 1500 - HEADERS);
 }
