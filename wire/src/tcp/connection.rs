@@ -42,7 +42,7 @@ use super::segment::Flow;
 use super::sender::Sender;
 use super::sequence::{Origin, SeqNumber, WindowScale};
 use super::state::{Readiness, TcpError, TcpState};
-use super::timers::Timers;
+use super::timers::{Timer, Timers};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
 use crate::time::Instant;
@@ -260,6 +260,28 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             undone: 0,
             options,
         }
+    }
+
+    /// Reads from each of the cache lines that a segment needs, so that they are on their way
+    /// while other connections are looked up. What it returns means nothing.
+    #[inline]
+    pub(crate) fn touch(&self) -> u64 {
+        let ends =
+            self.timers.get(Timer::Retransmit).as_nanos() ^ self.timers.get(Timer::Idle).as_nanos();
+        ends ^ self.send.una
+            ^ self.send.window_ack
+            ^ self.send.queue.end()
+            ^ self.send.board.in_flight()
+            ^ self.receive.next
+            ^ self.receive.queue.len() as u64
+            ^ self.receive.window()
+            ^ self.rtt.smoothed().as_nanos() as u64
+            ^ self.recovery.window
+            ^ self.recovery.high
+            ^ self.pacer.left()
+            ^ self.last_sent.as_nanos()
+            ^ self.ecn_high
+            ^ u64::from(self.keepalives)
     }
 
     /// Whether [`emit`](Self::emit) may have something to send.

@@ -70,6 +70,17 @@ struct Reply {
     dscp_ecn: u8,
 }
 
+/// Segments of one flow, side by side in a burst.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    /// Which segment of the burst is the first.
+    first: usize,
+    /// Of its flow.
+    hash: u64,
+    /// Its connection, if there is one.
+    index: Option<u32>,
+}
+
 /// The TCP engine of one shard. See the [module](super) for how it is driven.
 ///
 /// `B` is the memory in which payload arrives, `S` that in which it leaves.
@@ -95,8 +106,8 @@ pub struct TcpEngine<B, S> {
     memory: usize,
     /// The connection that was found last: a burst often is of one flow.
     last_found: u32,
-    /// Where those of a burst were found; kept for its memory.
-    places: Vec<u32>,
+    /// The runs of a burst, while it is handled; kept for its memory.
+    runs: Vec<Run>,
     /// The settings of the connection that was asked for last.
     last_options: Option<Arc<TcpOptions>>,
     /// Payload bytes of the longest segment that is split later; 0: one segment.
@@ -128,7 +139,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             replies: VecDeque::new(),
             memory: 0,
             last_found: 0,
-            places: Vec::new(),
+            runs: Vec::new(),
             last_options: None,
             most_payload: 0,
             tells_ends: false,
@@ -355,7 +366,12 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Where `flow` is kept.
     #[inline]
     fn find(&self, flow: &Flow) -> Option<Entry> {
-        let hash = self.secrets.table_hash(flow);
+        self.find_hashed(self.secrets.table_hash(flow), flow)
+    }
+
+    /// Where `flow`, whose hash this is, is kept.
+    #[inline]
+    fn find_hashed(&self, hash: u64, flow: &Flow) -> Option<Entry> {
         self.table
             .find(hash, |entry| self.flow_of(*entry) == Some(flow))
             .copied()

@@ -67,6 +67,13 @@ impl Wheel {
         self.link(id, tick);
     }
 
+    /// Reads what is kept of `index`, so that it is in the cache when it is armed.
+    #[inline]
+    pub(crate) fn touch(&self, index: u32) -> u64 {
+        let node = self.nodes.get(index.saturating_add(HEADS) as usize);
+        node.map_or(0, |node| node.tick)
+    }
+
     /// Takes `index` off.
     pub(crate) fn disarm(&mut self, index: u32) {
         self.unlink(index.saturating_add(HEADS));
