@@ -512,11 +512,12 @@ fn close(home: NonNull<Home>) {
 mod interleavings;
 
 #[cfg(all(test, not(virtroupe_loom)))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::memory::HugePages;
 
-    fn pool(count: u32) -> Pool {
+    /// A pool of so many slots, for the tests of whatever takes frames from one.
+    pub(crate) fn pool(count: u32) -> Pool {
         let memory = DmaMemory::allocate(count as usize * SLOT_STRIDE, HugePages::Never);
         UnboundPool::new(Arc::new(memory.expect("memory")), 0, count)
             .expect("it fits")

@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 use virtroupe::{Payload, SocketEvent, UdpErrorKind, UdpSend};
 
+use super::family::Family;
 use super::host::{Host, KERNEL, kernel_socket};
 use crate::probe::Seen;
 use crate::support::clients::is_refused;
@@ -19,23 +20,25 @@ use crate::support::{Outcome, Suite};
 /// The tests of this module.
 pub fn tests(suite: &Suite) -> Vec<Trial> {
     use Requirement::{Namespaces, Tun};
-    vec![
+    let mut tests = vec![
         suite.test(
             "icmp::a_closed_port_refuses_the_kernel",
             &[Namespaces, Tun, IP],
             a_closed_port_refuses_the_kernel,
         ),
         suite.test(
-            "icmp::a_closed_port_of_the_kernel_is_told_to_the_socket",
-            &[Namespaces, Tun, IP],
-            a_closed_port_of_the_kernel_is_told_to_the_socket,
-        ),
-        suite.test(
             "icmp::the_kernel_sees_ttl_and_dscp_as_they_were_set",
             &[Namespaces, Tun, IP],
             the_kernel_sees_ttl_and_dscp_as_they_were_set,
         ),
-    ]
+    ];
+    tests.extend(Family::tests(
+        suite,
+        "icmp::a_closed_port_of_the_kernel_is_told_to_the_socket",
+        &[Namespaces, Tun, IP],
+        a_closed_port_of_the_kernel_is_told_to_the_socket,
+    ));
+    tests
 }
 
 fn a_closed_port_refuses_the_kernel() -> Outcome<()> {
@@ -45,18 +48,16 @@ fn a_closed_port_refuses_the_kernel() -> Outcome<()> {
     Ok(())
 }
 
-fn a_closed_port_of_the_kernel_is_told_to_the_socket() -> Outcome<()> {
-    let host = Host::start()?;
-    let mut actor = host.actor("10.0.0.2:1234", false)?;
-    let closed = format!("{KERNEL}:9").parse()?;
+fn a_closed_port_of_the_kernel_is_told_to_the_socket(family: Family) -> Outcome<()> {
+    let host = family.start()?;
+    let local = family.stack(1234);
+    let mut actor = host.actor(&local.to_string(), false)?;
+    let closed = family.kernel(9);
     host.send(&actor, closed, b"anybody there?")?;
     match host.next(&mut actor)? {
         Seen::Event(SocketEvent::Failed(error)) => {
             assert_eq!(error.kind, UdpErrorKind::PortUnreachable);
-            assert_eq!(
-                (error.peer, error.local),
-                (closed, "10.0.0.2:1234".parse()?)
-            );
+            assert_eq!((error.peer, error.local), (closed, local));
         }
         other => panic!("an error is expected, not {other:?}"),
     }

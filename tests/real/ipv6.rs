@@ -2,17 +2,12 @@
 //! the kernel by its settings.
 
 use libtest_mimic::Trial;
-use virtroupe::{Payload, SocketEvent, UdpErrorKind, UdpSend};
 
 use super::family::Family;
-use super::host::kernel_socket;
-use crate::probe::Seen;
 use crate::support::clients::{LONGEST, flood_ping, is_refused, udp_echo};
 use crate::support::requirement::{IP, PING, Requirement};
 use crate::support::{Outcome, Suite, take_turn};
 
-/// The kernel's address.
-const KERNEL: &str = "fd00::1";
 /// Where the stack echoes.
 const ECHO: &str = "[fd00::2]:7";
 
@@ -31,14 +26,9 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
             udp_echo_of_many_lengths,
         ),
         suite.test(
-            "ipv6::closed_ports_are_told_both_ways",
+            "ipv6::a_port_that_only_ipv4_has_is_refused",
             &[Namespaces, Tun, Ipv6, IP],
-            closed_ports_are_told_both_ways,
-        ),
-        suite.test(
-            "ipv6::a_train_reaches_a_kernel_socket_as_datagrams",
-            &[Namespaces, Tun, Ipv6, IP],
-            a_train_reaches_a_kernel_socket_as_datagrams,
+            a_port_that_only_ipv4_has_is_refused,
         ),
         suite.test(
             "ipv6::one_queue_and_three_cpus_answer_the_kernel",
@@ -76,48 +66,10 @@ fn udp_echo_of_many_lengths() -> Outcome<()> {
     udp_echo(&host.kernel, super::host::ECHO.parse()?, 0..=9)
 }
 
-fn closed_ports_are_told_both_ways() -> Outcome<()> {
+fn a_port_that_only_ipv4_has_is_refused() -> Outcome<()> {
     let host = Family::Ipv6.start()?;
-    // IPv4 only.
     let _echo = host.echo()?;
     assert!(is_refused(&host.kernel, ECHO.parse()?)?);
-    let mut actor = host.actor("[fd00::2]:1234", false)?;
-    let closed = format!("[{KERNEL}]:9").parse()?;
-    host.send(&actor, closed, b"anybody there?")?;
-    match host.next(&mut actor)? {
-        Seen::Event(SocketEvent::Failed(error)) => {
-            assert_eq!(error.kind, UdpErrorKind::PortUnreachable);
-            assert_eq!(
-                (error.peer, error.local),
-                (closed, "[fd00::2]:1234".parse()?)
-            );
-        }
-        other => panic!("an error is expected, not {other:?}"),
-    }
-    Ok(())
-}
-
-/// The kernel cuts what it gets whole from the TAP interface, and verifies what we cut ourselves.
-fn a_train_reaches_a_kernel_socket_as_datagrams() -> Outcome<()> {
-    for offloads in [true, false] {
-        let host = Family::Ipv6.start_with(|config| config.options.transmit_offloads = offloads)?;
-        let sender = host.actor("[::]:5000", false)?;
-        let to = format!("[{KERNEL}]:6000");
-        let socket = kernel_socket(&host.kernel, &to)?;
-        for (length, size) in [(3000_usize, 1000_u16), (20_000, 1452), (129, 128)] {
-            let payload: Vec<u8> = (0..length).map(|at| (at * 7 + length) as u8).collect();
-            let train = UdpSend {
-                segment_size: Some(size),
-                ..UdpSend::new(to.parse()?, Payload::Bytes(payload.clone().into()))
-            };
-            host.send_with(&sender, train)?;
-            let mut buffer = [0; 2000];
-            for expected in payload.chunks(size.into()) {
-                let got = socket.recv(&mut buffer)?;
-                assert!(buffer[..got] == *expected, "{length} by {size}, {offloads}");
-            }
-        }
-    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod bindings;
 mod churn;
 mod counts;
+mod echo;
 mod engines;
 mod fragments;
 mod ipv6;

@@ -46,19 +46,32 @@ impl From<BindError> for Unbound {
     }
 }
 
-/// Binds a socket on the cpu of `shard`; done when all other cpus know of it. Waits for an address
-/// whose socket on another cpu was just closed.
+/// Binds a socket on the cpu of `shard`; done when all other cpus know of it.
 pub(crate) async fn bind_udp(
     shard: &ShardCell,
     local: SocketAddr,
     sharing: Sharing,
 ) -> Result<UdpSocketId, BindError> {
+    let bind = |shard: &mut Shard| shard.bind_udp(local, sharing);
+    bind_on_all(shard, bind, Shard::close_udp).await
+}
+
+/// Binds by `bind`, whose second result is done when all other cpus know of it. Closes by `close`
+/// if they do not take note, or nobody waits any more. Waits for an address whose socket on
+/// another cpu was just closed.
+pub(super) async fn bind_on_all<Id: Copy, Known>(
+    shard: &ShardCell,
+    bind: impl Fn(&mut Shard) -> Result<(Id, Known), Unbound>,
+    close: fn(&mut Shard, Id),
+) -> Result<Id, BindError>
+where
+    Known: Future<Output = Result<(), BindError>>,
+{
     loop {
-        let bound = shard.borrow().bind_udp(local, sharing);
+        let bound = bind(&mut shard.borrow());
         let unbound = match bound {
             Ok((id, known)) => {
-                // Closed again if the others do not take note, or nobody waits any more.
-                let guard = CloseUnlessKnown(shard, id);
+                let guard = CloseUnlessKnown { shard, id, close };
                 known.await?;
                 std::mem::forget(guard);
                 return Ok(id);
@@ -74,11 +87,15 @@ pub(crate) async fn bind_udp(
     }
 }
 
-struct CloseUnlessKnown<'a>(&'a ShardCell, UdpSocketId);
+struct CloseUnlessKnown<'a, Id: Copy> {
+    shard: &'a ShardCell,
+    id: Id,
+    close: fn(&mut Shard, Id),
+}
 
-impl Drop for CloseUnlessKnown<'_> {
+impl<Id: Copy> Drop for CloseUnlessKnown<'_, Id> {
     fn drop(&mut self) {
-        self.0.try_with(|shard| shard.close_udp(self.1));
+        self.shard.try_with(|shard| (self.close)(shard, self.id));
     }
 }
 

@@ -379,36 +379,27 @@ fn frame_length(chain: &Chain) -> Option<usize> {
     length.filter(|_| chain.writable.is_empty())
 }
 
-/// Copies a transmitted buffer into `packet`: the header, however the driver split it (section
-/// 2.7.4), and the frame.
+/// As [`outline`], and copies the frame into `packet` too.
 fn gather(
     memory: &GuestMemory,
     chain: &Chain,
     longest: usize,
     packet: &mut Packet,
 ) -> Result<Gathered, RingFault> {
-    let Some(frame_length) = frame_length(chain) else {
-        return Err(RingFault::Buffer);
-    };
-    if frame_length > longest {
-        return Ok(Gathered::TooLong(frame_length));
+    let outlined = outline(memory, chain, longest, packet)?;
+    if matches!(outlined, Gathered::TooLong(_)) {
+        return Ok(outlined);
     }
-    let mut header = [0; NetHeader::LENGTH];
-    let mut rest = &mut header[..];
     packet.bytes.clear();
-    for segment in &chain.readable {
-        let Segment { offset, length } = *segment;
-        let head = length.min(rest.len());
-        let (part, later) = rest.split_at_mut(head);
-        rest = later;
-        let copied = memory.read_exact(offset, part)
-            && memory.read(offset + head, length - head, &mut packet.bytes);
-        if !copied {
+    let mut header = NetHeader::LENGTH;
+    for &Segment { offset, length } in &chain.readable {
+        let skipped = header.min(length);
+        header -= skipped;
+        if !memory.read(offset + skipped, length - skipped, &mut packet.bytes) {
             return Err(RingFault::Address);
         }
     }
-    packet.header = NetHeader::from_bytes(header);
-    Ok(Gathered::Frame(frame_length))
+    Ok(outlined)
 }
 
 /// Counts a frame of so many bytes that the backend took, or refused.

@@ -1,18 +1,8 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use virtroupe_wire::offload::ChecksumState;
 
 use super::*;
-use crate::memory::{DmaMemory, HugePages};
-use crate::pool::{Pool, UnboundPool};
-
-fn pool(count: u32) -> Pool {
-    let memory = DmaMemory::allocate(count as usize * SLOT_STRIDE, HugePages::Never);
-    UnboundPool::new(Arc::new(memory.expect("memory")), 0, count)
-        .expect("it fits")
-        .bind()
-}
+use crate::pool::tests::pool;
 
 #[test]
 fn a_handle_is_24_bytes_also_in_an_option() {

@@ -1,10 +1,7 @@
-use std::sync::Arc;
-
 use virtroupe_wire::offload::{PartialChecksum, Segmentation};
 
 use super::*;
-use crate::memory::{DmaMemory, HugePages};
-use crate::pool::{SLOT_STRIDE, UnboundPool};
+use crate::pool::tests::pool;
 
 #[test]
 fn a_feature_is_accepted_only_with_those_that_it_depends_on() {
@@ -67,13 +64,6 @@ fn train_frame(length: usize, start: u16, size: u16, header_length: u16) -> Fram
         }),
     });
     frame
-}
-
-fn pool(count: u32) -> Pool {
-    let memory = DmaMemory::allocate(count as usize * SLOT_STRIDE, HugePages::Never);
-    UnboundPool::new(Arc::new(memory.expect("memory")), 0, count)
-        .expect("it fits")
-        .bind()
 }
 
 /// A UDP packet with so many bytes of payload, to be cut into datagrams of 1000.

@@ -66,20 +66,11 @@ pub(crate) fn forget_front(burst: &mut Vec<Frame>, count: usize) {
 
 #[cfg(all(test, not(virtroupe_loom)))]
 mod tests {
-    use std::sync::Arc;
 
     use virtroupe_wire::Buffer;
 
     use super::*;
-    use crate::memory::{DmaMemory, HugePages};
-    use crate::pool::UnboundPool;
-
-    fn pool(count: u32) -> Pool {
-        let memory = DmaMemory::allocate(count as usize * SLOT_STRIDE, HugePages::Never);
-        UnboundPool::new(Arc::new(memory.expect("memory")), 0, count)
-            .expect("it fits")
-            .bind()
-    }
+    use crate::pool::tests::pool;
 
     #[test]
     fn frames_come_in_one_go_as_many_as_there_are() {

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddrV4;
 
 use actix::prelude::*;
+use virtroupe::BindError;
 use virtroupe::wire::placement::{Flow, Transport};
-use virtroupe::{BindError, UdpReceived, UdpSocket};
 
 use super::counts::{check_at_rest, is_at_rest};
+use super::echo::Echo;
 use super::wire::{MAC, PEER_MAC, Rig, Sent, peer, rig_config};
 use crate::stack::support::{address, within};
 
@@ -108,35 +109,6 @@ impl Reassembly {
             payload: whole.bytes[8..].to_vec(),
             queue: sent.queue,
         })
-    }
-}
-
-/// Sends each datagram back, with the number of its cpu as first byte.
-struct Echo {
-    cpu: u16,
-    socket: UdpSocket,
-}
-
-impl Actor for Echo {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.socket.deliver_to(ctx.address());
-    }
-}
-
-impl Handler<UdpReceived> for Echo {
-    type Result = ();
-
-    fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        use virtroupe::Buffer;
-        for datagram in received.datagrams.iter_mut() {
-            if let Some(first) = datagram.payload.head_mut().first_mut() {
-                *first = self.cpu as u8;
-            }
-        }
-        let outcome = self.socket.reply(received.datagrams.drain(..));
-        assert_eq!(outcome.refused, 0, "{:?}", outcome.reason);
     }
 }
 

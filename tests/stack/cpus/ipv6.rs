@@ -8,9 +8,10 @@ use actix::prelude::*;
 use etherparse::{IpNumber, Ipv6FlowLabel, Ipv6Header, UdpHeader};
 use virtroupe::wire::host::{Neighbor, Route};
 use virtroupe::wire::placement::{Flow, Transport};
-use virtroupe::{BindError, Config, UdpReceived, UdpSocket};
+use virtroupe::{BindError, Config};
 
 use super::counts::{check_at_rest, is_at_rest};
+use super::echo::Echo;
 use super::wire::{MAC, PEER_MAC, Rig, Sent, rig_config};
 use crate::stack::support::{address, within};
 
@@ -130,35 +131,6 @@ impl Reassembly {
         pieces.sort_unstable();
         let bytes: Vec<u8> = pieces.into_iter().flat_map(|(_, piece)| piece).collect();
         Some(whole(&bytes))
-    }
-}
-
-/// Sends each datagram back, with the number of its cpu as first byte.
-struct Echo {
-    cpu: u16,
-    socket: UdpSocket,
-}
-
-impl Actor for Echo {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.socket.deliver_to(ctx.address());
-    }
-}
-
-impl Handler<UdpReceived> for Echo {
-    type Result = ();
-
-    fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        use virtroupe::Buffer;
-        for datagram in received.datagrams.iter_mut() {
-            if let Some(first) = datagram.payload.head_mut().first_mut() {
-                *first = self.cpu as u8;
-            }
-        }
-        let outcome = self.socket.reply(received.datagrams.drain(..));
-        assert_eq!(outcome.refused, 0, "{:?}", outcome.reason);
     }
 }
 

@@ -31,6 +31,12 @@ where
     within(started).await.expect("it runs");
 }
 
+/// Neither reads nor writes, nor closes.
+async fn keep(stream: TcpStream) {
+    std::future::pending::<()>().await;
+    drop(stream);
+}
+
 /// Connects and has `work` use the stream, on cpu 0 of `stack`.
 async fn with_client<T: Send + 'static, F, Fut>(stack: &Stack, work: F) -> T
 where
@@ -129,11 +135,7 @@ async fn a_peer_that_is_not_there_any_more_times_out() {
     let (left, right) = Link::pair(LinkConfig::default());
     let (client, device) = start(config(1), left).await;
     let (server, _) = start(config(2), right).await;
-    serve_one(&server, |stream| async move {
-        std::future::pending::<()>().await;
-        drop(stream);
-    })
-    .await;
+    serve_one(&server, keep).await;
     let error = with_client(&client, move |mut stream| async move {
         stream.set_user_timeout(Duration::from_millis(300));
         // Nothing leaves any more; the device is there.
@@ -273,11 +275,7 @@ async fn a_lost_device_is_told_to_actors_readers_and_who_connects() {
     let (left, right) = Link::pair(LinkConfig::default());
     let (client, device) = start(config(1), left).await;
     let (server, _) = start(config(2), right).await;
-    serve_one(&server, |stream| async move {
-        std::future::pending::<()>().await;
-        drop(stream);
-    })
-    .await;
+    serve_one(&server, keep).await;
     let (told, mut events) = unbounded_channel();
     let error = client.run_on(0, |local| async move {
         let stream = connect(&local, address("10.0.0.2:7")).await;

@@ -7,8 +7,8 @@ use etherparse::PacketBuilder;
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::offload::{DeviceSegmentation, segment};
 use virtroupe_wire::tcp::{
-    ConnectionId, ListenOptions, Outgoing, SeqNumber, TcpConfig, TcpError, TcpEvent, TcpIcmp,
-    TcpIcmpKind, TcpOptions, TcpState,
+    ConnectionId, ListenOptions, ListenerId, Outgoing, SeqNumber, TcpConfig, TcpError, TcpEvent,
+    TcpIcmp, TcpIcmpKind, TcpOptions, TcpState,
 };
 use virtroupe_wire::{
     Buffer, DropReason, Heap, HeapBuffer, Host, HostConfig, Instant, MacAddr, Neighbor,
@@ -87,6 +87,14 @@ impl Station {
         assert!(frames.iter().all(|frame| frame.len() <= 1514));
         frames
     }
+}
+
+/// A client, and a server that listens at port 80.
+fn listening(family: Family) -> (Station, Station, ListenerId) {
+    let (client, mut server) = (Station::new(1), Station::new(2));
+    let local = address(family, 2, 80);
+    let listener = server.engine.listen(local, ListenOptions::default());
+    (client, server, listener.expect("free"))
 }
 
 /// The settings of a station of both families. Over IPv6 it knows the others.
@@ -246,11 +254,7 @@ fn a_forged_path_mtu_is_not_believed() {
 }
 
 fn forge_a_path_mtu(family: Family) {
-    let (mut client, mut server) = (Station::new(1), Station::new(2));
-    server
-        .engine
-        .listen(address(family, 2, 80), ListenOptions::default())
-        .expect("free");
+    let (mut client, mut server, _) = listening(family);
     let mut now = START;
     let id = open(&mut client, family, 2, now);
     client
@@ -289,11 +293,7 @@ fn a_reported_path_mtu_shortens_segments() {
 }
 
 fn report_a_path_mtu(family: Family) {
-    let (mut client, mut server) = (Station::new(1), Station::new(2));
-    let listener = server
-        .engine
-        .listen(address(family, 2, 80), ListenOptions::default())
-        .expect("free");
+    let (mut client, mut server, listener) = listening(family);
     let mut now = START;
     let id = open(&mut client, family, 2, now);
     client
@@ -378,11 +378,7 @@ fn ip_header(family: Family) -> usize {
 /// router: it has forgotten that when the connection tries whether the path is wider.
 #[test]
 fn the_host_does_not_refuse_a_probe_for_a_wider_path() {
-    let (mut client, mut server) = (Station::new(1), Station::new(2));
-    server
-        .engine
-        .listen(address(Family::V4, 2, 80), ListenOptions::default())
-        .expect("free");
+    let (mut client, mut server, _) = listening(Family::V4);
     let mut now = START;
     let (first, second) = (
         open(&mut client, Family::V4, 2, now),
@@ -455,11 +451,7 @@ fn too_big(family: Family, frame: &[u8], mtu: u16) -> HeapBuffer {
 
 #[test]
 fn a_neighbor_that_does_not_answer_ends_an_attempt_to_connect_and_nothing_else() {
-    let (mut client, mut server) = (Station::new(1), Station::new(2));
-    server
-        .engine
-        .listen(address(Family::V4, 2, 80), ListenOptions::default())
-        .expect("free");
+    let (mut client, mut server, _) = listening(Family::V4);
     let mut now = START;
     let open_one = open(&mut client, Family::V4, 2, now);
     let mut frames = Vec::new();
@@ -523,11 +515,7 @@ fn the_end_of_a_closed_connection_is_told_once_if_it_was_asked_for() {
 
 #[test]
 fn who_goes_away_resets_all_connections_those_that_were_closed_too() {
-    let (mut client, mut server) = (Station::new(1), Station::new(2));
-    let listener = server
-        .engine
-        .listen(address(Family::V4, 2, 80), ListenOptions::default())
-        .expect("free");
+    let (mut client, mut server, listener) = listening(Family::V4);
     let mut now = START;
     let ids = [
         open(&mut client, Family::V4, 2, now),
@@ -560,11 +548,7 @@ fn who_goes_away_resets_all_connections_those_that_were_closed_too() {
 
 #[test]
 fn who_waits_for_room_is_told_of_it_without_a_refused_write() {
-    let (mut client, mut server) = (Station::new(1), Station::new(2));
-    let listener = server
-        .engine
-        .listen(address(Family::V4, 2, 80), ListenOptions::default())
-        .expect("free");
+    let (mut client, mut server, listener) = listening(Family::V4);
     let mut now = START;
     let id = open(&mut client, Family::V4, 2, now);
     assert!(!client.engine.want_room(now, id), "there is some");

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::task::{Poll, Waker};
 
 use actix::Recipient;
-use tokio::time::timeout;
 use virtroupe_wire::host;
 use virtroupe_wire::placement::{Binding, Transport};
 use virtroupe_wire::tcp::{ConnectionId, ListenError, ListenOptions, ListenerId};
@@ -14,47 +13,20 @@ use super::connections::keep;
 use super::deliver::wake;
 use super::{Bound, Kept, Listener};
 use crate::messages::BindError;
-use crate::peers::ACKNOWLEDGE;
 use crate::registry::{Sharing, Taken};
-use crate::shard::sockets::Unbound;
+use crate::shard::sockets::{Unbound, bind_on_all};
 use crate::shard::{Shard, ShardCell};
 use crate::tcp::TcpAccepted;
 
-/// Listens on the cpu of `shard`; done when all other cpus know of it. Waits for an address whose
-/// socket on another cpu was just closed.
+/// Listens on the cpu of `shard`; done when all other cpus know of it.
 pub(crate) async fn listen_tcp(
     shard: &ShardCell,
     local: SocketAddr,
     options: ListenOptions,
     sharing: Sharing,
 ) -> Result<ListenerId, BindError> {
-    loop {
-        let listening = shard.borrow().listen_tcp(local, options.clone(), sharing);
-        let unbound = match listening {
-            Ok((id, known)) => {
-                // Closed again if the others do not take note, or nobody waits any more.
-                let guard = CloseUnlessKnown(shard, id);
-                known.await?;
-                std::mem::forget(guard);
-                return Ok(id);
-            }
-            Err(unbound) => unbound,
-        };
-        let Some(mut closing) = unbound.closing else {
-            return Err(unbound.error);
-        };
-        if timeout(ACKNOWLEDGE, closing.changed()).await.is_err() {
-            return Err(unbound.error);
-        }
-    }
-}
-
-struct CloseUnlessKnown<'a>(&'a ShardCell, ListenerId);
-
-impl Drop for CloseUnlessKnown<'_> {
-    fn drop(&mut self) {
-        self.0.try_with(|shard| shard.close_listener(self.1));
-    }
+    let listen = |shard: &mut Shard| shard.listen_tcp(local, options.clone(), sharing);
+    bind_on_all(shard, listen, Shard::close_listener).await
 }
 
 impl Shard {
