@@ -663,5 +663,5 @@ impl fmt::Debug for Frame {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(virtroupe_loom)))]
 mod tests;

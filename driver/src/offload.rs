@@ -215,5 +215,5 @@ fn carry_out_one(
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(virtroupe_loom)))]
 mod tests;
