@@ -520,6 +520,15 @@ impl Buffer for Frame {
         }
     }
 
+    #[inline(always)]
+    fn narrow(mut self, front: usize, length: usize) -> Self {
+        let before = self.place.length();
+        let front = front.min(before);
+        self.place.shrink_front(front);
+        self.place.set_length(length.min(before - front));
+        self
+    }
+
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
         match self.is_chain() {
             true => self.extend_chain(bytes),

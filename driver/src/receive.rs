@@ -211,7 +211,8 @@ impl<R: Ring> ReceiveQueue<R> {
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
         // Those of more would be taken from a device that is about to write into them.
         let likely = take.min(self.last_taken + 1);
-        self.ring.prefetch_descriptors(self.free.upcoming(), likely);
+        self.ring
+            .prefetch_descriptors(self.free.upcoming(), 0, likely);
         burst.reserve(take);
         let before = burst.len();
         let mut result = Ok(());

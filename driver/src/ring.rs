@@ -49,8 +49,8 @@ pub(crate) trait Ring: Sized {
     /// like it; at least 1 unless `count` is 0.
     fn aligned_count(&self, count: usize) -> usize;
 
-    /// Starts fetching the lines of the next `count` descriptors, of which `id` is the first.
-    fn prefetch_descriptors(&self, id: u16, count: usize);
+    /// Starts fetching the lines of `count` descriptors, `skip` behind the next, which is `id`.
+    fn prefetch_descriptors(&self, id: u16, skip: usize, count: usize);
 
     /// Writes the next descriptor of the chain `head`: `id`, which goes on at `next` if `flags`
     /// say so.
@@ -137,8 +137,8 @@ impl Ring for SplitRing {
     }
 
     #[inline]
-    fn prefetch_descriptors(&self, id: u16, count: usize) {
-        SplitRing::prefetch_descriptors(self, id, count);
+    fn prefetch_descriptors(&self, id: u16, skip: usize, count: usize) {
+        SplitRing::prefetch_descriptors(self, id.wrapping_add(skip as u16), count);
     }
 
     #[inline]
