@@ -12,7 +12,7 @@ use virtroupe_driver::pool::SLOT_STRIDE;
 use virtroupe_driver::{
     Device, DeviceOptions, Frame, Mergeable, QueuePair, ReceiveOffloadMode, RingFormat, Violation,
 };
-use virtroupe_wire::{Buffer, MacAddr, Offload};
+use virtroupe_wire::{Buffer, DropReason, MacAddr, Offload};
 
 use super::device::{HEADER, HostileDevice, HostileTransport, RX, TX};
 use super::net_header;
@@ -107,9 +107,12 @@ pub struct Ring {
     pub honest: Place,
 }
 
-/// What `receive` must give: lengths and descriptions of frames, and then perhaps a violation.
+/// Length and description of a frame, or why it is dropped.
+type Fate = Result<(usize, Offload), DropReason>;
+
+/// What `receive` must give: frames, and then perhaps a violation.
 struct Foretold {
-    frames: Vec<(usize, Offload)>,
+    frames: Vec<Fate>,
     violation: Option<Violation>,
     /// What the device still holds then, and where the driver looks next.
     posted: Vec<Chain>,
@@ -359,11 +362,8 @@ impl PackedHarness {
         Ok(Some((foretold.posted.remove(at), length)))
     }
 
-    /// Length and description of the next frame, if there is one.
-    fn foretell_frame(
-        &self,
-        foretold: &mut Foretold,
-    ) -> Result<Option<(usize, Offload)>, Violation> {
+    /// What becomes of the next frame, if there is one.
+    fn foretell_frame(&self, foretold: &mut Foretold) -> Result<Option<Fate>, Violation> {
         let pending = foretold.posted.len() as u16;
         let Some((chain, length)) = self.foretell_buffer(foretold, HEADER as u32)? else {
             return Ok(None);
@@ -374,7 +374,7 @@ impl PackedHarness {
         let features = self.device.features().bits;
         let judge = |total| {
             let offload = net_header::judge(features, header, head, total)?;
-            Ok(Some((total as usize, offload)))
+            Ok(Some(offload.map(|offload| (total as usize, offload))))
         };
         if !self.setup.mergeable {
             return judge(total);
@@ -403,6 +403,7 @@ impl PackedHarness {
     pub fn receive(&mut self, limit: usize) -> Option<Violation> {
         let foretold = self.foretell_receive(limit);
         let before = self.live.len();
+        let mut drops = self.pair.receive_counters().drops;
         let result = self.pair.receive(&mut self.live, limit);
         if !self.readable {
             return result.err();
@@ -416,7 +417,16 @@ impl PackedHarness {
         assert_eq!(result, violation.map_or(Ok(frames.len()), Err));
         let received = self.live[before..].iter();
         let received = received.map(|frame| (frame.len(), frame.offload()));
-        assert_eq!(received.collect::<Vec<_>>(), frames);
+        let (kept, dropped): (Vec<_>, Vec<_>) = frames.into_iter().partition(Result::is_ok);
+        assert_eq!(
+            received.collect::<Vec<_>>(),
+            kept.into_iter().flatten().collect::<Vec<_>>()
+        );
+        dropped
+            .into_iter()
+            .filter_map(Result::err)
+            .for_each(|reason| drops.add(reason, 1));
+        assert_eq!(self.pair.receive_counters().drops, drops);
         if violation.is_none() {
             let ring = &mut self.rings[RX];
             (ring.outstanding, ring.used) = (posted, place);

@@ -1,7 +1,7 @@
 //! One lie each, on packed rings; as [`lies`](super::lies) for split ones.
 
 use virtroupe_driver::{Frame, Violation};
-use virtroupe_wire::Buffer;
+use virtroupe_wire::{Buffer, DropReason};
 
 use super::device::{HEADER, RX, TX};
 use super::packed_harness::{AVAIL, BUFFER, LONGEST, PackedHarness, PackedSetup, Place, USED};
@@ -273,6 +273,36 @@ fn a_pool_that_is_taken_empty_can_not_empty_the_receive_ring() {
         drop(stolen);
         harness.finish();
     }
+}
+
+/// Such a frame may come from another guest, through a backend that believed it.
+#[test]
+fn a_frame_to_which_its_header_does_not_fit_is_dropped_and_nothing_else_is() {
+    let setup = PackedSetup {
+        described: true,
+        ..MERGED
+    };
+    let mut harness = PackedHarness::new(setup);
+    // TCP in pieces of 4 bytes, over IPv4, then over something else; and pieces of nothing.
+    for (gso_size, ethertype) in [(4, [8, 0]), (4, [0x88, 0x47]), (0, [8, 0]), (4, [8, 0])] {
+        let header = [1, 1, 54, 0, gso_size, 0, 34, 0, 16, 0, 1, 0];
+        let mut frame = [0x50; 60];
+        frame[12..14].copy_from_slice(&ethertype);
+        let chain = harness.rings[RX].available.pop_front().expect("posted");
+        let place = harness.rings[RX].honest;
+        harness.rings[RX].honest.0 += 1;
+        harness.hostile.write(chain.offset, &header);
+        harness.hostile.write(chain.offset + HEADER, &frame);
+        harness.write_used(RX, place, chain.id, 72);
+    }
+    assert_eq!(harness.receive(64), None);
+    assert_eq!(harness.live.len(), 2);
+    let counters = harness.pair.receive_counters();
+    assert_eq!(counters.frames, 4, "with those that were dropped");
+    assert_eq!(counters.drops.get(DropReason::UnknownEtherType), 1);
+    assert_eq!(counters.drops.get(DropReason::Malformed), 1);
+    assert!(harness.pair.arm(false), "the queue is not broken");
+    harness.finish();
 }
 
 #[test]
