@@ -411,10 +411,11 @@ impl Frame {
         unsafe { (*self.tail_cell().get()).take() }
     }
 
-    fn set_tail(&mut self, tail: Frame) {
-        // SAFETY: as in `tail_mut`.
-        unsafe { *self.tail_cell().get() = Some(tail) };
+    /// Puts `tail` behind this segment, the last of its chain, and returns it in its place there.
+    pub(crate) fn set_tail(&mut self, tail: Frame) -> &mut Frame {
         self.place.0 |= Place::CHAINED;
+        // SAFETY: as in `tail_mut`.
+        unsafe { (*self.tail_cell().get()).insert(tail) }
     }
 
     fn last_mut(&mut self) -> &mut Frame {

@@ -249,6 +249,15 @@ pub enum Violation {
         /// Buffers that it has used, from the first of the frame on, as far as we looked.
         used: u16,
     },
+    /// A received frame spans more buffers than the longest packet needs, however badly a device
+    /// uses them.
+    #[error("a frame spans {buffers} buffers, more than {most}")]
+    MergedCount {
+        /// What the device wrote.
+        buffers: u16,
+        /// Four times what the longest frame needs.
+        most: u16,
+    },
     /// A received frame is longer than any packet.
     #[error("a frame in merged buffers has {length} bytes, more than {longest}")]
     MergedLength {

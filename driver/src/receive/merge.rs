@@ -16,6 +16,11 @@ use crate::ring::{Ring, Violation};
 /// VLAN tag. That of IPv6 does not count its own header. It bounds the chain that one frame becomes.
 pub(crate) const LONGEST: u32 = 65_535 + 40 + 18;
 
+/// The most buffers that a frame may span. All but the last must be full (section 5.1.6.4.1), so the
+/// longest needs 31; four times as many are for devices that use them badly. It bounds the segments of
+/// the chain, which bytes alone would not, and so what handling one frame can cost.
+const MOST_BUFFERS: u16 = 4 * (LONGEST + NET_HEADER as u32).div_ceil(BUFFER_LENGTH) as u16;
+
 /// The longest frame that a ring of `size` can be sure to take: half of it is always posted.
 pub(crate) fn longest_merged_frame(size: u16) -> usize {
     let half = usize::from(size / 2) * BUFFER_LENGTH as usize;
@@ -123,11 +128,16 @@ impl<R: Ring> ReceiveQueue<R> {
         if buffers == 0 || buffers > *pending {
             return Err(missing(used.max(*pending)));
         }
+        if buffers > MOST_BUFFERS {
+            let most = MOST_BUFFERS;
+            return Err(Violation::MergedCount { buffers, most });
+        }
+        let mut last = &mut frame;
         while used < buffers {
             let next = self.ring.used_at(0).ok_or(missing(used))?;
             let (slot, length) = self.take_one(next, 1)?;
             used += 1;
-            frame.append(supply.segment(slot, BUFFER_START as u16, length));
+            last = last.set_tail(supply.segment(slot, BUFFER_START as u16, length));
             total += u32::from(length);
             if total > LONGEST {
                 return Err(Violation::MergedLength {

@@ -23,6 +23,8 @@ const START: usize = 128 - HEADER;
 pub const BUFFER: u32 = (SLOT_STRIDE - START) as u32;
 /// The longest frame that is believed.
 pub const LONGEST: u32 = 65_535 + 40 + 18;
+/// The most buffers of one frame: four times what the longest needs.
+pub const MOST_BUFFERS: u16 = 4 * (LONGEST + HEADER as u32).div_ceil(BUFFER) as u16;
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
@@ -383,6 +385,10 @@ impl PackedHarness {
         if buffers == 0 || buffers > pending {
             let used = pending;
             return Err(Violation::MergedBuffers { buffers, used });
+        }
+        if buffers > MOST_BUFFERS {
+            let most = MOST_BUFFERS;
+            return Err(Violation::MergedCount { buffers, most });
         }
         for used in 1..buffers {
             let Some((_, length)) = self.foretell_buffer(foretold, 1)? else {

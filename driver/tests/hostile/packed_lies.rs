@@ -4,7 +4,9 @@ use virtroupe_driver::{Frame, Violation};
 use virtroupe_wire::{Buffer, DropReason};
 
 use super::device::{HEADER, RX, TX};
-use super::packed_harness::{AVAIL, BUFFER, LONGEST, PackedHarness, PackedSetup, Place, USED};
+use super::packed_harness::{
+    AVAIL, BUFFER, LONGEST, MOST_BUFFERS, PackedHarness, PackedSetup, Place, USED,
+};
 use super::packed_operations::{complete, deliver};
 
 const BOTH: [PackedSetup; 2] = [PackedSetup::PLAIN, PackedSetup::ALL];
@@ -231,6 +233,26 @@ fn a_frame_is_no_longer_than_the_longest_packet() {
         Some(Violation::MergedLength { length, longest })
     );
     harness.finish();
+}
+
+/// Bytes do not bound a chain of buffers that hold one each.
+#[test]
+fn a_frame_spans_no_more_buffers_than_the_longest_needs_badly_used() {
+    for (buffers, good) in [(MOST_BUFFERS, true), (MOST_BUFFERS + 1, false)] {
+        let mut harness = PackedHarness::new(PackedSetup {
+            queue_size: 256,
+            ..MERGED
+        });
+        fill(&harness, 0, buffers, HEADER as u32);
+        for place in 1..usize::from(buffers) {
+            fill(&harness, place, 1, 1);
+        }
+        let most = MOST_BUFFERS;
+        let expected = Violation::MergedCount { buffers, most };
+        assert_eq!(harness.receive(64), (!good).then_some(expected));
+        assert_eq!(harness.live.len(), usize::from(good));
+        harness.finish();
+    }
 }
 
 #[test]
