@@ -464,3 +464,6 @@ impl Rules {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! A frame that needs several receive buffers, where there are too few: it waits, and the pair sleeps; or
+//! there never can be enough, and it is dropped. Without a clock: the pair is stepped until it would sleep.
+
+use std::sync::atomic::Ordering;
+
+use nix::sys::eventfd::EfdFlags;
+
+use super::super::backend::Delivery;
+use super::super::memory::Area;
+use super::super::ring::UsedReports;
+use super::*;
+use crate::memory::{DmaMemory, HugePages};
+use crate::transport::RingLayout;
+
+const NOW: Instant = Instant::ZERO;
+const IOVA: u64 = 0x1_0000_0000;
+const SIZE: u16 = 8;
+/// Flags of descriptors.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+/// Where the parts of the receive ring are, and its buffers.
+const DRIVER: usize = 128;
+const DEVICE: usize = 256;
+const BUFFERS: usize = 1024;
+/// Bytes of a descriptor's buffer.
+const BUFFER: usize = 64;
+
+/// Always has one more frame of so many bytes, and would have it at once.
+struct OneFrame(usize);
+
+impl Port for OneFrame {
+    fn transmit(&mut self, _now: Instant, _burst: &mut [Packet]) -> Count {
+        Count::default()
+    }
+
+    fn receive(
+        &mut self,
+        _now: Instant,
+        _limit: usize,
+        deliver: &mut Deliver<'_>,
+    ) -> io::Result<usize> {
+        let frame = vec![7; self.0];
+        let taken = deliver(&NetHeader::default(), &frame) == Delivery::Taken;
+        Ok(usize::from(taken))
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(NOW)
+    }
+}
+
+/// A pair with a receive ring, and the ring from the driver's side.
+struct Rig {
+    pair: Pair,
+    memory: GuestMemory,
+    area: Area,
+    packed: bool,
+    /// Descriptors and buffers that were posted.
+    descriptors: u16,
+    buffers: u16,
+}
+
+impl Rig {
+    /// For a driver with `features`, behind a port whose frames have `length` bytes.
+    fn new(features: FeatureBits, length: usize) -> Rig {
+        let memory = DmaMemory::allocate(4096, HugePages::Never).expect("memory");
+        let memory = GuestMemory::new(Arc::new(memory), IOVA);
+        let layout = RingLayout {
+            size: SIZE,
+            descriptors: 0,
+            driver: DRIVER,
+            device: DEVICE,
+        };
+        let ring = Ring::new(memory.clone(), &layout, features, UsedReports::Each);
+        let steering = Arc::new(Steering::new());
+        let mut pair = Pair::new(0, Box::new(OneFrame(length)), steering, 1500).expect("a pair");
+        pair.receive = Some(Queue {
+            ring: ring.expect("a ring"),
+            interrupt: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"),
+        });
+        pair.start(features);
+        Rig {
+            pair,
+            area: memory.area(0, 4096, 16).expect("area"),
+            memory,
+            packed: features.contains(FeatureBits::RING_PACKED),
+            descriptors: 0,
+            buffers: 0,
+        }
+    }
+
+    /// Makes one more buffer available, of `count` descriptors.
+    fn post(&mut self, count: u16) {
+        let head = self.descriptors % SIZE;
+        for rest in (0..count).rev() {
+            let (index, lap) = (self.descriptors % SIZE, self.descriptors / SIZE);
+            let at = usize::from(index) * 16;
+            let address = IOVA + (BUFFERS + usize::from(index) * BUFFER) as u64;
+            assert!(self.memory.write(at, &address.to_le_bytes()));
+            let flags = if rest > 0 { WRITE | NEXT } else { WRITE };
+            let mine = if lap % 2 == 0 { 1 << 7 } else { 1 << 15 };
+            let (third, fourth) = match self.packed {
+                true => (head, flags | mine),
+                false => (flags, (index + 1) % SIZE),
+            };
+            self.area.write_length_and_id(at + 8, BUFFER as u32, third);
+            self.area.store_u16(at + 14, fourth, Ordering::Release);
+            self.descriptors += 1;
+        }
+        if !self.packed {
+            let slot = DRIVER + 4 + usize::from(self.buffers % SIZE) * 2;
+            self.area.store_u16(slot, head, Ordering::Relaxed);
+            self.buffers += 1;
+            let index = DRIVER + 2;
+            self.area.store_u16(index, self.buffers, Ordering::Release);
+        }
+    }
+
+    /// Steps until the device would sleep, and how often that was; it must be soon.
+    fn steps_to_sleep(&mut self) -> usize {
+        let mut steps = 0;
+        loop {
+            steps += 1;
+            assert!(steps < 100, "polls on and on");
+            let work = self.pair.step(NOW, true).expect("no fault");
+            if work == 0 && !self.pair.prepare_sleep() {
+                return steps;
+            }
+        }
+    }
+}
+
+/// Every ring that merges buffers.
+fn formats() -> Vec<FeatureBits> {
+    let mut all = vec![FeatureBits::VERSION_1 | FeatureBits::MRG_RXBUF];
+    for further in [
+        FeatureBits::RING_PACKED,
+        FeatureBits::EVENT_IDX,
+        FeatureBits::IN_ORDER,
+    ] {
+        let with: Vec<_> = all.iter().map(|features| *features | further).collect();
+        all.extend(with);
+    }
+    all
+}
+
+#[test]
+fn a_device_sleeps_while_a_frame_waits_for_more_buffers() {
+    for features in formats() {
+        // It needs three.
+        let mut rig = Rig::new(features, 150);
+        // Several laps, so that what waits lies across the end of the ring too.
+        for frame in 0..30 {
+            for missing in (1..=3).rev() {
+                let steps = rig.steps_to_sleep();
+                assert!(steps <= 2, "{steps} steps, {missing} missing: {features}");
+                assert_eq!(rig.pair.deadline(), None, "nothing can be delivered then");
+                assert_eq!(rig.pair.stats.to_driver.frames, frame);
+                rig.post(1);
+                assert!(rig.pair.prepare_sleep(), "a buffer came");
+            }
+            rig.steps_to_sleep();
+            assert_eq!(rig.pair.stats.to_driver.frames, frame + 1);
+        }
+    }
+}
+
+/// The driver waits for frames, and can post no more buffers: a frame that waited would wait for ever, and
+/// all behind it.
+#[test]
+fn a_frame_that_the_whole_ring_does_not_hold_is_dropped_whatever_its_buffers_are() {
+    for features in formats() {
+        for count in [1, 2, 4] {
+            let mut rig = Rig::new(features, usize::from(SIZE) * BUFFER);
+            (0..SIZE / count).for_each(|_| rig.post(count));
+            assert_eq!(rig.pair.step(NOW, true).expect("no fault"), 1);
+            assert_eq!(rig.pair.stats.no_room.frames, 1, "{count}: {features}");
+        }
+    }
+}
