@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use nix::sys::eventfd::EfdFlags;
 
-use super::super::backend::Delivery;
-use super::super::memory::Area;
+use super::super::backend::{Deliver, Delivery};
+use super::super::header::NetHeader;
+use super::super::memory::{Area, GuestMemory};
 use super::super::ring::UsedReports;
 use super::*;
 use crate::memory::{DmaMemory, HugePages};
