@@ -1,28 +1,19 @@
 //! A frame that needs several receive buffers, where there are too few: it waits, and the pair sleeps; or
 //! there never can be enough, and it is dropped. Without a clock: the pair is stepped until it would sleep.
 
-use std::sync::atomic::Ordering;
-
 use nix::sys::eventfd::EfdFlags;
 
 use super::super::backend::{Deliver, Delivery};
 use super::super::header::NetHeader;
-use super::super::memory::{Area, GuestMemory};
 use super::super::ring::UsedReports;
+use super::super::ring::driver_side::{BUFFERS, DriverSide};
 use super::*;
-use crate::memory::{DmaMemory, HugePages};
-use crate::transport::RingLayout;
 
 const NOW: Instant = Instant::ZERO;
-const IOVA: u64 = 0x1_0000_0000;
 const SIZE: u16 = 8;
 /// Flags of descriptors.
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
-/// Where the parts of the receive ring are, and its buffers.
-const DRIVER: usize = 128;
-const DEVICE: usize = 256;
-const BUFFERS: usize = 1024;
 /// Bytes of a descriptor's buffer.
 const BUFFER: usize = 64;
 
@@ -50,29 +41,18 @@ impl Port for OneFrame {
     }
 }
 
-/// A pair with a receive ring, and the ring from the driver's side.
+/// A pair with a receive ring, and its driver.
 struct Rig {
     pair: Pair,
-    memory: GuestMemory,
-    area: Area,
-    packed: bool,
-    /// Descriptors and buffers that were posted.
-    descriptors: u16,
-    buffers: u16,
+    driver: DriverSide,
 }
 
 impl Rig {
     /// For a driver with `features`, behind a port whose frames have `length` bytes.
     fn new(features: FeatureBits, length: usize) -> Rig {
-        let memory = DmaMemory::allocate(4096, HugePages::Never).expect("memory");
-        let memory = GuestMemory::new(Arc::new(memory), IOVA);
-        let layout = RingLayout {
-            size: SIZE,
-            descriptors: 0,
-            driver: DRIVER,
-            device: DEVICE,
-        };
-        let ring = Ring::new(memory.clone(), &layout, features, UsedReports::Each);
+        let driver = DriverSide::new(features.contains(FeatureBits::RING_PACKED), SIZE);
+        let memory = driver.memory.clone();
+        let ring = Ring::new(memory, &driver.layout, features, UsedReports::Each);
         let steering = Arc::new(Steering::new());
         let mut pair = Pair::new(0, Box::new(OneFrame(length)), steering, 1500).expect("a pair");
         pair.receive = Some(Queue {
@@ -80,40 +60,16 @@ impl Rig {
             interrupt: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"),
         });
         pair.start(features);
-        Rig {
-            pair,
-            area: memory.area(0, 4096, 16).expect("area"),
-            memory,
-            packed: features.contains(FeatureBits::RING_PACKED),
-            descriptors: 0,
-            buffers: 0,
-        }
+        Rig { pair, driver }
     }
 
     /// Makes one more buffer available, of `count` descriptors.
     fn post(&mut self, count: u16) {
-        let head = self.descriptors % SIZE;
+        let id = self.driver.index();
         for rest in (0..count).rev() {
-            let (index, lap) = (self.descriptors % SIZE, self.descriptors / SIZE);
-            let at = usize::from(index) * 16;
-            let address = IOVA + (BUFFERS + usize::from(index) * BUFFER) as u64;
-            assert!(self.memory.write(at, &address.to_le_bytes()));
+            let offset = BUFFERS + usize::from(self.driver.index()) * BUFFER;
             let flags = if rest > 0 { WRITE | NEXT } else { WRITE };
-            let mine = if lap % 2 == 0 { 1 << 7 } else { 1 << 15 };
-            let (third, fourth) = match self.packed {
-                true => (head, flags | mine),
-                false => (flags, (index + 1) % SIZE),
-            };
-            self.area.write_length_and_id(at + 8, BUFFER as u32, third);
-            self.area.store_u16(at + 14, fourth, Ordering::Release);
-            self.descriptors += 1;
-        }
-        if !self.packed {
-            let slot = DRIVER + 4 + usize::from(self.buffers % SIZE) * 2;
-            self.area.store_u16(slot, head, Ordering::Relaxed);
-            self.buffers += 1;
-            let index = DRIVER + 2;
-            self.area.store_u16(index, self.buffers, Ordering::Release);
+            self.driver.write(offset, BUFFER as u32, flags, id);
         }
     }
 
