@@ -199,6 +199,7 @@ impl Shard {
             host.set_transmit_capacity(ports.egress.capacity());
             host.set_transmit_room(ports.egress.room());
             host.set_shortage(ports.egress.shortage());
+            host.set_checksum_offload(features.bits.contains(FeatureBits::CSUM));
             host.set_fragmentation_offload(features.bits.contains(FeatureBits::HOST_UFO));
             if ports.crossings.is_some() {
                 host.set_sharded();

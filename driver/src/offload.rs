@@ -2,6 +2,8 @@
 //! device took on, what is done for it in software, and the virtio-net header that asks for it
 //! (virtio 1.3, section 5.1.6.2).
 
+use std::ptr::NonNull;
+
 use virtroupe_wire::offload::{
     ChecksumState, DeviceSegmentation, SegmentKind, complete_checksum, segment,
 };
@@ -9,7 +11,7 @@ use virtroupe_wire::{Allocator, Buffer, DropReason, Offload, ethernet};
 
 use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER};
-use crate::pool::{Pool, RESERVE, SLOT_ROOM};
+use crate::pool::{Home, Pool, RESERVE, SLOT_ROOM};
 use crate::transmit::most_segments;
 
 /// Flags and types of segmentation in the virtio-net header (section 5.1.6), without their
@@ -121,6 +123,23 @@ impl TransmitOffloads {
             fields[2..4].copy_from_slice(&segmentation.size.to_le_bytes());
         }
         Some(header)
+    }
+
+    /// Writes the virtio-net header of a frame of one segment, of the pool of `home`, that asks for
+    /// a checksum and nothing else; `None`, and no change, for any other.
+    #[inline(never)]
+    pub(crate) fn request_checksum(
+        &self,
+        frame: &mut Frame,
+        home: NonNull<Home>,
+    ) -> Option<NonNull<u8>> {
+        let offload = frame.offload();
+        let is_partial = matches!(offload.checksum, ChecksumState::Partial(_));
+        if !frame.is_single(home) || !is_partial || offload.segmentation.is_some() {
+            return None;
+        }
+        let header = self.header(&offload, frame.head())?;
+        frame.write_net_header(header)
     }
 
     /// Does in software, for each frame of `burst`, what the device does not take, and cuts what

@@ -270,8 +270,8 @@ impl<R: Ring> TransmitQueue<R> {
             .is_some_and(|home| Arc::ptr_eq(unsafe { home.as_ref() }.memory(), &self.memory))
     }
 
-    /// Sends plain frames from the front of `frames` on, until there is one of another kind or no
-    /// descriptor is left. Returns their number; the caller forgets them.
+    /// Sends plain frames, and those that ask for a checksum and nothing else, from the front of
+    /// `frames` on, until there is one of another kind or no descriptor is left. Returns their number; the caller forgets them.
     ///
     /// In two passes: what is to be written is put together first. A loop that does both has too
     /// much at hand for the registers, and what it keeps in memory instead goes through the same
@@ -287,10 +287,11 @@ impl<R: Ring> TransmitQueue<R> {
             let buffers = self.buffers.get_mut(..ids.len()).unwrap_or_default();
             let mut plain = 0;
             for (frame, buffer) in frames.iter_mut().zip(&mut *buffers) {
-                let header = frame.is_plain(home).then(|| frame.clear_net_header());
-                let Some(header) = header.flatten() else {
-                    break;
+                let header = match frame.is_plain(home) {
+                    true => frame.clear_net_header(),
+                    false => self.offloads.request_checksum(frame, home),
                 };
+                let Some(header) = header else { break };
                 *buffer = PlainBuffer {
                     address: (header.as_ptr() as u64).wrapping_add(self.iova_offset),
                     length: frame.head().len() as u32 + NET_HEADER as u32,

@@ -126,6 +126,8 @@ pub struct Host<B: Buffer> {
     shortage: DropReason,
     /// Whether a packet with an offload was sent since the caller asked.
     has_offloads: bool,
+    /// Whether the device completes the checksums of long datagrams.
+    offloads_checksum: bool,
     /// Whether the device makes fragments of datagrams.
     offloads_fragmentation: bool,
     /// Which long packets use up room for one frame only.
@@ -212,6 +214,7 @@ impl<B: Buffer> Host<B> {
             reassembled: VecDeque::new(),
             shortage: DropReason::RingFull,
             has_offloads: false,
+            offloads_checksum: false,
             offloads_fragmentation: false,
             device_segmentation: DeviceSegmentation::default(),
             pieces: Vec::new(),
@@ -255,6 +258,14 @@ impl<B: Buffer> Host<B> {
     /// datagram in more fragments is refused as `TooBig`: waiting for room would not help it.
     pub fn set_transmit_capacity(&mut self, frames: usize) {
         self.most_frames = frames;
+    }
+
+    /// Sets whether the device completes checksums (`VIRTIO_NET_F_CSUM`). Datagrams of 256 bytes
+    /// and more that are sent where their payload lies then leave with a description
+    /// ([`PartialChecksum`](crate::offload::PartialChecksum)), and nobody has to read them. Others
+    /// are summed, as copying reads them anyway. Off by default.
+    pub fn set_checksum_offload(&mut self, is_taken: bool) {
+        self.offloads_checksum = is_taken;
     }
 
     /// Sets whether the device cuts UDP datagrams that are longer than their path allows

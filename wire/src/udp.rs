@@ -8,6 +8,9 @@ use crate::drops::DropReason;
 /// Bytes in a UDP header.
 pub const HEADER: usize = 8;
 
+/// Where the checksum is in a UDP header.
+pub(crate) const CHECKSUM: usize = 6;
+
 /// The longest payload in bytes that is sent: an IPv4 packet of 65 535 bytes less its headers. IPv6
 /// could carry 20 bytes more, which are received, but not sent.
 pub const MAX_PAYLOAD: usize = 65_507;

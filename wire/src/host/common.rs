@@ -9,8 +9,22 @@ use super::send::Local;
 use super::template::{HEADERS, Template};
 use crate::buffer::{Buffer, Payload};
 use crate::checksum;
+use crate::offload::{ChecksumState, Offload, PartialChecksum};
 use crate::time::Instant;
-use crate::udp::{UdpDatagram, UdpSend};
+use crate::udp::{self, UdpDatagram, UdpSend};
+
+/// Bytes of payload from which it is left to the device to complete the checksum: to say so, and to
+/// hear of it, costs both sides a line, and a shorter payload has hardly more.
+const LONG: usize = 256;
+
+/// What then is left to do.
+const PARTIAL: Offload = Offload {
+    checksum: ChecksumState::Partial(PartialChecksum {
+        start: (HEADERS - udp::HEADER) as u16,
+        offset: udp::CHECKSUM as u16,
+    }),
+    segmentation: None,
+};
 
 /// A datagram to send, as far as it is of the common kind.
 pub(super) struct Common<'a, B> {
@@ -75,7 +89,8 @@ impl<B: Buffer> Host<B> {
     /// `burst` on, until one is not of this kind; returns how many. The caller puts their
     /// payloads, frames now, into the transmit queue, which has room.
     ///
-    /// It writes what [`send_slow`](Self::send_slow) would write.
+    /// It writes what [`send_slow`](Self::send_slow) would write, but for the checksums that the
+    /// device completes.
     pub(super) fn write_run<O: Outbound<B>>(
         &mut self,
         now: Instant,
@@ -84,6 +99,11 @@ impl<B: Buffer> Host<B> {
     ) -> usize {
         let most = burst.len().min(self.room);
         self.transmit.reserve(most);
+        // Of these the device completes the checksums.
+        let shortest = match self.offloads_checksum {
+            true => LONG,
+            false => usize::MAX,
+        };
         let mut template = None;
         // Replies of a burst are mostly from addresses of one prefix.
         let mut owner = Masked::NONE;
@@ -105,7 +125,8 @@ impl<B: Buffer> Host<B> {
                 break;
             };
             let length = common.payload.head().len();
-            let payload = (length, checksum::sum_bytes(common.payload.head()));
+            let is_summed = length < shortest || !common.payload.set_offload(PARTIAL);
+            let sum = is_summed.then(|| checksum::sum_bytes(common.payload.head()));
             let Some(room) = common
                 .payload
                 .prepend(HEADERS)
@@ -114,7 +135,7 @@ impl<B: Buffer> Host<B> {
                 break;
             };
             let id = self.random.identification(template.dont_fragment);
-            template.write(room, source, common.peer.port(), id, payload);
+            template.write(room, source, common.peer.port(), id, (length, sum));
             written += 1;
             bytes += HEADERS + length;
         }

@@ -16,9 +16,6 @@ const fn transport<F: Family>() -> usize {
     ethernet::HEADER + F::HEADER
 }
 
-/// Where the checksum is in a UDP header.
-const CHECKSUM: usize = 6;
-
 impl<B: Buffer> Host<B> {
     /// Sends the payload of `send` in one frame that uses up room for `frames`, which there is. The header in `ready` is a [`partial_header`].
     ///
@@ -36,7 +33,7 @@ impl<B: Buffer> Host<B> {
         let offload = Offload {
             checksum: ChecksumState::Partial(PartialChecksum {
                 start: transport::<F>() as u16,
-                offset: CHECKSUM as u16,
+                offset: udp::CHECKSUM as u16,
             }),
             segmentation: Some(Segmentation {
                 kind,

@@ -29,8 +29,8 @@ pub(super) struct Template {
     /// The sum over the fields of the IPv4 header that are known. Much less than 2^64: fields of
     /// 32 bits can be added without a carry.
     network_sum: u64,
-    /// The same for the pseudo-header and the UDP header.
-    transport_sum: u64,
+    /// The same for the pseudo-header.
+    pseudo_sum: u64,
 }
 
 impl Template {
@@ -53,12 +53,13 @@ impl Template {
                 + (network & 0xffff)
                 + (u64::from(ttl) << 8 | u64::from(ipv4::UDP))
                 + peer,
-            transport_sum: peer + u64::from(ipv4::UDP) + u64::from(local_port),
+            pseudo_sum: peer + u64::from(ipv4::UDP),
         }
     }
 
     /// Writes the headers of a datagram from `source` to `port`, with the identification `id`
-    /// and a payload of `length` bytes, at most `longest`, whose sum is `payload`.
+    /// and a payload of `length` bytes, at most `longest`, whose sum is `payload`. Without that, the
+    /// checksum is that of the pseudo-header alone, for the device to complete.
     #[inline(always)]
     pub(super) fn write(
         &self,
@@ -66,7 +67,7 @@ impl Template {
         source: Ipv4Addr,
         port: u16,
         id: u16,
-        (length, payload): (usize, u64),
+        (length, payload): (usize, Option<u64>),
     ) {
         let source = u64::from(source.to_bits());
         let length = (length + udp::HEADER) as u64;
@@ -75,9 +76,14 @@ impl Template {
         let first = self.network | total << 32 | u64::from(id) << 16;
         let second =
             u64::from(self.ttl) << 56 | u64::from(ipv4::UDP) << 48 | u64::from(sum) << 32 | source;
-        // The length counts twice: in the pseudo-header and in the header (RFC 768).
-        let known = self.transport_sum + 2 * length + u64::from(port) + source;
-        let sum = checksum::finish_udp_sum(checksum::sum_numbers([payload, known]));
+        let pseudo = self.pseudo_sum + length + source;
+        let sum = match payload {
+            Some(payload) => {
+                let header = u64::from(self.local_port) + u64::from(port) + length;
+                checksum::finish_udp_sum(checksum::sum_numbers([payload, pseudo + header]))
+            }
+            None => !checksum::finish_sum(pseudo),
+        };
         let transport = u64::from(self.local_port) << 48
             | u64::from(port) << 32
             | length << 16

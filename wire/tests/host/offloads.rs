@@ -1,7 +1,9 @@
 //! What a device said of a received frame: believed of that frame, and of nothing else.
 
 use proptest::prelude::*;
-use virtroupe_wire::offload::{ChecksumState, PartialChecksum, SegmentKind, Segmentation};
+use virtroupe_wire::offload::{
+    ChecksumState, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
+};
 use virtroupe_wire::{Buffer, DropReason, HeapBuffer, Offload, UdpDatagram};
 
 use crate::support::*;
@@ -98,6 +100,36 @@ fn what_is_said_of_one_frame_is_not_said_of_those_behind_it() {
     let payloads: Vec<_> = received.iter().map(|got| got.payload.to_vec()).collect();
     assert_eq!(payloads, [&b"good"[..], b"bad", b"bad", b"good"]);
     assert_eq!(bed.dropped(DropReason::Checksum), 1);
+}
+
+/// What leaves with a description, completed, is what leaves without one.
+#[test]
+fn the_checksum_of_a_long_datagram_is_left_to_the_device() {
+    for (length, is_left) in [(255, false), (256, true), (1472, true)] {
+        let sent = [true, false].map(|is_taken| {
+            let mut bed = Bed::new(config());
+            bed.host.set_checksum_offload(is_taken);
+            let socket = bed.bind("0.0.0.0:7");
+            // The first asks for the neighbour's address, and goes another way.
+            for _ in 0..2 {
+                bed.sent();
+                let outcome = bed.send(socket, (PEER, 9), &[&pattern(length)]).0;
+                assert_eq!(outcome.accepted, 1);
+            }
+            let mut frame = bed.host.transmit().remove(0);
+            let expected = match is_taken && is_left {
+                true => said(PARTIAL),
+                false => Offload::NONE,
+            };
+            assert_eq!(frame.offload(), expected, "{length}");
+            if let ChecksumState::Partial(partial) = frame.offload().checksum {
+                assert!(complete_checksum(&mut frame, partial));
+            }
+            frame.to_vec()
+        });
+        assert_eq!(sent[0], sent[1]);
+        assert_eq!(read_udp(&sent[0]), (7, 9, pattern(length)));
+    }
 }
 
 #[test]
