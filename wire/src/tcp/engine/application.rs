@@ -279,6 +279,13 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.owned(id).map(Connection::stats)
     }
 
+    /// The [`TcpOptions::close_timeout`](crate::tcp::TcpOptions::close_timeout) of a connection;
+    /// `None` if `id` names none.
+    pub fn close_timeout(&self, id: ConnectionId) -> Option<Duration> {
+        self.owned(id)
+            .map(|connection| connection.options.close_timeout)
+    }
+
     /// Turns Nagle's algorithm off (`true`) or on.
     pub fn set_nodelay(&mut self, now: Instant, id: ConnectionId, nodelay: bool) {
         self.with(now, id.0, |connection| {
