@@ -298,6 +298,7 @@ impl Shard {
         let deadlines = [
             self.host.next_deadline(),
             self.tcp.engine.next_deadline(),
+            self.kept_deadline(),
             parked,
             watch,
         ];

@@ -4,6 +4,7 @@
 //! turn   exchange_tcp   segments from the host into the engine, segments from it into the host
 //!        dispatch_tcp   events of the engine -> wakers of streams, messages to actors
 //! calls  listeners      listen, accept, and what the other cpus know of it
+//!        kept           connections that stay when others listen at their port, too
 //!        connections    connect, close, options
 //!        transfer       read and write: frames out of the engine, chunks into it
 //! ```
@@ -16,23 +17,26 @@ mod connections;
 mod deliver;
 mod drain;
 mod ids;
+mod kept;
 mod listeners;
 mod transfer;
 
 pub(crate) use listeners::listen_tcp;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::task::Waker;
 
 use actix::Recipient;
 use virtroupe_driver::{Chunk, FeatureBits, Features, Frame};
+use virtroupe_wire::Instant;
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::placement::Binding;
 use virtroupe_wire::tcp::{ConnectionId, ListenerId, Outgoing, TcpConfig, TcpEngine};
 
 use super::Shard;
 use crate::egress::Egress;
+use crate::peers::TcpPort;
 use crate::registry::Reservation;
 use crate::stats::TcpStats;
 use crate::tcp::{TcpAccepted, TcpEvent, TcpReceived, Unclaimed};
@@ -70,6 +74,10 @@ pub(super) struct Tcp {
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
     bindings: HashMap<Binding, Bound>,
+    /// Where connections stay that would be others' if they began now.
+    kept: HashSet<TcpPort>,
+    /// When to look which of these are over.
+    review_at: Option<Instant>,
     /// What is kept for connections that were closed, until they are over.
     closing: HashMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
@@ -201,6 +209,8 @@ impl Tcp {
             sockets: IdMap::default(),
             listeners: HashMap::new(),
             bindings: HashMap::new(),
+            kept: HashSet::new(),
+            review_at: None,
             closing: HashMap::new(),
             full: VecDeque::new(),
             short: VecDeque::new(),
