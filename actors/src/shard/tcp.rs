@@ -90,8 +90,6 @@ pub(super) struct Tcp {
     written: Vec<ConnectionId>,
     /// Gets the names of accepted connections that were dropped.
     unclaimed: Option<Recipient<Unclaimed>>,
-    /// Whose turn it is when datagrams wait for room, too.
-    is_next: bool,
     drain: Option<Drain>,
     /// Bytes that were offered for sending and not taken.
     pub(super) refused_bytes: u64,
@@ -217,7 +215,6 @@ impl Tcp {
             chunks: Vec::new(),
             written: Vec::new(),
             unclaimed: None,
-            is_next: false,
             drain: None,
             refused_bytes: 0,
             undelivered_bytes: 0,
@@ -256,7 +253,14 @@ impl Shard {
     fn exchange_now(&mut self, egress: &mut Egress) {
         let now = self.clock.now();
         let room = self.host.transmit_room();
-        let allowed = self.tcp_allowance(room, egress);
+        let has_memory = egress.free_slots(LEAST_FREE) >= LEAST_FREE;
+        let is_awaited = self.line.is_busy();
+        let allowed = match has_memory {
+            true => self
+                .share
+                .of_tcp(self.line.allowance(None, room), is_awaited),
+            false => 0,
+        };
         if allowed < room {
             self.host.set_transmit_room(allowed);
         }
@@ -264,27 +268,12 @@ impl Shard {
             engine, outgoing, ..
         } = &mut self.tcp;
         exchange(now, &mut self.host, engine, outgoing, egress.pool());
+        let used = allowed.saturating_sub(self.host.transmit_room());
         if allowed < room {
-            let used = allowed.saturating_sub(self.host.transmit_room());
             self.host.set_transmit_room(room - used);
         }
-    }
-
-    /// How much of `room` TCP may use now. While senders of datagrams wait, they and TCP take
-    /// turns: else it would take all room that comes back, before they are told.
-    fn tcp_allowance(&mut self, room: usize, egress: &mut Egress) -> usize {
-        if egress.free_slots(LEAST_FREE) < LEAST_FREE {
-            return 0;
-        }
-        if !self.line.is_busy() {
-            return room;
-        }
-        self.tcp.is_next = !self.tcp.is_next;
-        let free = self.line.allowance(None, room);
-        match self.tcp.is_next {
-            true => free,
-            false => free.saturating_sub(egress.capacity() / 2),
-        }
+        let is_short = has_memory && self.tcp.engine.has_output();
+        self.share.tcp_sent(used, is_short);
     }
 
     /// Whether TCP has something to tell applications, or to be told by the host: the turn is not
