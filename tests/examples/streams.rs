@@ -15,8 +15,12 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
 
 fn runs() -> Outcome<()> {
     // A sink, until the time is over.
-    let shown = stream(&["--seconds", "1"])?;
-    expect(&shown, received(&shown, 0)? > 0)
+    let output = run("tcp_stream", &["--seconds", "1"])?;
+    let shown = printed(&output);
+    expect(&shown, output.status.success() && received(&shown, 0)? > 0)?;
+    // The client's connection has not ended by then.
+    let log = String::from_utf8_lossy(&output.stderr);
+    expect(&log, log.contains("connection with 10.0.0.1:5001: "))
 }
 
 fn verifies() -> Outcome<()> {
