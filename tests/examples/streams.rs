@@ -1,9 +1,11 @@
 //! `tcp_stream` without a device: streams between two stacks in one process.
 
+use std::process::Command;
+
 use libtest_mimic::Trial;
 
 use crate::support::{Outcome, Suite};
-use crate::{printed, run};
+use crate::{path, printed, run};
 
 pub fn tests(suite: &Suite) -> Vec<Trial> {
     vec![
@@ -15,7 +17,11 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
 
 fn runs() -> Outcome<()> {
     // A sink, until the time is over.
-    let output = run("tcp_stream", &["--seconds", "1"])?;
+    let mut command = Command::new(path("tcp_stream")?);
+    let output = command
+        .args(["--seconds", "1"])
+        .env("RUST_LOG", "warn")
+        .output()?;
     let shown = printed(&output);
     expect(&shown, output.status.success() && received(&shown, 0)? > 0)?;
     // The client's connection has not ended by then.
