@@ -22,7 +22,7 @@ use virtroupe_wire::DropReason;
 use crate::clock::Clock;
 use crate::local::LocalStack;
 use crate::messages::CloseReason;
-use crate::peers::{ChangeBinding, NeighborHeard, Peer};
+use crate::peers::{ChangeBinding, KeepFlows, NeighborHeard, Peer};
 use crate::poll::{Control, PollLoop, PollSettings, QueueEnd};
 use crate::ports::PortsCell;
 use crate::shard::ShardCell;
@@ -341,15 +341,31 @@ impl<R: Role> Handler<ReleaseQueue> for CpuActor<R> {
     }
 }
 
+/// Answers when the other cpus know of the connections of this one that the change would have taken
+/// away.
 impl<R: Role> Handler<ChangeBinding> for CpuActor<R> {
-    type Result = ();
+    type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, change: ChangeBinding, _: &mut Self::Context) {
+    fn handle(&mut self, change: ChangeBinding, _: &mut Self::Context) -> Self::Result {
         let is_bound = change.closed.is_none();
         let mut shard = self.shard.borrow();
         if !shard.change_binding(change.binding, change.cpu, is_bound) {
             tracing::warn!(binding = ?change.binding, "too many bindings: not known to a cpu");
         }
+        let known = shard.keep_connections(change.binding);
+        Box::pin(async move {
+            if let Some(known) = known {
+                known.await;
+            }
+        })
+    }
+}
+
+impl<R: Role> Handler<KeepFlows> for CpuActor<R> {
+    type Result = ();
+
+    fn handle(&mut self, keep: KeepFlows, _: &mut Self::Context) {
+        self.shard.borrow().note_kept(&keep);
     }
 }
 
@@ -418,6 +434,7 @@ impl CpuAddr {
         Peer {
             cpu,
             bindings: self.recipient(),
+            kept: self.recipient(),
             neighbors: self.recipient(),
         }
     }

@@ -16,6 +16,7 @@ use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
 use crate::bell::Bell;
 use crate::lane::{LaneReceiver, LaneSender};
+use crate::peers::ACKNOWLEDGE;
 
 /// What crossed, as one cpu counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +42,9 @@ pub(crate) struct Crossings {
     outbound: Vec<Option<Outbound>>,
     bell: Arc<Bell>,
     patience: Duration,
+    /// Until when what comes from other cpus may be another's by now: it was on its way when
+    /// bindings changed.
+    settling_until: Option<Instant>,
     /// Memory for `dispatch`, empty between bursts.
     kept: Vec<Frame>,
     received: u64,
@@ -53,6 +57,10 @@ pub(crate) struct Crossings {
 const HEARD_IN_WINDOW: u32 = 128;
 /// The time in which so many are.
 const WINDOW: Duration = Duration::from_millis(100);
+
+/// How long frames may be under way between cpus after bindings changed: as long as a cpu may take
+/// to hear of it, and then some.
+const SETTLING: Duration = ACKNOWLEDGE.saturating_add(Duration::from_secs(1));
 
 /// Copies of frames in which neighbours spoke, of one burst.
 #[derive(Debug)]
@@ -138,6 +146,7 @@ impl Crossings {
                 .collect(),
             bell: ends.bell,
             patience,
+            settling_until: None,
             kept: Vec::new(),
             received: 0,
             sent: 0,
@@ -213,7 +222,7 @@ impl Crossings {
 
     /// Takes frames that other cpus received for this one, up to `limit` from each lane, into
     /// `burst`. Returns how many.
-    pub(crate) fn take(&mut self, burst: &mut Vec<Frame>, limit: usize) -> usize {
+    pub(crate) fn take(&mut self, now: Instant, burst: &mut Vec<Frame>, limit: usize) -> usize {
         let lanes = self.inbound.len();
         let mut taken = 0;
         for place in self.next..self.next + lanes {
@@ -223,7 +232,38 @@ impl Crossings {
         }
         self.next = (self.next + 1) % lanes.max(1);
         self.received += taken as u64;
+        if taken > 0 && self.settling_until.is_some() {
+            self.pass_on(now, burst);
+        }
         taken
+    }
+
+    /// Bindings have changed, here or elsewhere: for a while, what comes from other cpus goes on to
+    /// the cpus that own it now.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        self.settling_until = Some(now + SETTLING);
+    }
+
+    /// Leaves in `burst`, which came from other cpus, what is not another cpu's.
+    #[cold]
+    fn pass_on(&mut self, now: Instant, burst: &mut Vec<Frame>) {
+        if self.settling_until.is_some_and(|until| now >= until) {
+            self.settling_until = None;
+            return;
+        }
+        let mut kept = std::mem::take(&mut self.kept);
+        for frame in burst.drain(..) {
+            let Place::Owner(owner) = self.placement.place(frame.head()) else {
+                kept.push(frame);
+                continue;
+            };
+            match self.outbound.get_mut(usize::from(owner)) {
+                Some(Some(outbound)) => outbound.waiting.push(frame),
+                _ => kept.push(frame),
+            }
+        }
+        self.kept = std::mem::replace(burst, kept);
+        self.flush(now);
     }
 
     /// Whether frames wait in the lanes to this cpu.

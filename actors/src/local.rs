@@ -77,7 +77,8 @@ impl LocalStack {
     /// Binds one of several UDP sockets that share the address and port `local`, one on each
     /// cpu: each gets the flows that its cpu owns. What `SO_REUSEPORT` is for Linux.
     ///
-    /// While only some cpus have one, those share all flows. See
+    /// While only some cpus have one, those share all flows: when one is bound or closed, flows change
+    /// to another cpu, and no datagram on its way between cpus is lost. See
     /// [`bind_udp`](Self::bind_udp) for the rest.
     ///
     /// # Errors
@@ -129,7 +130,8 @@ impl LocalStack {
 
 /// A UDP socket on its own cpu. Dropping it closes it at once: from then on nothing is put into the
 /// mailbox of its receiver, which still handles what lies there already. The other cpus hear of it
-/// by message; what they receive for the socket until then is dropped as `no_socket`.
+/// by message; what they receive for the socket until then goes to the sockets of others that share
+/// its address, and is dropped as `no_socket` if there are none.
 pub struct UdpSocket {
     shard: ShardCell,
     id: UdpSocketId,

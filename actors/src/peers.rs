@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use virtroupe_wire::placement::Binding;
+use virtroupe_wire::placement::{Binding, Flow};
 
 use crate::messages::BindError;
 use crate::registry::{Reservation, Sharing};
@@ -27,6 +27,27 @@ pub struct ChangeBinding {
     pub(crate) closed: Option<Arc<Reservation>>,
 }
 
+/// The connections of a cpu that stay there, although their port is bound on other cpus, too, to
+/// whom they would go: all that it has at this port. The others take note in their own copy of the
+/// exceptions.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct KeepFlows {
+    /// Their port.
+    pub(crate) at: TcpPort,
+    /// Where they are.
+    pub(crate) cpu: u16,
+    /// The connections.
+    pub(crate) flows: Arc<[Flow]>,
+}
+
+/// A local TCP port over one IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TcpPort {
+    pub(crate) port: u16,
+    pub(crate) is_ipv6: bool,
+}
+
 /// A neighbour told its address to one cpu; the others may need it, too. Has the frame.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -39,6 +60,8 @@ pub struct Peer {
     pub cpu: u16,
     /// Takes note of bindings.
     pub bindings: Recipient<ChangeBinding>,
+    /// Takes note of connections that stay where they are.
+    pub kept: Recipient<KeepFlows>,
     /// Hears neighbours.
     pub neighbors: Recipient<NeighborHeard>,
 }
@@ -76,6 +99,21 @@ impl Peers {
                 }
             }
             Ok(())
+        }
+    }
+
+    /// Tells all others of connections that stay; done when each has taken note, or does not answer.
+    pub(crate) fn keep(&self, keep: KeepFlows) -> impl Future<Output = ()> + use<> {
+        let notes: Vec<_> = self
+            .0
+            .iter()
+            .map(|peer| peer.kept.send(keep.clone()))
+            .collect();
+        async move {
+            for note in notes {
+                // Who changes a binding asks it, too, and learns that it does not answer.
+                let _ = tokio::time::timeout(ACKNOWLEDGE, note).await;
+            }
         }
     }
 

@@ -291,7 +291,7 @@ impl PollLoop {
         let Some(crossings) = ports.crossings.as_mut().filter(|_| self.further.is_none()) else {
             return 0;
         };
-        let taken = crossings.take(&mut self.burst, self.settings.burst);
+        let taken = crossings.take(now, &mut self.burst, self.settings.burst);
         if taken > 0 {
             shard.receive_handed_over(now, &mut self.burst, ports.egress.pool());
         }

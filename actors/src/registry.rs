@@ -112,6 +112,12 @@ impl PortRegistry {
         self.ports.contains_key(&(transport, port))
     }
 
+    /// Whether another cpu than `cpu` has something at the port of `binding`.
+    pub fn is_elsewhere(&self, binding: Binding, cpu: u16) -> bool {
+        let entries = self.ports.get(&(binding.transport, binding.port));
+        entries.is_some_and(|entries| entries.iter().any(|other| other.cpu != cpu))
+    }
+
     /// Whether a flow of `cpu` can begin at `address` and `port`: no other cpu would get what
     /// arrives for it.
     pub fn admits_flow(&self, transport: Transport, port: u16, address: IpAddr, cpu: u16) -> bool {

@@ -7,6 +7,7 @@
 mod deliver;
 mod line;
 mod receive;
+mod share;
 mod sockets;
 mod tcp;
 mod transmit;
@@ -40,6 +41,7 @@ use crate::ports::PortsCell;
 use crate::registry::{PortRegistry, Reservation};
 use crate::stats::TcpStats;
 use line::Line;
+use share::Share;
 use tcp::Tcp;
 
 /// How often senders that wait for packet memory are looked after while nothing else happens:
@@ -75,6 +77,7 @@ pub struct Shard {
     /// Memory for `capture` and `hand_over`, empty between bursts.
     kept: Vec<Frame>,
     line: Line,
+    share: Share,
     /// Whether an application sent a whole frame that asks for an offload since the last flush.
     has_offloads: bool,
     /// Receivers whose mailbox was full, and since when.
@@ -194,9 +197,10 @@ impl Shard {
         if tcp.is_some() {
             host.enable_tcp();
         }
+        let capacity = ports.borrow().egress.capacity();
         let tcp = {
             let ports = ports.borrow();
-            host.set_transmit_capacity(ports.egress.capacity());
+            host.set_transmit_capacity(capacity);
             host.set_transmit_room(ports.egress.room());
             host.set_shortage(ports.egress.shortage());
             host.set_checksum_offload(features.bits.contains(FeatureBits::CSUM));
@@ -204,8 +208,8 @@ impl Shard {
             if ports.crossings.is_some() {
                 host.set_sharded();
             }
-            let (segments, is_sharded) = (ports.egress.capacity(), ports.crossings.is_some());
-            Tcp::new(tcp, tcp_seed, &features, segments, is_sharded)
+            let is_sharded = ports.crossings.is_some();
+            Tcp::new(tcp, tcp_seed, &features, capacity, is_sharded)
         };
         Shard {
             cpu,
@@ -224,6 +228,7 @@ impl Shard {
             next_subscription: 0,
             kept: Vec::new(),
             line: Line::new(policy),
+            share: Share::new(capacity),
             has_offloads: false,
             parked: 0,
             parked_since: None,
@@ -299,6 +304,7 @@ impl Shard {
         let deadlines = [
             self.host.next_deadline(),
             self.tcp.engine.next_deadline(),
+            self.kept_deadline(),
             parked,
             watch,
         ];

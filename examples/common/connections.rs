@@ -91,6 +91,8 @@ async fn connect_from(
 async fn carry(stream: TcpStream, transfer: Transfer, tally: Arc<Tally>) {
     let peer = stream.peer_addr();
     if let Err(error) = transfer.run(stream, &tally).await {
-        tracing::warn!("connection with {peer:?}: {error}");
+        // One that ended before it could be served has no address any more.
+        let peer = peer.map_or("a peer that is gone".into(), |peer| peer.to_string());
+        tracing::warn!("connection with {peer}: {error}");
     }
 }

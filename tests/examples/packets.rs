@@ -35,11 +35,7 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
 /// Pings the stack behind TAP interface `cap0` of `namespace`, all of which must be answered.
 fn ping(namespace: &Namespace) -> Outcome<()> {
     namespace.ip("address add 10.0.0.1/24 dev cap0")?;
-    let pings = flood_ping(namespace, "10.0.0.2".parse()?, PINGS, SIZE)?;
-    match pings.received == PINGS {
-        true => Ok(()),
-        false => Err(format!("not every ping was answered: {pings:?}").into()),
-    }
+    flood_ping(namespace, "10.0.0.2".parse()?, PINGS, SIZE)
 }
 
 fn captures() -> Outcome<()> {

@@ -1,9 +1,11 @@
 //! `tcp_stream` without a device: streams between two stacks in one process.
 
+use std::process::Command;
+
 use libtest_mimic::Trial;
 
 use crate::support::{Outcome, Suite};
-use crate::{printed, run};
+use crate::{path, printed, run};
 
 pub fn tests(suite: &Suite) -> Vec<Trial> {
     vec![
@@ -15,8 +17,16 @@ pub fn tests(suite: &Suite) -> Vec<Trial> {
 
 fn runs() -> Outcome<()> {
     // A sink, until the time is over.
-    let shown = stream(&["--seconds", "1"])?;
-    expect(&shown, received(&shown, 0)? > 0)
+    let mut command = Command::new(path("tcp_stream")?);
+    let output = command
+        .args(["--seconds", "1"])
+        .env("RUST_LOG", "warn")
+        .output()?;
+    let shown = printed(&output);
+    expect(&shown, output.status.success() && received(&shown, 0)? > 0)?;
+    // The client's connection has not ended by then.
+    let log = String::from_utf8_lossy(&output.stderr);
+    expect(&log, log.contains("connection with 10.0.0.1:5001: "))
 }
 
 fn verifies() -> Outcome<()> {

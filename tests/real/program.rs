@@ -220,8 +220,7 @@ fn tshark_reads_a_capture() -> Outcome<()> {
     let mut capture = Process::start(command, Some(&kernel))?;
     capture.expect_line("captured 0 packets", LIMIT)?;
     kernel.ip("address add 10.0.0.1/24 dev vt0")?;
-    let pings = flood_ping(&kernel, "10.0.0.2".parse()?, 20, 500)?;
-    assert_eq!(pings.received, 20);
+    flood_ping(&kernel, "10.0.0.2".parse()?, 20, 500)?;
     capture.interrupt()?;
     let (status, printed) = capture.wait(LIMIT)?;
     assert!(status.success(), "{printed}");

@@ -10,7 +10,7 @@ use super::family::Family;
 use super::host::{ECHO, Host, frames_of_the_kernel, kernel_socket};
 use crate::support::clients::{LONGEST, flood_ping, udp_echo};
 use crate::support::requirement::{IP, PING, Requirement};
-use crate::support::{Outcome, Suite, take_turn};
+use crate::support::{Outcome, Suite};
 
 /// No frame takes as long.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -73,8 +73,7 @@ fn several_cpus_answer_the_kernel(queues: u16, cpus: u16) -> Outcome<()> {
     })?;
     let _echoes = host.echo_on_each()?;
     for size in [0, 56, 1472, 1473, 8972, LONGEST] {
-        let pings = flood_ping(&host.kernel, "10.0.0.2".parse()?, 20, size)?;
-        assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
+        flood_ping(&host.kernel, "10.0.0.2".parse()?, 20, size)?;
     }
     let server = ECHO.parse()?;
     // Each call has a socket of its own, and so a flow of its own.
@@ -96,17 +95,11 @@ fn several_cpus_answer_the_kernel(queues: u16, cpus: u16) -> Outcome<()> {
 }
 
 fn ten_thousand_flood_pings_without_loss() -> Outcome<()> {
-    // ping waits for its last answer for two round trips only: nobody else may have the cores.
-    let _turn = take_turn();
     let host = Host::start()?;
-    let pings = flood_ping(&host.kernel, "10.0.0.2".parse()?, 10_000, 56)?;
-    assert_eq!((pings.sent, pings.received), (10_000, 10_000));
-    Ok(())
+    flood_ping(&host.kernel, "10.0.0.2".parse()?, 10_000, 56)
 }
 
 fn pings_of_every_size_class() -> Outcome<()> {
-    // As above.
-    let _turn = take_turn();
     let host = Host::start()?;
     // None; without room for ping's time stamp; the default; around one, two and three packets
     // of 1500 bytes; many; and the greatest.
@@ -115,8 +108,7 @@ fn pings_of_every_size_class() -> Outcome<()> {
         65_506, LONGEST,
     ];
     for size in sizes {
-        let pings = flood_ping(&host.kernel, "10.0.0.2".parse()?, 20, size)?;
-        assert_eq!((pings.sent, pings.received), (20, 20), "{size} bytes");
+        flood_ping(&host.kernel, "10.0.0.2".parse()?, 20, size)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod engines;
 mod fragments;
 mod ipv6;
 mod link;
+mod listeners;
 mod lost;
 mod owners;
 mod virtual_queue;

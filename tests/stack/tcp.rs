@@ -6,4 +6,5 @@ mod elsewhere;
 mod life;
 mod pressure;
 mod segmentation;
+mod send;
 mod support;

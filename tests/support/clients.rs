@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Outcome;
 use super::namespace::Namespace;
@@ -18,39 +18,70 @@ pub const LONGEST: usize = 65_507;
 /// How long a client waits for one answer. Far more than it takes: only a lost packet waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What `ping` counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pings {
-    pub sent: u64,
-    pub received: u64,
-}
-
 /// Sends `count` echo requests with `size` bytes of payload, the next as soon as the last one
-/// was answered, and has `ping` verify the content of what comes back.
-pub fn flood_ping(
-    namespace: &Namespace,
-    target: IpAddr,
-    count: u64,
-    size: usize,
-) -> Outcome<Pings> {
-    let (target, count, size) = (target.to_string(), count.to_string(), size.to_string());
+/// was answered, and has `ping` verify the content of what comes back. Each must be answered.
+///
+/// The kernel counts the answers: `ping` itself waits for its last one for twice the longest round
+/// trip that it has seen, which is too short where a thread has to wait for a core once.
+pub fn flood_ping(namespace: &Namespace, target: IpAddr, count: u64, size: usize) -> Outcome<()> {
+    let is_ipv6 = target.is_ipv6();
+    let before = echo_replies(namespace, is_ipv6)?;
+    let (target, count_text, size) = (target.to_string(), count.to_string(), size.to_string());
     let arguments = [
-        "-f", "-q", "-n", "-c", &count, "-s", &size, "-W", "10", &target,
+        "-f",
+        "-q",
+        "-n",
+        "-c",
+        &count_text,
+        "-s",
+        &size,
+        "-W",
+        "10",
+        &target,
     ];
     let printed = namespace.run("ping", &arguments)?;
     if printed.contains("wrong data byte") {
         return Err(format!("ping got back other content than it sent:\n{printed}").into());
     }
-    let number_before = |label: &str| -> Option<u64> {
-        let (before, _) = printed.split_once(label)?;
-        before.rsplit([' ', '\n']).next()?.parse().ok()
-    };
-    let sent = number_before(" packets transmitted");
-    let received = number_before(" received");
-    match (sent, received) {
-        (Some(sent), Some(received)) => Ok(Pings { sent, received }),
-        _ => Err(format!("ping printed no summary:\n{printed}").into()),
+    if !printed.contains(&format!("{count} packets transmitted")) {
+        return Err(format!("ping did not send {count} requests:\n{printed}").into());
     }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answered = echo_replies(namespace, is_ipv6)? - before;
+        if answered == count {
+            return Ok(());
+        }
+        if answered > count || Instant::now() > deadline {
+            let size = format!("{count} requests of {size} bytes");
+            return Err(format!("{answered} answers to {size}:\n{printed}").into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Echo replies that the kernel has received in a namespace.
+fn echo_replies(namespace: &Namespace, is_ipv6: bool) -> Outcome<u64> {
+    let value = match is_ipv6 {
+        // One counter a line.
+        true => {
+            let counters = namespace.run("cat", &["/proc/self/net/snmp6"])?;
+            let line = counters
+                .lines()
+                .find_map(|line| line.strip_prefix("Icmp6InEchoReplies"));
+            line.map(|value| value.trim().to_owned())
+        }
+        // A line of names, and one of values.
+        false => {
+            let counters = namespace.run("cat", &["/proc/self/net/snmp"])?;
+            let mut lines = counters.lines().filter(|line| line.starts_with("Icmp:"));
+            let (names, values) = lines.next().zip(lines.next()).ok_or("no ICMP counters")?;
+            let mut columns = names.split(' ').zip(values.split(' '));
+            let replies = columns.find(|(name, _)| *name == "InEchoReps");
+            replies.map(|(_, value)| value.to_owned())
+        }
+    };
+    Ok(value.ok_or("echo replies are not counted")?.parse()?)
 }
 
 /// Sends one datagram of each length to an echo server and compares every answer. A few are

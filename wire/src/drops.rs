@@ -88,6 +88,9 @@ drop_reasons! {
     ReceiveBufferFull => "receive_buffer_full",
     /// Too many connections, half-open ones, or ones that wait to be accepted.
     BacklogFull => "backlog_full",
+    /// A TCP segment for a listener of which not every cpu knows yet: it is not answered, and comes
+    /// again.
+    ListenerNotReady => "listener_not_ready",
     /// No packet memory was left.
     PoolEmpty => "pool_empty",
     /// The transmit ring, or the queue in front of it, is full.

@@ -39,12 +39,12 @@ mod source_port;
 mod ties;
 pub mod toeplitz;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 pub use buckets::{Buckets, LEAST_BUCKETS, MOST_BUCKETS};
 pub use class::Class;
-pub use exceptions::{Binding, Exceptions, MOST_BINDINGS};
+pub use exceptions::{Binding, Exceptions, MOST_BINDINGS, MOST_KEPT};
 pub use flow::{Flow, Transport};
 pub use source_port::{SourcePortError, SourcePortSearch};
 pub use ties::Ties;
@@ -180,6 +180,19 @@ impl Placement {
         self.owner_by(flow, flow.hash(&self.toeplitz))
     }
 
+    /// The cpu that would own `flow` if it began now: as [`owner`](Placement::owner), without regard
+    /// to what is [kept](Exceptions::keep).
+    pub fn owner_of_new(&self, flow: &Flow) -> u16 {
+        let hash = flow.hash(&self.toeplitz);
+        let owner = self.buckets.owner(hash);
+        flow.ports.map_or(owner, |ports| {
+            let address = flow.local_address();
+            let (transport, port) = (ports.transport, ports.local);
+            self.exceptions
+                .by_binding(transport, port, address, hash, owner)
+        })
+    }
+
     /// Where the received Ethernet frame `frame` goes. Of a chain, the first segment is enough if
     /// it holds the headers. On a host with one cpu there is nothing to ask.
     #[inline]
@@ -252,13 +265,10 @@ impl Placement {
         let owner = || self.buckets.owner(hash);
         match flow.ports {
             None => owner(),
-            Some(ports) => self.exceptions.resolve(
-                ports.transport,
-                ports.local,
-                || flow.local_address(),
-                hash,
-                owner,
-            ),
+            Some(ports) => {
+                self.exceptions
+                    .resolve(ports.transport, ports.local, || *flow, hash, owner)
+            }
         }
     }
 
@@ -273,7 +283,7 @@ impl Placement {
         let kind = u32::from_be_bytes(*link.get(12..)?.first_chunk()?);
         let fragment_and_protocol = u32::from_be_bytes(*link.get(20..)?.first_chunk()?);
         let [group, ..] = *link;
-        let [_, _, _, _, d0, d1, d2, d3, _, _, p0, p1] = *input;
+        let [s0, s1, s2, s3, d0, d1, d2, d3, q0, q1, p0, p1] = *input;
         let transport = match fragment_and_protocol as u8 {
             ipv4::UDP => Transport::Udp,
             ipv4::TCP => Transport::Tcp,
@@ -290,13 +300,16 @@ impl Placement {
             return None;
         }
         let hash = self.toeplitz.hash(input);
-        Some(self.exceptions.resolve(
-            transport,
-            u16::from_be_bytes([p0, p1]),
-            || IpAddr::V4(Ipv4Addr::new(d0, d1, d2, d3)),
-            hash,
-            || self.buckets.owner(hash),
-        ))
+        let port = u16::from_be_bytes([p0, p1]);
+        let flow = || {
+            let peer = SocketAddrV4::new([s0, s1, s2, s3].into(), u16::from_be_bytes([q0, q1]));
+            let local = SocketAddrV4::new([d0, d1, d2, d3].into(), port);
+            Flow::received_from_v4(transport, peer, local)
+        };
+        Some(
+            self.exceptions
+                .resolve(transport, port, flow, hash, || self.buckets.owner(hash)),
+        )
     }
 }
 

@@ -119,3 +119,28 @@ fn what_was_in_the_lane_of_a_cpu_that_ended_is_counted_once() {
     assert!(!crossings.is_blocked());
     assert_eq!(crossings.counters().drops[DropReason::CpuGone], 3);
 }
+
+/// It was on its way when the owner of its flow changed.
+#[test]
+fn what_comes_from_another_cpu_goes_on_to_a_third_for_a_while_after_bindings_changed() {
+    let (mut crossings, mut lanes) = crossings(8);
+    let (mut sender, inbound) = lane(8, Arc::default());
+    crossings.inbound.push(inbound);
+    let mut burst = Vec::new();
+    for (now, is_settling, expected) in [
+        (at(0), false, vec![0, 1]),
+        (at(1), true, vec![0]),
+        (at(1) + SETTLING, false, vec![0, 1]),
+    ] {
+        if is_settling {
+            crossings.settle(now);
+        }
+        let mut sent = vec![frame(&crossings, 0, 0), frame(&crossings, 2, 1)];
+        sender.push(&mut sent);
+        assert_eq!(crossings.take(now, &mut burst, 8), 2);
+        assert_eq!(marks(&burst), expected);
+        burst.clear();
+    }
+    lanes[1].take(&mut burst, 8);
+    assert_eq!(marks(&burst), [1]);
+}

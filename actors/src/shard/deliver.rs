@@ -27,6 +27,7 @@ impl Shard {
             self.dispatch_subscription(at);
         }
         self.dispatch_tcp();
+        self.review_kept(now);
         if self.parked > 0 && self.parked_since.is_none() {
             self.parked_since = Some(now);
         }

@@ -237,10 +237,16 @@ impl Shard {
     /// Takes note of a socket that was bound or closed on a cpu. Returns false if there is no room
     /// for more.
     pub(crate) fn change_binding(&mut self, binding: Binding, cpu: u16, is_bound: bool) -> bool {
+        let now = self.clock.now();
         let mut ports = self.ports.borrow_mut();
         let Some(crossings) = &mut ports.crossings else {
             return true;
         };
+        // What is on its way to a cpu that gives flows up, is for the others now.
+        let is_closed_here = cpu == self.cpu && !is_bound;
+        if is_closed_here || binding.transport == Transport::Tcp {
+            crossings.settle(now);
+        }
         let exceptions = crossings.placement.exceptions_mut();
         if is_bound {
             return exceptions.bind(binding, cpu).is_ok();

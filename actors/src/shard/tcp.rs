@@ -4,6 +4,7 @@
 //! turn   exchange_tcp   segments from the host into the engine, segments from it into the host
 //!        dispatch_tcp   events of the engine -> wakers of streams, messages to actors
 //! calls  listeners      listen, accept, and what the other cpus know of it
+//!        kept           connections that stay when others listen at their port, too
 //!        connections    connect, close, options
 //!        transfer       read and write: frames out of the engine, chunks into it
 //! ```
@@ -16,23 +17,26 @@ mod connections;
 mod deliver;
 mod drain;
 mod ids;
+mod kept;
 mod listeners;
 mod transfer;
 
 pub(crate) use listeners::listen_tcp;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::task::Waker;
 
 use actix::Recipient;
 use virtroupe_driver::{Chunk, FeatureBits, Features, Frame};
+use virtroupe_wire::Instant;
 use virtroupe_wire::host::exchange;
 use virtroupe_wire::placement::Binding;
 use virtroupe_wire::tcp::{ConnectionId, ListenerId, Outgoing, TcpConfig, TcpEngine};
 
 use super::Shard;
 use crate::egress::Egress;
+use crate::peers::TcpPort;
 use crate::registry::Reservation;
 use crate::stats::TcpStats;
 use crate::tcp::{TcpAccepted, TcpEvent, TcpReceived, Unclaimed};
@@ -70,6 +74,10 @@ pub(super) struct Tcp {
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
     bindings: HashMap<Binding, Bound>,
+    /// Where connections stay that would be others' if they began now.
+    kept: HashSet<TcpPort>,
+    /// When to look which of these are over.
+    review_at: Option<Instant>,
     /// What is kept for connections that were closed, until they are over.
     closing: HashMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
@@ -82,8 +90,6 @@ pub(super) struct Tcp {
     written: Vec<ConnectionId>,
     /// Gets the names of accepted connections that were dropped.
     unclaimed: Option<Recipient<Unclaimed>>,
-    /// Whose turn it is when datagrams wait for room, too.
-    is_next: bool,
     drain: Option<Drain>,
     /// Bytes that were offered for sending and not taken.
     pub(super) refused_bytes: u64,
@@ -201,13 +207,14 @@ impl Tcp {
             sockets: IdMap::default(),
             listeners: HashMap::new(),
             bindings: HashMap::new(),
+            kept: HashSet::new(),
+            review_at: None,
             closing: HashMap::new(),
             full: VecDeque::new(),
             short: VecDeque::new(),
             chunks: Vec::new(),
             written: Vec::new(),
             unclaimed: None,
-            is_next: false,
             drain: None,
             refused_bytes: 0,
             undelivered_bytes: 0,
@@ -246,7 +253,14 @@ impl Shard {
     fn exchange_now(&mut self, egress: &mut Egress) {
         let now = self.clock.now();
         let room = self.host.transmit_room();
-        let allowed = self.tcp_allowance(room, egress);
+        let has_memory = egress.free_slots(LEAST_FREE) >= LEAST_FREE;
+        let is_awaited = self.line.is_busy();
+        let allowed = match has_memory {
+            true => self
+                .share
+                .of_tcp(self.line.allowance(None, room), is_awaited),
+            false => 0,
+        };
         if allowed < room {
             self.host.set_transmit_room(allowed);
         }
@@ -254,27 +268,12 @@ impl Shard {
             engine, outgoing, ..
         } = &mut self.tcp;
         exchange(now, &mut self.host, engine, outgoing, egress.pool());
+        let used = allowed.saturating_sub(self.host.transmit_room());
         if allowed < room {
-            let used = allowed.saturating_sub(self.host.transmit_room());
             self.host.set_transmit_room(room - used);
         }
-    }
-
-    /// How much of `room` TCP may use now. While senders of datagrams wait, they and TCP take
-    /// turns: else it would take all room that comes back, before they are told.
-    fn tcp_allowance(&mut self, room: usize, egress: &mut Egress) -> usize {
-        if egress.free_slots(LEAST_FREE) < LEAST_FREE {
-            return 0;
-        }
-        if !self.line.is_busy() {
-            return room;
-        }
-        self.tcp.is_next = !self.tcp.is_next;
-        let free = self.line.allowance(None, room);
-        match self.tcp.is_next {
-            true => free,
-            false => free.saturating_sub(egress.capacity() / 2),
-        }
+        let is_short = has_memory && self.tcp.engine.has_output();
+        self.share.tcp_sent(used, is_short);
     }
 
     /// Whether TCP has something to tell applications, or to be told by the host: the turn is not

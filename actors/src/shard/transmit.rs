@@ -37,8 +37,9 @@ impl Shard {
         let left = self.host.transmit().len();
         if self.line.is_busy() {
             self.line.tick(self.clock.now());
-            if egress.is_roomy(left) {
-                moved += self.tell_senders(egress.room().saturating_sub(left));
+            let room = self.share.of_datagrams(egress.room().saturating_sub(left));
+            if room > 0 && egress.is_roomy(left) {
+                moved += self.tell_senders(room);
             }
         }
         Ok(moved)
@@ -170,6 +171,7 @@ impl Shard {
         let sender = Waiter::Socket(id);
         let room = self.host.transmit_room();
         let allowed = self.line.allowance(Some(sender), room);
+        let allowed = self.share.of_datagrams(allowed);
         if allowed < room {
             self.host.set_transmit_room(allowed);
         }
@@ -178,6 +180,7 @@ impl Shard {
         if allowed < room {
             self.host.set_transmit_room(room - used);
         }
+        self.share.datagrams_sent(used);
         let outcome = SendOutcome {
             accepted: outcome.accepted,
             refused: outcome.refused,
@@ -230,7 +233,9 @@ impl Shard {
             self.look_for_room(&mut ports.borrow_mut().egress);
         }
         let room = self.host.transmit_room();
-        let accepted = self.line.allowance(sender, room).min(frames.len());
+        let allowed = self.share.of_datagrams(self.line.allowance(sender, room));
+        let accepted = allowed.min(frames.len());
+        self.share.datagrams_sent(accepted);
         let accept = frames.drain(..accepted);
         self.has_offloads |= accept.as_slice().iter().any(Frame::has_offload);
         self.host.transmit().extend(accept);

@@ -37,9 +37,15 @@ impl LocalStack {
     /// on each cpu: each accepts the connections whose flows its cpu owns. What `SO_REUSEPORT`
     /// is for Linux.
     ///
-    /// While only some cpus have one, those share all connections. A connection that was opened in
-    /// that time and whose flow belongs to a cpu that gets its listener later is lost: the peer
-    /// is reset. So listen on all cpus before peers know the address.
+    /// While only some cpus have one, those share all connections. Each connection stays on the cpu
+    /// that accepted it, or began to, when others begin to listen and when its own listener is
+    /// closed; those that begin later go to whoever listens then. Until this returns, peers whose
+    /// flows this cpu is about to get are not answered, rather than refused, and try again: after a
+    /// second, as a rule. Only a connection that a SYN cookie stands for in that moment is lost, and
+    /// those beyond [`MOST_KEPT`](virtroupe_wire::placement::MOST_KEPT).
+    ///
+    /// Each cpu's listener is its own: where this fails on one cpu, the others' go on until they are
+    /// dropped.
     ///
     /// # Errors
     /// As `listen_tcp`; the address is also taken if a listener is there that does not share.

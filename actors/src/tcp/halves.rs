@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use virtroupe_driver::Frame;
@@ -56,6 +57,26 @@ impl Connection {
             true => AtEnd::Reset,
             false => AtEnd::Close,
         });
+    }
+
+    /// Whether its end is a reset.
+    pub(super) fn is_to_be_reset(&self) -> bool {
+        self.at_end.get() == AtEnd::Reset
+    }
+
+    /// Whether something arrived in order that was not taken.
+    pub(super) fn has_unread(&self) -> bool {
+        self.shard().has_received_tcp(self.id)
+    }
+
+    /// See [`TcpOptions::close_timeout`](super::TcpOptions::close_timeout).
+    pub(super) fn close_timeout(&self) -> Duration {
+        self.shard().close_timeout_tcp(self.id)
+    }
+
+    /// Resets the connection now: its handles find it gone.
+    pub(super) fn abort(&self) {
+        self.cell.try_with(|shard| shard.abort_tcp(self.id));
     }
 
     /// Leaves the connection alone when the handle goes.

@@ -1,10 +1,12 @@
 //! A stream for code that must be `Send`.
 
+use std::cell::Cell;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -12,9 +14,10 @@ use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, ReadHalf, WriteHalf,
 };
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use virtroupe_wire::Buffer;
 
-use super::halves::{TcpReadHalf, TcpWriteHalf};
+use super::halves::{Connection, TcpReadHalf, TcpWriteHalf};
 use super::stream::TcpStream;
 
 /// Bytes that may wait in each direction.
@@ -27,15 +30,55 @@ const PIPE: usize = 256 << 10;
 /// waking another thread where one waits. Use it where a library demands `Send` (axum, tonic), and
 /// [`TcpStream`] elsewhere.
 ///
-/// Dropping it closes the connection, as dropping a [`TcpStream`] does; what was written is sent.
+/// Dropping it closes the connection, as dropping a [`TcpStream`] does: what was written is sent,
+/// and the end behind it, what waits in the pipe included; but if something that arrived was not
+/// read, or still arrives, the connection is reset, so that the peer does not believe that it was.
+/// It is reset, too, when the peer takes nothing for
+/// [`TcpOptions::close_timeout`](super::TcpOptions::close_timeout).
 pub struct SendTcpStream {
     pipe: DuplexStream,
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
-    /// How the connection failed; set before the pipe ends.
-    failure: Arc<OnceLock<(io::ErrorKind, String)>>,
+    /// Bytes that were read here.
+    read: u64,
+    shared: Arc<Shared>,
     /// Tells the tasks when this is dropped.
     _dropped: oneshot::Sender<()>,
+}
+
+/// What the handle and the tasks tell each other.
+#[derive(Default)]
+struct Shared {
+    /// How the connection failed; set before the pipe ends.
+    failure: OnceLock<(io::ErrorKind, String)>,
+    /// Bytes that were read through the handle in all, when it was dropped; set before the pipe
+    /// ends.
+    read: OnceLock<u64>,
+}
+
+impl Shared {
+    fn fail(&self, error: &io::Error) {
+        let _ = self.failure.set((error.kind(), error.to_string()));
+    }
+}
+
+/// What the two tasks share.
+struct Tasks {
+    shared: Arc<Shared>,
+    /// Bytes that were taken out of the connection.
+    brought: Cell<u64>,
+    /// Bytes that were put into it.
+    taken: Cell<u64>,
+}
+
+impl Tasks {
+    /// Whether the handle was dropped, and the connection is to be reset because of what was not
+    /// read, or because that was asked for.
+    fn must_reset(&self, connection: &Connection) -> bool {
+        self.shared.read.get().is_some_and(|read| {
+            self.brought.get() > *read || connection.has_unread() || connection.is_to_be_reset()
+        })
+    }
 }
 
 impl SendTcpStream {
@@ -44,16 +87,22 @@ impl SendTcpStream {
         let (local, peer) = (stream.local_addr(), stream.peer_addr());
         let (reader, writer) = stream.into_split();
         let (from_user, to_user) = tokio::io::split(inner);
-        let failure = Arc::new(OnceLock::new());
+        let shared = Arc::new(Shared::default());
+        let tasks = Rc::new(Tasks {
+            shared: shared.clone(),
+            brought: Cell::new(0),
+            taken: Cell::new(0),
+        });
         let (dropped, is_dropped) = oneshot::channel();
-        let failed = failure.clone();
-        actix::spawn(bring(reader, to_user, is_dropped, failed));
-        actix::spawn(take(from_user, writer, failure.clone()));
+        let (sent, is_sent) = oneshot::channel();
+        actix::spawn(bring(reader, to_user, is_dropped, is_sent, tasks.clone()));
+        actix::spawn(take(from_user, writer, sent, tasks));
         SendTcpStream {
             pipe,
             local,
             peer,
-            failure,
+            read: 0,
+            shared,
             _dropped: dropped,
         }
     }
@@ -69,72 +118,130 @@ impl SendTcpStream {
     }
 
     fn failure(&self) -> Option<io::Error> {
-        let (kind, text) = self.failure.get()?;
+        let (kind, text) = self.shared.failure.get()?;
         Some(io::Error::new(*kind, text.clone()))
     }
 }
 
-/// From the connection into the pipe, until either ends.
+/// The handle is gone: the last that it tells is how much it has read.
+impl Drop for SendTcpStream {
+    fn drop(&mut self) {
+        let _ = self.shared.read.set(self.read);
+    }
+}
+
+/// From the connection into the pipe until the handle is dropped, and then to the end.
 async fn bring(
     mut reader: TcpReadHalf,
     mut pipe: WriteHalf<DuplexStream>,
     is_dropped: oneshot::Receiver<()>,
-    failure: Arc<OnceLock<(io::ErrorKind, String)>>,
+    is_sent: oneshot::Receiver<()>,
+    tasks: Rc<Tasks>,
 ) {
-    let work = async {
-        loop {
-            match reader.receive().await {
-                Ok(Some(mut received)) => {
-                    for frame in received.payload.drain(..) {
-                        let mut rest = Some(frame);
-                        while let Some(frame) = rest {
-                            let (head, tail) = frame.split_head();
-                            if pipe.write_all(head.head()).await.is_err() {
-                                return;
-                            }
-                            rest = tail;
+    {
+        let work = async {
+            fill(&mut reader, &mut pipe, &tasks).await;
+            pending::<()>().await;
+        };
+        let (mut work, mut is_dropped) = (pin!(work), pin!(is_dropped));
+        poll_fn(|cx| match is_dropped.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => work.as_mut().poll(cx),
+        })
+        .await;
+    }
+    if tasks.must_reset(&reader.connection) || !ends_well(&mut reader, is_sent, &tasks).await {
+        reader.connection.abort();
+    }
+}
+
+/// From the connection into the pipe, until either ends.
+async fn fill(reader: &mut TcpReadHalf, pipe: &mut WriteHalf<DuplexStream>, tasks: &Tasks) {
+    loop {
+        match reader.receive().await {
+            Ok(Some(mut received)) => {
+                tasks
+                    .brought
+                    .set(tasks.brought.get() + received.len() as u64);
+                for frame in received.payload.drain(..) {
+                    let mut rest = Some(frame);
+                    while let Some(frame) = rest {
+                        let (head, tail) = frame.split_head();
+                        if pipe.write_all(head.head()).await.is_err() {
+                            return;
                         }
+                        rest = tail;
                     }
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    let _ = failure.set((error.kind(), error.to_string()));
-                    break;
-                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                tasks.shared.fail(&error);
+                break;
             }
         }
-        let _ = pipe.shutdown().await;
-    };
-    let (mut work, mut is_dropped) = (pin!(work), pin!(is_dropped));
-    poll_fn(|cx| match is_dropped.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => work.as_mut().poll(cx),
-    })
-    .await;
+    }
+    let _ = pipe.shutdown().await;
+}
+
+/// Waits until everything that was written is in the connection, which closes then. False if
+/// something arrives meanwhile, which nobody will read, or the peer takes nothing any more.
+async fn ends_well(
+    reader: &mut TcpReadHalf,
+    is_sent: oneshot::Receiver<()>,
+    tasks: &Tasks,
+) -> bool {
+    let limit = reader.connection.close_timeout();
+    let (mut arrival, mut is_sent) = (pin!(reader.receive()), pin!(is_sent));
+    let mut end = poll_fn(|cx| match is_sent.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending => arrival
+            .as_mut()
+            .poll(cx)
+            .map(|arrived| !matches!(arrived, Ok(Some(_)))),
+    });
+    loop {
+        let before = tasks.taken.get();
+        match timeout(limit, &mut end).await {
+            Ok(is_well) => return is_well,
+            Err(_) if tasks.taken.get() == before => return false,
+            Err(_) => {}
+        }
+    }
 }
 
 /// From the pipe into the connection, until either ends.
 async fn take(
     mut pipe: ReadHalf<DuplexStream>,
     mut writer: TcpWriteHalf,
-    failure: Arc<OnceLock<(io::ErrorKind, String)>>,
+    sent: oneshot::Sender<()>,
+    tasks: Rc<Tasks>,
 ) {
     let mut buffer = vec![0; PIPE / 4];
-    loop {
-        match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => {
-                let bytes = buffer.get(..count).unwrap_or_default();
-                if let Err(error) = writer.write_all(bytes).await {
-                    let _ = failure.set((error.kind(), error.to_string()));
-                    break;
-                }
-            }
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if let Err(error) = put(bytes, &mut writer, &tasks).await {
+            tasks.shared.fail(&error);
+            break;
         }
     }
+    if tasks.must_reset(&writer.connection) {
+        writer.connection.abort();
+    }
     drop(writer);
+    drop(sent);
     // Whoever waits for room in the pipe would wait for ever: there is room, and then the error.
     while let Ok(1..) = pipe.read(&mut buffer).await {}
+}
+
+/// Writes all of `bytes`.
+async fn put(mut bytes: &[u8], writer: &mut TcpWriteHalf, tasks: &Tasks) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = writer.write(bytes).await?;
+        bytes = bytes.get(count..).unwrap_or_default();
+        tasks.taken.set(tasks.taken.get() + count as u64);
+    }
+    Ok(())
 }
 
 impl AsyncRead for SendTcpStream {
@@ -146,7 +253,9 @@ impl AsyncRead for SendTcpStream {
         let before = buf.filled().len();
         let room = buf.remaining();
         ready!(Pin::new(&mut self.pipe).poll_read(cx, buf))?;
-        let is_end = room > 0 && buf.filled().len() == before;
+        let count = buf.filled().len() - before;
+        self.read += count as u64;
+        let is_end = room > 0 && count == 0;
         match self.failure().filter(|_| is_end) {
             Some(error) => Poll::Ready(Err(error)),
             None => Poll::Ready(Ok(())),

@@ -1,17 +1,21 @@
 //! Several cpus, with as many queues or fewer: every connection is where it belongs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use virtroupe::driver::embedded::{Link, LinkConfig};
 use virtroupe::{
     BindError, ListenOptions, LocalStack, Stack, TcpAccepted, TcpListener, TcpOptions, TcpStream,
 };
 
 use super::super::support::{address, config, pair, start, within};
-use super::support::{bytes, connect, listen, wide};
+use super::support::{bytes, connect, echo, listen, wide};
 
 /// Connections from each cpu of the client.
 const CONNECTIONS: usize = 24;
@@ -188,6 +192,154 @@ async fn a_listener_on_one_cpu_has_all_connections_also_after_it_is_closed() {
     });
     let again = within(again).await.expect("it runs");
     assert_eq!(again, Ok(Some(address("10.0.0.2:7"))));
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}
+
+/// Connects from each cpu of `client` again and again until `stop`; each connection is kept and used
+/// once more at the end. Returns how many there were.
+async fn connect_meanwhile(client: &Stack, stop: Arc<AtomicBool>) -> usize {
+    let talking = client.run_on_each(move |local| {
+        let stop = stop.clone();
+        async move {
+            let mut streams = Vec::new();
+            while !stop.load(Ordering::Relaxed) && streams.len() < 400 {
+                let mut stream = connect(&local, address("10.0.0.2:7")).await;
+                stream.write_u32(7).await.expect("taken");
+                assert_eq!(stream.read_u32().await.expect("echoed"), 7);
+                streams.push(stream);
+            }
+            talk_again(&mut streams).await;
+            streams.len()
+        }
+    });
+    within(talking).await.expect("it runs").into_iter().sum()
+}
+
+/// From the moment that the first cpu listens, whoever connects is served, and stays so: also those
+/// whose flows belong to cpus that listen later.
+#[actix::test]
+async fn connections_survive_that_other_cpus_begin_to_listen() {
+    let (left, right) = Link::pair(LinkConfig::default());
+    let (client, _) = start(wide(1, 2, 2), left).await;
+    let (server, _) = start(wide(2, 4, 2), right).await;
+    let (seen, _accepted) = unbounded_channel();
+    let listen_on = |cpu: u16| {
+        let seen = seen.clone();
+        server.run_on(cpu, move |local| async move {
+            let listening = local.listen_tcp_per_cpu(address("0.0.0.0:7"), Default::default());
+            serve(&local, listening.await?, seen);
+            Ok::<_, BindError>(())
+        })
+    };
+    within(listen_on(0)).await.expect("it runs").expect("free");
+    let stop = Arc::new(AtomicBool::new(false));
+    let listening = async {
+        for cpu in 1..4 {
+            // Some connections lie in between.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            within(listen_on(cpu))
+                .await
+                .expect("it runs")
+                .expect("free");
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (count, ()) = tokio::join!(connect_meanwhile(&client, stop.clone()), listening);
+    let stats = within(server.stats()).await.expect("it runs");
+    let engines = stats.cpus.iter().map(|cpu| &cpu.shard.tcp.engine);
+    let opened = engines.clone().map(|engine| engine.opened as usize);
+    assert_eq!(opened.sum::<usize>(), count);
+    assert_eq!(engines.map(|engine| engine.resets_sent).sum::<u64>(), 0);
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}
+
+/// Listens on a cpu, with others, and echoes, until what is returned is dropped, or gets whom to tell
+/// that the listener is closed.
+async fn listen_until(server: &Stack, cpu: u16) -> oneshot::Sender<oneshot::Sender<()>> {
+    let (open, mut closes) = oneshot::channel::<oneshot::Sender<()>>();
+    let listening = server.run_on(cpu, move |local| async move {
+        let listening = local.listen_tcp_per_cpu(address("0.0.0.0:7"), Default::default());
+        let listener = listening.await?;
+        actix::spawn(async move {
+            loop {
+                tokio::select! {
+                    stream = listener.accept() => {
+                        actix::spawn(echo(stream.expect("it listens")));
+                    }
+                    closes = &mut closes => {
+                        drop(listener);
+                        return drop(closes.map(|closed| closed.send(())));
+                    }
+                }
+            }
+        });
+        Ok::<_, BindError>(())
+    });
+    within(listening).await.expect("it runs").expect("free");
+    open
+}
+
+/// Sends something through each of the streams and back.
+async fn talk_again(streams: &mut [TcpStream]) {
+    for stream in streams {
+        let (sent, mut received) = (bytes(3, 5000), vec![0; 5000]);
+        stream.write_all(&sent).await.expect("taken");
+        stream.read_exact(&mut received).await.expect("echoed");
+        assert!(received == sent);
+    }
+}
+
+/// The others get what begins from now on; nobody is refused.
+#[actix::test]
+async fn connections_survive_that_their_cpu_listens_no_more_and_later_again() {
+    let (left, right) = Link::pair(LinkConfig::default());
+    let (client, _) = start(config(1), left).await;
+    let (server, _) = start(wide(2, 3, 1), right).await;
+    let first = listen_until(&server, 0).await;
+    let _second = listen_until(&server, 1).await;
+    let (step, mut steps) = unbounded_channel();
+    let (done, mut is_done) = unbounded_channel();
+    let talking = client.run_on(0, move |local| async move {
+        let mut streams = Vec::new();
+        while let Some(()) = steps.recv().await {
+            for _ in 0..40 {
+                streams.push(connect(&local, address("10.0.0.2:7")).await);
+            }
+            talk_again(&mut streams).await;
+            let _ = done.send(());
+        }
+    });
+    let server_side = async {
+        let mut round = async || {
+            let _ = step.send(());
+            within(is_done.recv()).await.expect("it went well");
+            let stats = within(server.stats()).await.expect("it runs");
+            let cpus = stats.cpus.iter();
+            let engines = cpus.map(|cpu| &cpu.shard.tcp.engine);
+            assert_eq!(engines.clone().map(|it| it.resets_sent).sum::<u64>(), 0);
+            engines.map(|it| it.opened).collect::<Vec<_>>()
+        };
+        let both = round().await;
+        assert!(both[0] > 0 && both[1] > 0 && both[2] == 0, "{both:?}");
+        let (closed, is_closed) = oneshot::channel();
+        let _ = first.send(closed);
+        within(is_closed).await.expect("it closes");
+        // Until the other cpus know: what another cpu binds is known later.
+        let known = server.run_on(0, |local| async move {
+            local.bind_udp(address("0.0.0.0:0")).await.map(drop)
+        });
+        within(known).await.expect("it runs").expect("free");
+        assert_eq!(round().await, [both[0], both[1] + 40, 0]);
+        let _first = listen_until(&server, 0).await;
+        let again = round().await;
+        assert!(again[0] > both[0] && again[1] > both[1] + 40, "{again:?}");
+        drop(step);
+    };
+    let (talked, ()) = tokio::join!(talking, server_side);
+    talked.expect("it runs");
     within(server.shutdown()).await;
     within(client.shutdown()).await;
 }

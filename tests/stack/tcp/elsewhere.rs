@@ -1,9 +1,9 @@
-//! TCP for code on other threads: the stream that is `Send`, and the services by message.
+//! TCP for actors on other arbiters: the services by message.
 
 use std::io::ErrorKind;
 
 use actix::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use virtroupe::actors::tcp::services::{
     AbortTcp, ClaimTcp, CloseListener, CloseTcp, ConnectTcp, FinishTcp, ListenTcp, SendTcp,
@@ -16,95 +16,7 @@ use virtroupe::{
 };
 
 use super::super::support::{address, pair, within};
-use super::support::{bytes, connect, echo_server, listen};
-
-#[actix::test]
-async fn a_stream_can_be_used_on_another_thread() {
-    let (client, server, _) = pair(LinkConfig::default()).await;
-    echo_server(&server, "10.0.0.2:7").await;
-    let stream = client.run_on(0, |local: LocalStack| async move {
-        connect(&local, address("10.0.0.2:7")).await.into_send()
-    });
-    let mut stream = within(stream).await.expect("it runs");
-    assert_eq!(stream.peer_addr(), Some(address("10.0.0.2:7")));
-    let sent = bytes(4, 2 << 20);
-    let expected = sent.clone();
-    let received = within(async {
-        let (mut reader, mut writer) = tokio::io::split(&mut stream);
-        let mut received = Vec::new();
-        let write = async {
-            writer.write_all(&sent).await.expect("taken");
-            writer.shutdown().await.expect("finished");
-        };
-        let (read, ()) = tokio::join!(reader.read_to_end(&mut received), write);
-        read.expect("no error");
-        received
-    });
-    assert!(received.await == expected);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
-}
-
-#[actix::test]
-async fn what_is_written_before_a_sent_stream_is_dropped_arrives_and_a_reset_is_told() {
-    let (client, server, _) = pair(LinkConfig::default()).await;
-    let (seen, mut received) = unbounded_channel();
-    let started = server.run_on(0, |local: LocalStack| async move {
-        let listener = listen(&local, "10.0.0.2:7").await;
-        actix::spawn(async move {
-            let mut first = listener.accept().await.expect("a connection");
-            let mut all = Vec::new();
-            first.read_to_end(&mut all).await.expect("no error");
-            let _ = seen.send(all);
-            let second = listener.accept().await.expect("a connection");
-            second.abort();
-        });
-    });
-    within(started).await.expect("it runs");
-    let open = || {
-        client.run_on(0, |local: LocalStack| async move {
-            connect(&local, address("10.0.0.2:7")).await.into_send()
-        })
-    };
-    let mut stream = within(open()).await.expect("it runs");
-    within(stream.write_all(&bytes(1, 100_000)))
-        .await
-        .expect("taken");
-    drop(stream);
-    assert!(within(received.recv()).await == Some(bytes(1, 100_000)));
-    let mut stream = within(open()).await.expect("it runs");
-    let error = within(stream.read_u8()).await.expect_err("it was reset");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
-}
-
-/// The pipe to a reader that does not read is full, and so is that from the writer.
-#[actix::test]
-async fn who_writes_to_a_sent_stream_without_reading_learns_of_a_reset() {
-    let (client, server, _) = pair(LinkConfig::default()).await;
-    let started = server.run_on(0, |local: LocalStack| async move {
-        let listener = listen(&local, "10.0.0.2:7").await;
-        actix::spawn(async move {
-            let mut stream = listener.accept().await.expect("a connection");
-            stream.write_all(&bytes(1, 600_000)).await.expect("taken");
-            stream.abort();
-        });
-    });
-    within(started).await.expect("it runs");
-    let stream = client.run_on(0, |local: LocalStack| async move {
-        connect(&local, address("10.0.0.2:7")).await.into_send()
-    });
-    let mut stream = within(stream).await.expect("it runs");
-    let written = within(stream.write_all(&bytes(2, 32 << 20))).await;
-    assert_eq!(
-        written.expect_err("it was reset").kind(),
-        ErrorKind::ConnectionReset
-    );
-    drop(stream);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
-}
+use super::support::{connect, echo_server};
 
 #[actix::test]
 async fn who_reads_from_a_connection_that_is_aborted_by_name_is_told() {

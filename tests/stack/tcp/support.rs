@@ -66,7 +66,8 @@ pub async fn echo_server(stack: &Stack, at: &str) {
     within(started).await.expect("it runs");
 }
 
-async fn echo(mut stream: TcpStream) {
+/// Sends back what a connection brings, until its end.
+pub async fn echo(mut stream: TcpStream) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         if stream.write_all(&buffer[..count]).await.is_err() {

@@ -5,15 +5,21 @@
 //! lie a socket that lives on one cpu, which gets everything, and a socket of several cpus, of
 //! which one more or less is there at the moment: each flow goes to its owner by hash if that is
 //! one of them, and otherwise always to the same other one.
+//!
+//! When a binding is bound on one cpu more, flows come to be that cpu's. Those that are a connection
+//! of another cpu by then stay there: it has them [kept](Exceptions::keep).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::PlacementError;
-use super::flow::Transport;
+use super::flow::{Flow, Transport};
 
 /// The most local addresses and ports that are known at once.
 pub const MOST_BINDINGS: usize = 1 << 17;
+
+/// The most flows that are kept at once.
+pub const MOST_KEPT: usize = 1 << 17;
 
 /// Ports in one page of a table.
 const PAGE: usize = 256;
@@ -40,6 +46,10 @@ pub struct Exceptions {
     tables: [PortTable; 4],
     /// Ports of all tables that are not `ByHash`.
     active: usize,
+    /// Flows that stay on a cpu whatever the bindings say.
+    kept: HashMap<Flow, u16>,
+    /// How many of each cpu there are, by transport, version and local port. No count is 0.
+    kept_at: BTreeMap<(usize, u16, u16), usize>,
 }
 
 /// The cpus of one binding, in ascending order. Never empty.
@@ -73,6 +83,8 @@ impl Exceptions {
             bindings: BTreeMap::new(),
             tables: std::array::from_fn(|_| PortTable::new()),
             active: 0,
+            kept: HashMap::new(),
+            kept_at: BTreeMap::new(),
         }
     }
 
@@ -118,33 +130,77 @@ impl Exceptions {
         }
     }
 
-    /// The cpu that gets what arrives at `port` of `address`, for a flow of `hash` whose owner by
-    /// hash is `owner`.
+    /// Has exactly `flows`, all to one local port over one transport and IP version, stay on `cpu` of
+    /// those to that port: connections that it had before somebody else was bound there. Returns
+    /// how many there is room for: those behind go by binding and hash.
+    pub fn keep(
+        &mut self,
+        transport: Transport,
+        port: u16,
+        is_ipv6: bool,
+        cpu: u16,
+        flows: &[Flow],
+    ) -> usize {
+        let table = table(transport, is_ipv6);
+        if self.kept_at.remove(&(table, port, cpu)).is_some() {
+            self.kept.retain(|flow, owner| {
+                *owner != cpu || flow.local_end() != Some((transport, port, is_ipv6))
+            });
+        }
+        let room = MOST_KEPT.saturating_sub(self.kept.len());
+        let taken = flows.iter().take(room);
+        self.kept.extend(taken.map(|flow| (*flow, cpu)));
+        let count = flows.len().min(room);
+        if count > 0 {
+            self.kept_at.insert((table, port, cpu), count);
+        }
+        self.refresh(Binding::at(transport, port, is_ipv6));
+        count
+    }
+
+    /// The cpu that gets what arrives at `port` of the local address of `flow`, of `hash`, whose
+    /// owner by hash is `owner`.
     #[inline]
     pub(super) fn resolve(
         &self,
         transport: Transport,
         port: u16,
-        address: impl FnOnce() -> IpAddr,
+        flow: impl FnOnce() -> Flow,
         hash: u32,
         owner: impl FnOnce() -> u16,
     ) -> u16 {
         if self.is_empty() {
             return owner();
         }
-        let address = address();
-        let table = self.tables.get(table(transport, address));
+        let flow = flow();
+        let table = self.tables.get(table(transport, flow.is_ipv6()));
         match table.map_or(Rule::ByHash, |table| table.get(port)) {
             Rule::ByHash => owner(),
             Rule::To(cpu) => cpu,
-            Rule::Ask => self.ask(transport, port, address, hash, owner()),
+            Rule::Ask => self.ask(transport, port, &flow, hash, owner()),
         }
     }
 
+    #[inline(never)]
+    fn ask(&self, transport: Transport, port: u16, flow: &Flow, hash: u32, owner: u16) -> u16 {
+        match self.kept.get(flow) {
+            Some(cpu) => *cpu,
+            None => self.by_binding(transport, port, flow.local_address(), hash, owner),
+        }
+    }
+
+    /// As [`resolve`](Self::resolve), for a flow that begins now: without regard to what is kept.
+    ///
     /// A socket bound to the address itself comes before one bound to every address, as it does
     /// when the datagram is delivered.
-    #[inline(never)]
-    fn ask(&self, transport: Transport, port: u16, address: IpAddr, hash: u32, owner: u16) -> u16 {
+    pub(super) fn by_binding(
+        &self,
+        transport: Transport,
+        port: u16,
+        address: IpAddr,
+        hash: u32,
+        owner: u16,
+    ) -> u16 {
         let binding = Binding {
             transport,
             port,
@@ -161,7 +217,7 @@ impl Exceptions {
         let rule = self.rule(binding);
         if let Some(table) = self
             .tables
-            .get_mut(table(binding.transport, binding.address))
+            .get_mut(table(binding.transport, binding.address.is_ipv6()))
         {
             let old = table.set(binding.port, rule);
             self.active += usize::from(rule != Rule::ByHash);
@@ -170,6 +226,11 @@ impl Exceptions {
     }
 
     fn rule(&self, binding: Binding) -> Rule {
+        let table = table(binding.transport, binding.address.is_ipv6());
+        let (first, last) = ((table, binding.port, 0), (table, binding.port, u16::MAX));
+        if self.kept_at.range(first..=last).next().is_some() {
+            return Rule::Ask;
+        }
         let every = binding.of_every_address();
         // Addresses are in order within a version, the unspecified one first.
         let last = Binding {
@@ -194,12 +255,21 @@ impl Exceptions {
 }
 
 impl Binding {
-    fn of_every_address(self) -> Self {
-        let address = match self.address {
-            IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    /// The binding to every address of a version.
+    fn at(transport: Transport, port: u16, is_ipv6: bool) -> Self {
+        let address = match is_ipv6 {
+            false => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            true => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
         };
-        Binding { address, ..self }
+        Binding {
+            transport,
+            port,
+            address,
+        }
+    }
+
+    fn of_every_address(self) -> Self {
+        Binding::at(self.transport, self.port, self.address.is_ipv6())
     }
 }
 
@@ -254,8 +324,8 @@ impl PortTable {
 
 /// The index of a table.
 #[inline]
-fn table(transport: Transport, address: IpAddr) -> usize {
-    usize::from(transport == Transport::Tcp) * 2 + usize::from(address.is_ipv6())
+fn table(transport: Transport, is_ipv6: bool) -> usize {
+    usize::from(transport == Transport::Tcp) * 2 + usize::from(is_ipv6)
 }
 
 /// The last address of the version of `address`.

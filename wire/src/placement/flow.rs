@@ -111,6 +111,20 @@ impl Flow {
         }
     }
 
+    /// Whether it is of IPv6.
+    #[inline]
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self.addresses, Addresses::V6 { .. })
+    }
+
+    /// Protocol and local port, and whether it is of IPv6; `None` if ports do not count.
+    pub(super) fn local_end(&self) -> Option<(Transport, u16, bool)> {
+        let Ports {
+            transport, local, ..
+        } = self.ports?;
+        Some((transport, local, self.is_ipv6()))
+    }
+
     /// Whether protocol and ports count.
     pub fn has_ports(&self) -> bool {
         self.ports.is_some()

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::PacketBuilder;
 use proptest::prelude::*;

@@ -20,6 +20,8 @@ pub(crate) struct Listener {
     pub(crate) ready: VecDeque<Key>,
     /// Whether it is in the event list.
     pub(crate) is_told: bool,
+    /// Whether segments of no connection wait for it to be released.
+    pub(crate) is_held: bool,
     /// When it last sent a SYN cookie: only then one may come back.
     pub(crate) cookie_sent: Option<Instant>,
 }
@@ -68,6 +70,7 @@ impl Listeners {
             options: Arc::new(options.connection),
             ready: VecDeque::new(),
             is_told: false,
+            is_held: false,
             cookie_sent: None,
         });
         self.places.insert(place, key.index);

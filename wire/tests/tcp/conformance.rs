@@ -2,8 +2,8 @@
 
 use virtroupe_wire::Instant;
 use virtroupe_wire::tcp::{
-    HeaderOptions, Outgoing, SeqNumber, TcpFlags, TcpIcmp, TcpIcmpKind, TcpOptions, TcpState,
-    WindowScale, WindowScaling,
+    HeaderOptions, Outgoing, SeqNumber, TcpError, TcpFlags, TcpIcmp, TcpIcmpKind, TcpOptions,
+    TcpState, WindowScale, WindowScaling,
 };
 
 use crate::bed::{ACK, Bed, FIN, OURS, RST, SYN, Sent, plain};
@@ -323,6 +323,23 @@ fn an_abort_after_both_have_finished_is_silent() {
     bed.engine.abort(bed.now, id);
     assert_eq!(bed.sent(), []);
     assert_eq!(bed.engine.usage().connections, 0);
+}
+
+/// RFC 9293, section 3.10.7.4: a peer that has forgotten the connection takes nothing away from it; but
+/// what it did not acknowledge is lost.
+#[test]
+fn a_reset_after_both_have_finished_is_no_failure_if_the_peer_has_everything() {
+    for (acknowledged, expected) in [(6, None), (3, Some(TcpError::Reset))] {
+        let (mut bed, id) = Bed::accepted(plain());
+        bed.write(id, b"hello");
+        bed.send(FIN.with(ACK), (1, acknowledged), none(), b"");
+        bed.engine.finish(bed.now, id);
+        assert!(bed.sent().iter().any(|sent| sent.has(FIN)));
+        assert_eq!(bed.engine.state(id), Some(TcpState::LastAck));
+        bed.send(RST, (2, 0), none(), b"");
+        assert_eq!(bed.engine.state(id), Some(TcpState::Closed));
+        assert_eq!(bed.engine.error(id), expected);
+    }
 }
 
 /// RFC 7323, section 3.2: what an open connection would drop does not open one.

@@ -1,8 +1,8 @@
 //! Opening and closing (RFC 9293, sections 3.5, 3.6 and 3.10).
 
 use virtroupe_wire::tcp::{
-    HeaderOptions, Readiness, SeqNumber, TcpConnectError, TcpError, TcpEvent, TcpFlags, TcpIcmp,
-    TcpIcmpKind, TcpOptions, TcpState, WindowScale, WindowScaling, WriteError,
+    Flow, HeaderOptions, Readiness, SeqNumber, TcpConnectError, TcpError, TcpEvent, TcpFlags,
+    TcpIcmp, TcpIcmpKind, TcpOptions, TcpState, WindowScale, WindowScaling, WriteError,
 };
 use virtroupe_wire::{Buffer, DropReason};
 
@@ -497,4 +497,23 @@ fn closing_a_listener_resets_what_nobody_accepted() {
         bed.send(SYN, (0, 0), none(), b"")[0].has(RST),
         "nobody listens"
     );
+}
+
+/// Of several engines that share an address, one may not know yet whose connections are its own.
+#[test]
+fn a_listener_that_is_held_answers_nobody_until_it_is_released() {
+    let mut bed = Bed::new();
+    let listener = bed.listen(plain());
+    bed.engine.hold_listener(listener, true);
+    assert_eq!(bed.send(SYN, (0, 0), none(), b""), []);
+    assert_eq!(bed.ack(1, 1), [], "what is not known is not reset");
+    assert_eq!(bed.engine.drops()[DropReason::ListenerNotReady], 2);
+    assert_eq!(bed.engine.flows(true).count(), 0);
+    bed.engine.hold_listener(listener, false);
+    assert_eq!(bed.send(SYN, (0, 0), none(), b"").len(), 1);
+    let flow = Flow::new(bed.flow.remote(), bed.flow.local());
+    assert!(bed.engine.flows(true).eq([flow]), "it is half-open");
+    bed.ack(1, 1);
+    assert!(bed.engine.accept(bed.now, listener).is_some());
+    assert!(bed.engine.flows(true).eq([flow]));
 }

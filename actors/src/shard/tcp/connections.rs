@@ -271,6 +271,11 @@ impl Shard {
         self.tcp.engine.stats(id)
     }
 
+    /// How long a closed connection waits for a peer that takes nothing.
+    pub(crate) fn close_timeout_tcp(&self, id: ConnectionId) -> Duration {
+        self.tcp.engine.close_timeout(id).unwrap_or_default()
+    }
+
     pub(crate) fn finish_tcp(&mut self, id: ConnectionId) {
         self.tcp.engine.finish(self.clock.now(), id);
         self.wake();

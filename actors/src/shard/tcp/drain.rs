@@ -104,5 +104,8 @@ impl Shard {
                 self.peers.retract(bound.reservation, self.cpu);
             }
         }
+        if is_cpu_lost {
+            self.let_kept_go();
+        }
     }
 }

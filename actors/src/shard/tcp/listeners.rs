@@ -26,7 +26,9 @@ pub(crate) async fn listen_tcp(
     sharing: Sharing,
 ) -> Result<ListenerId, BindError> {
     let listen = |shard: &mut Shard| shard.listen_tcp(local, options.clone(), sharing);
-    bind_on_all(shard, listen, Shard::close_listener).await
+    let id = bind_on_all(shard, listen, Shard::close_listener).await?;
+    shard.borrow().tcp.engine.hold_listener(id, false);
+    Ok(id)
 }
 
 impl Shard {
@@ -86,6 +88,9 @@ impl Shard {
             let error = BindError::InUseOnOtherCpu { local, cpu };
             return Err(Unbound { error, closing });
         }
+        // Some of what comes there may be connections of others.
+        let is_elsewhere = self.registry.is_elsewhere(binding, self.cpu);
+        self.tcp.engine.hold_listener(id, is_elsewhere);
         let listener = Listener {
             local,
             acceptor: None,
@@ -159,7 +164,15 @@ impl Shard {
     /// Ends a listener. Connections that were not accepted are reset.
     pub(crate) fn close_listener(&mut self, id: ListenerId) {
         self.end_listener(id);
-        self.tcp.listeners.remove(&id);
+        let Some(listener) = self.tcp.listeners.remove(&id) else {
+            return;
+        };
+        let binding = binding(listener.local);
+        let is_open = self.closed.is_none() && !self.is_draining_tcp();
+        if is_open && self.is_shared(binding) {
+            // Others listen there, too, and get what begins from now on.
+            self.leave_binding(binding);
+        }
     }
 
     /// Ends a listener, whose handle may learn that it has ended.

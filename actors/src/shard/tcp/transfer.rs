@@ -75,6 +75,11 @@ impl Shard {
         self.tcp.engine.read(self.clock.now(), id)
     }
 
+    /// Whether a connection received something that was not taken.
+    pub(crate) fn has_received_tcp(&self, id: ConnectionId) -> bool {
+        self.tcp.engine.has_received(id)
+    }
+
     /// After something was taken, or was not there: the window may have opened, and the end may
     /// have been reached.
     pub(crate) fn received_tcp(&mut self, id: ConnectionId) {

@@ -173,3 +173,5 @@ fn a_long_train_is_refused_only_if_the_device_really_has_no_room() {
     assert_eq!(outcome.accepted, 1);
     assert_eq!(rig.flush(), (164, 0));
 }
+
+mod shares;

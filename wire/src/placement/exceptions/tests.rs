@@ -15,9 +15,20 @@ fn udp(text: &str) -> Binding {
     }
 }
 
+/// A flow from a port of somebody to `to`.
+fn flow(to: Binding, port: u16) -> Flow {
+    let peer = match to.address.is_ipv6() {
+        true => std::net::SocketAddr::new([0xfd, 0, 0, 0, 0, 0, 0, 9].into(), port),
+        false => std::net::SocketAddr::new([10, 0, 0, 9].into(), port),
+    };
+    let local = std::net::SocketAddr::new(to.address, to.port);
+    Flow::received_from(to.transport, peer, local).unwrap()
+}
+
 /// Who gets what arrives at `to` if the hash says `owner`.
 fn resolve(exceptions: &Exceptions, to: Binding, hash: u32, owner: u16) -> u16 {
-    exceptions.resolve(to.transport, to.port, || to.address, hash, || owner)
+    let flow = || flow(to, 1);
+    exceptions.resolve(to.transport, to.port, flow, hash, || owner)
 }
 
 #[test]
@@ -52,6 +63,61 @@ fn a_socket_on_every_cpu_is_no_exception() {
     exceptions.unbind(udp("[::]:7"), 0);
     assert_ne!(resolve(&exceptions, udp("[fd00::1]:7"), 9, 0), 0);
     assert_eq!(resolve(&exceptions, udp("[fd00::1]:7"), 9, 3), 3);
+}
+
+#[test]
+fn kept_flows_stay_where_they_are_and_others_go_by_the_bindings() {
+    let mut exceptions = Exceptions::new(CPUS);
+    let any = udp("0.0.0.0:7");
+    for cpu in 0..CPUS {
+        exceptions.bind(any, cpu).unwrap();
+    }
+    let to = udp("10.0.0.1:7");
+    let ask = |exceptions: &Exceptions, port| {
+        exceptions.resolve(Transport::Udp, 7, || flow(to, port), 9, || 3)
+    };
+    let keep = |exceptions: &mut Exceptions, cpu, ports: &[u16]| {
+        let flows: Vec<_> = ports.iter().map(|port| flow(to, *port)).collect();
+        exceptions.keep(Transport::Udp, 7, false, cpu, &flows)
+    };
+    assert_eq!(keep(&mut exceptions, 0, &[1, 2]), 2);
+    assert_eq!(keep(&mut exceptions, 1, &[4]), 1);
+    assert!(!exceptions.is_empty());
+    let owners = |exceptions: &Exceptions| [1, 2, 3, 4].map(|port| ask(exceptions, port));
+    assert_eq!(owners(&exceptions), [0, 0, 3, 1]);
+    assert_eq!(resolve(&exceptions, udp("[fd00::1]:7"), 9, 3), 3);
+    // What a cpu keeps takes the place of what it kept before, and of nobody else's.
+    keep(&mut exceptions, 0, &[2, 3]);
+    assert_eq!(owners(&exceptions), [3, 0, 0, 1]);
+    keep(&mut exceptions, 0, &[]);
+    assert_eq!(owners(&exceptions), [3, 3, 3, 1]);
+    exceptions.unbind(any, 1);
+    assert_eq!(ask(&exceptions, 4), 1, "it outlives the binding");
+    exceptions.bind(any, 1).unwrap();
+    keep(&mut exceptions, 1, &[]);
+    assert!(exceptions.is_empty());
+}
+
+#[test]
+fn no_more_flows_are_kept_than_there_is_room_for() {
+    let mut exceptions = Exceptions::new(CPUS);
+    let to = |number: usize| {
+        let address = std::net::Ipv4Addr::from_bits(number as u32);
+        flow(
+            Binding {
+                address: address.into(),
+                ..udp("0.0.0.0:7")
+            },
+            1,
+        )
+    };
+    let flows: Vec<_> = (0..MOST_KEPT + 3).map(to).collect();
+    assert_eq!(
+        exceptions.keep(Transport::Udp, 7, false, 2, &flows),
+        MOST_KEPT
+    );
+    assert_eq!(exceptions.keep(Transport::Udp, 7, false, 1, &flows[..1]), 0);
+    assert_eq!(exceptions.keep(Transport::Udp, 7, false, 2, &flows[..9]), 9);
 }
 
 #[test]

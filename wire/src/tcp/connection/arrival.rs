@@ -185,11 +185,15 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return Err(DropReason::OutOfWindow.into());
         }
         cx.counters.resets_received += 1;
+        let has_everything = self.send.una >= self.send.queue.end();
         let error = match self.state {
-            TcpState::SynReceived => TcpError::Refused,
-            _ => TcpError::Reset,
+            TcpState::SynReceived => Some(TcpError::Refused),
+            // RFC 9293, section 3.10.7.4: nobody is told. The peer has only forgotten the connection,
+            // or its TIME-WAIT, before it had our FIN.
+            TcpState::Closing | TcpState::LastAck if has_everything => None,
+            _ => Some(TcpError::Reset),
         };
-        self.end(Some(error));
+        self.end(error);
         Ok(())
     }
 

@@ -31,6 +31,25 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.listeners.insert(local, options).map(ListenerId)
     }
 
+    /// Holds a listener back (`true`), or lets it have connections: meanwhile what would open one is
+    /// dropped as [`ListenerNotReady`](crate::DropReason::ListenerNotReady) without an answer, so
+    /// that its sender tries again, and nothing of a connection that is not known is reset. For one
+    /// engine of several, while it is not sure whose connections are its own. Default: no.
+    pub fn hold_listener(&mut self, id: ListenerId, is_held: bool) {
+        if let Some(listener) = self.listeners.get_mut(id.0) {
+            listener.is_held = is_held;
+        }
+    }
+
+    /// Both ends of all connections, half-open ones included, and those in TIME-WAIT if asked for.
+    /// Visits all of them.
+    pub fn flows(&self, with_time_wait: bool) -> impl Iterator<Item = Flow> {
+        let entries = self.table.iter();
+        let wanted =
+            entries.filter(move |entry| with_time_wait || !matches!(entry, Entry::TimeWait(_)));
+        wanted.filter_map(|entry| self.flow_of(*entry).copied())
+    }
+
     /// Waits no more. Connections that were not accepted are reset.
     pub fn close_listener(&mut self, now: Instant, id: ListenerId) {
         let Some(listener) = self.listeners.remove(id.0) else {
@@ -277,6 +296,13 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// What is known about a connection.
     pub fn stats(&self, id: ConnectionId) -> Option<ConnectionStats> {
         self.owned(id).map(Connection::stats)
+    }
+
+    /// The [`TcpOptions::close_timeout`](crate::tcp::TcpOptions::close_timeout) of a connection;
+    /// `None` if `id` names none.
+    pub fn close_timeout(&self, id: ConnectionId) -> Option<Duration> {
+        self.owned(id)
+            .map(|connection| connection.options.close_timeout)
     }
 
     /// Turns Nagle's algorithm off (`true`) or on.

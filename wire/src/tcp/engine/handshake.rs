@@ -36,6 +36,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let Some(listener) = self.listeners.find(&segment.flow) else {
             return Err(refused(true));
         };
+        if self.listeners.at(listener).is_some_and(|it| it.is_held) {
+            return Err(DropReason::ListenerNotReady.into());
+        }
         if flags.contains(TcpFlags::RST) {
             return Err(refused(false));
         }

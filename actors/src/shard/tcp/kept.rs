@@ -1,0 +1,165 @@
+//! Connections that stay on their cpu when their port is bound on another one, too.
+//!
+//! Flows go by hash, and by what is bound where. When a cpu begins to listen where others do
+//! already, it comes to own flows of which some are their connections. Before they acknowledge that
+//! it listens, they tell all cpus which ones these are; it holds its listener back until then
+//! ([`hold_listener`](virtroupe_wire::tcp::TcpEngine::hold_listener)), so that it neither resets
+//! nor takes over what it does not know yet.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use virtroupe_wire::Instant;
+use virtroupe_wire::placement::{Binding, Flow, Transport};
+
+use super::listeners::binding;
+use crate::peers::{KeepFlows, TcpPort};
+use crate::shard::Shard;
+
+/// How often a cpu looks which of the connections that it keeps are over: as long as one is in
+/// TIME-WAIT.
+const REVIEW: Duration = Duration::from_secs(60);
+
+impl Shard {
+    /// Has the connections of this cpu stay here after a binding has changed on some cpu. The
+    /// result is done when all other cpus know; `None` if there is nothing to know.
+    pub(crate) fn keep_connections(
+        &mut self,
+        changed: Binding,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        if changed.transport != Transport::Tcp {
+            return None;
+        }
+        let at = TcpPort::of(&changed);
+        let is_bound = self
+            .tcp
+            .bindings
+            .keys()
+            .any(|bound| TcpPort::of(bound) == at);
+        match is_bound || self.tcp.kept.contains(&at) {
+            true => self.keep_at(at),
+            false => None,
+        }
+    }
+
+    /// When to look which of the kept connections are over.
+    pub(crate) fn kept_deadline(&self) -> Option<Instant> {
+        self.tcp.review_at
+    }
+
+    /// Tells the other cpus which of the kept connections are over, if it is time.
+    pub(crate) fn review_kept(&mut self, now: Instant) {
+        if self.tcp.review_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.tcp.review_at = None;
+        let ports: Vec<_> = self.tcp.kept.iter().copied().collect();
+        for at in ports {
+            // Told in the order of the mailboxes; nobody waits for it.
+            drop(self.keep_at(at));
+        }
+    }
+
+    /// The binding of a listener ends while others are bound there, too. Its connections stay here;
+    /// those that begin later go to the others. Visits all connections.
+    pub(super) fn leave_binding(&mut self, binding: Binding) {
+        let sockets = self.tcp.sockets.values_mut();
+        let kept = sockets.map(|socket| &mut socket.kept);
+        for kept in kept.chain(self.tcp.closing.values_mut()) {
+            kept.binding.take_if(|bound| *bound == binding);
+        }
+        let Some(bound) = self.tcp.bindings.remove(&binding) else {
+            return;
+        };
+        self.change_binding(binding, self.cpu, false);
+        // The others hear of these first.
+        drop(self.keep_at(TcpPort::of(&binding)));
+        self.peers.retract(bound.reservation, self.cpu);
+    }
+
+    /// Whether other cpus are bound to the same.
+    pub(super) fn is_shared(&self, binding: Binding) -> bool {
+        let ports = self.ports.borrow();
+        ports.crossings.as_ref().is_some_and(|crossings| {
+            let cpus = crossings.placement.exceptions().bound_on(binding);
+            cpus.iter().any(|cpu| *cpu != self.cpu)
+        })
+    }
+
+    fn keep_at(&mut self, at: TcpPort) -> Option<impl Future<Output = ()> + use<>> {
+        let flows = self.flows_of_others(at);
+        let had_some = match flows.is_empty() {
+            true => self.tcp.kept.remove(&at),
+            false => !self.tcp.kept.insert(at),
+        };
+        if !had_some && flows.is_empty() {
+            return None;
+        }
+        self.tcp.review_at.get_or_insert(self.clock.now() + REVIEW);
+        let keep = KeepFlows {
+            at,
+            cpu: self.cpu,
+            flows: flows.into(),
+        };
+        self.note_kept(&keep);
+        Some(self.peers.keep(keep))
+    }
+
+    /// The connections of this cpu to a port that would be others' if they began now. Visits all.
+    fn flows_of_others(&self, at: TcpPort) -> Vec<Flow> {
+        let ports = self.ports.borrow();
+        let Some(crossings) = &ports.crossings else {
+            return Vec::new();
+        };
+        // Whose TIME-WAIT nobody could end by a new connection would be in the way of those.
+        let listeners = self.tcp.listeners.values();
+        let mut locals = listeners.filter(|it| !it.is_ended).map(|it| it.local);
+        let is_listening = locals.any(|local| TcpPort::of(&binding(local)) == at);
+        let flows = self.tcp.engine.flows(is_listening);
+        let received = flows.filter_map(|flow| {
+            let local = flow.local();
+            let is_here = local.port() == at.port && local.is_ipv6() == at.is_ipv6;
+            let received = Flow::received_from(Transport::Tcp, flow.remote(), local);
+            received.filter(|_| is_here)
+        });
+        received
+            .filter(|flow| crossings.placement.owner_of_new(flow) != self.cpu)
+            .collect()
+    }
+
+    /// Takes note of connections that stay where they are.
+    pub(crate) fn note_kept(&mut self, keep: &KeepFlows) {
+        let now = self.clock.now();
+        let mut ports = self.ports.borrow_mut();
+        let Some(crossings) = &mut ports.crossings else {
+            return;
+        };
+        let KeepFlows { at, cpu, flows } = keep;
+        let exceptions = crossings.placement.exceptions_mut();
+        let kept = exceptions.keep(Transport::Tcp, at.port, at.is_ipv6, *cpu, flows);
+        if kept < flows.len() {
+            let lost = flows.len() - kept;
+            tracing::warn!(cpu, port = at.port, lost, "too many connections to keep");
+        }
+        crossings.settle(now);
+    }
+
+    /// The cpu ends: what it keeps goes by binding and hash.
+    pub(super) fn let_kept_go(&mut self) {
+        for at in self.tcp.kept.drain() {
+            let flows = Arc::new([]);
+            let cpu = self.cpu;
+            drop(self.peers.keep(KeepFlows { at, cpu, flows }));
+        }
+    }
+}
+
+impl TcpPort {
+    fn of(binding: &Binding) -> Self {
+        TcpPort {
+            port: binding.port,
+            is_ipv6: binding.address.is_ipv6(),
+        }
+    }
+}

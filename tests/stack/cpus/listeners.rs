@@ -1,0 +1,129 @@
+//! Listeners of several cpus at one address that come one after another, segment by segment.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use virtroupe::wire::placement::{Flow, Transport};
+use virtroupe::{BindError, ListenOptions, TcpListener};
+
+use super::wire::{MAC, PEER_MAC, Rig, Sent, peer, rig_config};
+use crate::stack::support::{address, within};
+
+const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 7);
+const FLOWS: u32 = 64;
+/// The initial sequence number of each peer.
+const THEIRS: u32 = 1000;
+
+/// A segment of a peer: a SYN, or what acknowledges `ours`.
+fn segment(from: SocketAddrV4, ours: Option<u32>) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(PEER_MAC.0, MAC.0).ipv4(
+        from.ip().octets(),
+        SERVER.ip().octets(),
+        64,
+    );
+    let (from, to) = (from.port(), SERVER.port());
+    let builder = match ours {
+        None => builder.tcp(from, to, THEIRS, 1000).syn(),
+        Some(ours) => builder.tcp(from, to, THEIRS + 1, 1000).ack(ours),
+    };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[]).expect("it fits");
+    frame
+}
+
+/// What the stack sent to whom: its sequence number, and whether it is a SYN and a reset.
+fn parse(sent: &Sent) -> (SocketAddrV4, u32, bool, bool) {
+    let packet = SlicedPacket::from_ethernet(&sent.frame).expect("sound");
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) =
+        (&packet.net, &packet.transport)
+    else {
+        panic!("not TCP over IPv4: {packet:?}");
+    };
+    let to = ip.header().destination_addr();
+    let to = SocketAddrV4::new(to, tcp.destination_port());
+    (to, tcp.sequence_number(), tcp.syn(), tcp.rst())
+}
+
+/// Listens on `cpu`, and keeps the listener for as long as the stack runs.
+async fn listen_on(rig: &Rig, cpu: u16) {
+    let listening = rig.stack.run_on(cpu, |local| async move {
+        let at = address("0.0.0.0:7");
+        let listener = local.listen_tcp_per_cpu(at, ListenOptions::default());
+        actix::spawn(keep(listener.await?));
+        Ok::<_, BindError>(())
+    });
+    within(listening).await.expect("it runs").expect("free");
+}
+
+async fn keep(listener: TcpListener) {
+    let mut streams = Vec::new();
+    while let Ok(stream) = listener.accept().await {
+        streams.push(stream);
+    }
+}
+
+/// Offers a segment of each flow, on both queues in turn.
+fn offer(rig: &Rig, flows: impl Iterator<Item = u32>, ours: impl Fn(SocketAddrV4) -> Option<u32>) {
+    for flow in flows {
+        let queue = (flow % 2) as u16;
+        rig.wire.offer(queue, segment(peer(flow), ours(peer(flow))));
+    }
+}
+
+/// How many connections each cpu has made.
+async fn opened(rig: &Rig) -> Vec<u64> {
+    let stats = within(rig.stack.stats()).await.expect("it runs");
+    let cpus = stats.cpus.iter();
+    cpus.map(|cpu| cpu.shard.tcp.engine.opened).collect()
+}
+
+/// Handshakes that begin with one cpu listening, and end with four of them.
+#[actix::test]
+async fn a_handshake_ends_where_it_began_and_what_begins_later_goes_to_its_owner() {
+    let rig = Rig::start(rig_config(2, 4)).await;
+    listen_on(&rig, 0).await;
+    offer(&rig, 0..FLOWS, |_| None);
+    let mut ours = HashMap::new();
+    rig.until(|rig| {
+        for sent in rig.wire.take_sent() {
+            let (to, number, is_syn, _) = parse(&sent);
+            assert!(is_syn);
+            ours.insert(to, number + 1);
+        }
+        ours.len() == FLOWS as usize
+    })
+    .await;
+    for cpu in 1..4 {
+        listen_on(&rig, cpu).await;
+    }
+    offer(&rig, 0..FLOWS, |peer| ours.get(&peer).copied());
+    let all = u64::from(FLOWS);
+    rig.until_stats(|stats| {
+        let engines = stats.cpus.iter().map(|cpu| &cpu.shard.tcp.engine);
+        engines.map(|engine| engine.accepted).sum::<u64>() == 2 * all
+    })
+    .await;
+    assert_eq!(opened(&rig).await, [all, 0, 0, 0]);
+    // Each cpu knows where they are, and others go by their hash.
+    for cpu in 0..4 {
+        let placement = rig.placement(cpu).await.expect("several cpus");
+        let owner =
+            |flow| placement.owner(&Flow::received_from_v4(Transport::Tcp, peer(flow), SERVER));
+        assert!((0..FLOWS).all(|flow| owner(flow) == 0));
+        let others: HashSet<_> = (FLOWS..2 * FLOWS).map(owner).collect();
+        assert_eq!(others.len(), 4);
+    }
+    offer(&rig, FLOWS..2 * FLOWS, |_| None);
+    let mut syns = 0;
+    rig.until(|rig| {
+        for sent in rig.wire.take_sent() {
+            let (_, _, is_syn, is_reset) = parse(&sent);
+            assert!(!is_reset);
+            syns += u32::from(is_syn);
+        }
+        syns == FLOWS
+    })
+    .await;
+    rig.stack.shutdown().await;
+}
