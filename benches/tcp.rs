@@ -82,6 +82,7 @@ fn main() -> ExitCode {
         Some("http-virtroupe") => virtroupe_stack::serve_http(),
         Some("connections-smoltcp") => connections::smoltcp(),
         Some("connections-virtroupe") => connections::virtroupe(),
+        Some("connections-inline") => connections::inline(),
         Some("pair") => pair::measure(),
         _ => compare(),
     })

@@ -4,7 +4,7 @@
 //! Each connection sends a request of 64 bytes, takes a reply of as many, and closes. As the client
 //! closes first, TIME-WAIT stays here, where it lasts a millisecond.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,8 +34,6 @@ static CONTENT: [u8; REQUEST] = [0x5a; REQUEST];
 pub struct Progress {
     /// Connections that got their reply and were closed by both sides.
     pub connections: AtomicU64,
-    /// Connections that failed.
-    pub failed: AtomicU64,
     /// Nanoseconds in turns that found something to do.
     pub busy: AtomicU64,
     /// Tells the generator to end.
@@ -53,6 +51,8 @@ pub struct Generator {
     idle: HashSet<ConnectionId>,
     /// How many of them are open.
     open: usize,
+    /// Connections that failed, by their errors.
+    failed: BTreeMap<String, u64>,
     progress: Arc<Progress>,
 }
 
@@ -80,6 +80,7 @@ impl Generator {
             burst: Vec::new(),
             idle: HashSet::new(),
             open: 0,
+            failed: BTreeMap::new(),
             progress,
         })
     }
@@ -95,9 +96,12 @@ impl Generator {
             }
             self.turn(now)?;
         }
-        for _ in 0..connections {
-            self.connect(monotonic_now())?;
+        // Neighbours ask for each other's addresses first, and what waits for that is bounded.
+        self.begin(1)?;
+        while self.progress.connections.load(Ordering::Relaxed) == 0 && self.failed.is_empty() {
+            self.turn(monotonic_now())?;
         }
+        self.begin(connections - 1)?;
         while !self.progress.stop.load(Ordering::Relaxed) {
             let now = monotonic_now();
             if self.turn(now)? > 0 {
@@ -105,8 +109,20 @@ impl Generator {
                 self.progress.busy.fetch_add(busy, Ordering::Relaxed);
             }
         }
-        let counters = self.engine.counters();
-        match counters.timeouts {
+        self.check()
+    }
+
+    /// Has so many connections under way from now on.
+    pub fn begin(&mut self, connections: usize) -> Outcome<()> {
+        (0..connections).try_for_each(|_| self.connect(monotonic_now()).map(drop))
+    }
+
+    /// Whether all went well.
+    pub fn check(&self) -> Outcome<()> {
+        if !self.failed.is_empty() {
+            return Err(format!("connections failed, by error: {:?}", self.failed).into());
+        }
+        match self.engine.counters().timeouts {
             0 => Ok(()),
             times => {
                 Err(format!("{times} segments were lost: the rate is that of timeouts").into())
@@ -124,7 +140,7 @@ impl Generator {
     }
 
     /// One turn; returns how many frames and events there were.
-    fn turn(&mut self, now: Instant) -> Outcome<usize> {
+    pub fn turn(&mut self, now: Instant) -> Outcome<usize> {
         while self.burst.len() < BURST
             && let Some(frame) = self.cable.receive()
         {
@@ -140,14 +156,16 @@ impl Generator {
         if due(self.engine.next_deadline()) {
             self.engine.handle_timeout(now);
         }
-        self.exchange(now);
+        // Nothing leaves before what has arrived was answered: so a request carries the
+        // acknowledgment of the SYN-ACK.
+        self.exchange(now, 0);
         while let Some(event) = self.engine.poll_event() {
             work += 1;
             if let TcpEvent::Connection(id, what) = event {
                 self.advance(now, id, what)?;
             }
         }
-        self.exchange(now);
+        self.exchange(now, BURST * 8);
         work += self.host.transmit().len();
         for frame in self.host.transmit().drain(..) {
             let mut buffer = self.cable.buffer();
@@ -158,8 +176,8 @@ impl Generator {
         Ok(work)
     }
 
-    fn exchange(&mut self, now: Instant) {
-        self.host.set_transmit_room(BURST * 8);
+    fn exchange(&mut self, now: Instant, room: usize) {
+        self.host.set_transmit_room(room);
         exchange(
             now,
             &mut self.host,
@@ -195,11 +213,10 @@ impl Generator {
         }
         let is_served = self.engine.is_at_end(id) && received == 0;
         if is_served || what.closed {
-            let progress = match self.engine.error(id) {
-                None => &self.progress.connections,
-                Some(_) => &self.progress.failed,
-            };
-            progress.fetch_add(1, Ordering::Relaxed);
+            match self.engine.error(id) {
+                None => _ = self.progress.connections.fetch_add(1, Ordering::Relaxed),
+                Some(error) => *self.failed.entry(error.to_string()).or_default() += 1,
+            }
             self.engine.close(now, id);
             self.connect(now)?;
         }
