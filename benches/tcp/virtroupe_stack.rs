@@ -17,7 +17,7 @@ use virtroupe::driver::embedded::{
 };
 use virtroupe::{
     Config, DeviceUrl, ListenOptions, LocalStack, MacAddr, Stack, Supervisor, TcpListener,
-    TcpStream,
+    TcpOptions, TcpStream,
 };
 
 use crate::bulk::{self, CONTENT, Direction};
@@ -149,7 +149,14 @@ pub async fn serve<F: Future<Output = io::Result<()>> + 'static>(
 ) -> Outcome<()> {
     let listen = move |local: LocalStack| async move {
         let any = ([0, 0, 0, 0], port).into();
-        let listener = local.listen_tcp(any, ListenOptions::default()).await?;
+        let options = ListenOptions {
+            connection: TcpOptions {
+                nodelay: true,
+                ..TcpOptions::default()
+            },
+            ..ListenOptions::default()
+        };
+        let listener = local.listen_tcp(any, options).await?;
         actix::spawn(accept(listener, work));
         Outcome::Ok(())
     };
@@ -161,7 +168,6 @@ async fn accept<F: Future<Output = io::Result<()>> + 'static>(
     work: impl Fn(TcpStream) -> F,
 ) {
     while let Ok(stream) = listener.accept().await {
-        stream.set_nodelay(true);
         actix::spawn(work(stream));
     }
 }

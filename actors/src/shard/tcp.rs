@@ -66,12 +66,12 @@ pub(super) struct Tcp {
     is_enabled: bool,
     ephemeral_ports: (u16, u16),
     sockets: IdMap<ConnectionId, TcpSocket>,
-    listeners: HashMap<ListenerId, Listener>,
+    listeners: IdMap<ListenerId, Listener>,
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
     bindings: HashMap<Binding, Bound>,
     /// What is kept for connections that were closed, until they are over.
-    closing: HashMap<ConnectionId, Kept>,
+    closing: IdMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
     full: VecDeque<Blocked>,
     /// Writers that wait for packet memory, in their order.
@@ -199,9 +199,9 @@ impl Tcp {
             is_enabled,
             ephemeral_ports,
             sockets: IdMap::default(),
-            listeners: HashMap::new(),
+            listeners: IdMap::default(),
             bindings: HashMap::new(),
-            closing: HashMap::new(),
+            closing: IdMap::default(),
             full: VecDeque::new(),
             short: VecDeque::new(),
             chunks: Vec::new(),
@@ -244,7 +244,7 @@ impl Shard {
     }
 
     fn exchange_now(&mut self, egress: &mut Egress) {
-        let now = self.clock.now();
+        let now = self.now();
         let room = self.host.transmit_room();
         let allowed = self.tcp_allowance(room, egress);
         if allowed < room {

@@ -61,6 +61,8 @@ pub(crate) struct Context<'a> {
     pub(crate) mtu: u16,
     /// Bytes of payload in the longest segment that is split later; 0: one segment.
     pub(crate) most_payload: u32,
+    /// Whether the acknowledgment of a FIN waits for ours.
+    pub(crate) delays_end_acks: bool,
     /// Whether received data hold as much memory as they may, over all connections.
     pub(crate) is_memory_full: bool,
     pub(crate) counters: &'a mut TcpCounters,

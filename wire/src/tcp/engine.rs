@@ -458,6 +458,7 @@ fn context<'a>(
         now,
         mtu: config.mtu,
         most_payload,
+        delays_end_acks: config.delay_end_acks,
         is_memory_full: memory >= config.memory,
         counters,
     }

@@ -73,3 +73,32 @@ pub(crate) fn empty<T>(queue: &mut VecDeque<T>) {
         false => queue.clear(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queues(places: usize) -> Queues<u8, u8> {
+        let mut queues = Queues {
+            chunks: Chunks::with_capacity(places),
+            records: Records::new(),
+            received: VecDeque::with_capacity(places),
+        };
+        queues.received.push_back(1);
+        queues
+    }
+
+    #[test]
+    fn what_is_kept_is_empty_and_bounded_in_number_and_length() {
+        let mut spare = Spare::new();
+        spare.keep(queues(1000));
+        assert!(spare.take().is_none());
+        (0..2 * MOST).for_each(|_| spare.keep(queues(4)));
+        let mut kept = 0;
+        while let Some(queues) = spare.take() {
+            assert!(queues.received.is_empty() && queues.received.capacity() >= 4);
+            kept += 1;
+        }
+        assert_eq!(kept, MOST);
+    }
+}
