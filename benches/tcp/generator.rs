@@ -26,7 +26,7 @@ pub const PORT: u16 = 9000;
 /// Bytes in a request, and in a reply.
 pub const REQUEST: usize = 64;
 /// Frames taken in at once.
-const BURST: usize = 64;
+const BURST: usize = 16;
 static CONTENT: [u8; REQUEST] = [0x5a; REQUEST];
 
 /// What a generator has done, read by other threads.

@@ -59,7 +59,7 @@ pub fn serve_connections(
     listening: SyncSender<()>,
 ) -> Outcome<()> {
     System::new().block_on(async {
-        let stack = start(cable).await?;
+        let stack = start(cable, ReceiveOffloadMode::default()).await?;
         serve(&stack, generator::PORT, answer).await?;
         listening.send(())?;
         loop {
@@ -80,7 +80,7 @@ pub fn serve_beside(
     count: u64,
 ) -> Outcome<()> {
     System::new().block_on(async {
-        let stack = start(cable).await?;
+        let stack = start(cable, ReceiveOffloadMode::default()).await?;
         serve(&stack, generator::PORT, answer).await?;
         let progress = Arc::new(Progress::default());
         let shared = Arc::clone(&progress);
@@ -110,20 +110,24 @@ fn serve_on_tap<F: Future<Output = io::Result<()>> + 'static>(
             name: TAP.into(),
             ..TapConfig::default()
         });
-        let stack = start(tap).await?;
+        let stack = start(tap, ReceiveOffloadMode::All).await?;
         serve(&stack, port, work).await?;
         stack.ended().await;
         Ok(())
     })
 }
 
-async fn start(backend: impl Backend + 'static) -> Outcome<Stack> {
+async fn start(
+    backend: impl Backend + 'static,
+    receive_offloads: ReceiveOffloadMode,
+) -> Outcome<Stack> {
     let device = EmbeddedConfig {
         mac: MacAddr(SERVER_MAC),
         ..EmbeddedConfig::default()
     };
     let (transport, _, stepper) = EmbeddedTransport::inline(device, backend)?;
-    let config = config(SERVER, SERVER_CORE)?;
+    let mut config = config(SERVER, SERVER_CORE)?;
+    config.options.receive_offloads = receive_offloads;
     let stack = Supervisor::start_on(Box::new(transport), config).await?;
     step_on_first_cpu(&stack, stepper, None).await?;
     Ok(stack)

@@ -51,6 +51,12 @@ impl<T> Slab<T> {
 
     /// Puts `value` at a free place.
     pub(crate) fn insert(&mut self, value: T) -> Key {
+        self.insert_with(|| value)
+    }
+
+    /// Puts what `make` returns at a free place. A large value is moved less often so.
+    #[inline]
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce() -> T) -> Key {
         let number = match self.vacant.last() {
             Some(number) => *number,
             None => {
@@ -75,7 +81,7 @@ impl<T> Slab<T> {
             }
             key.index += place;
             if let Some(entry) = page.values.get_mut(place as usize) {
-                *entry = Some((self.generation, value));
+                *entry = Some((self.generation, make()));
             }
         }
         key

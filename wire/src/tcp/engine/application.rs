@@ -95,13 +95,16 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
         let initial = options.initial_sequence.unwrap_or(initial);
         let options = self.share(options);
-        let mut connection =
-            Connection::connect(flow, options, initial, offset, self.config.mtu, now);
-        connection.is_attached = true;
-        if let Some(queues) = self.spare.take() {
-            connection.adopt(queues);
+        let mtu = self.config.mtu;
+        let key = self
+            .connections
+            .insert_with(|| Connection::connect(flow, options, initial, offset, mtu, now));
+        if let Some(connection) = self.connections.at_mut(key.index) {
+            connection.is_attached = true;
+            if let Some(queues) = self.spare.take() {
+                connection.adopt(queues);
+            }
         }
-        let key = self.connections.insert(connection);
         let hash = self.secrets.table_hash(&flow);
         self.attach(hash, Entry::Connection(key.index));
         self.counters.connects += 1;

@@ -13,19 +13,28 @@ use crate::time::Instant;
 /// What a reset that answers a segment must know of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered {
-    header: TcpHeader,
+    flags: TcpFlags,
+    sequence: SeqNumber,
+    acknowledgment: SeqNumber,
     /// Sequence numbers that it takes.
     length: u32,
 }
 
 impl Answered {
     pub(super) fn new<B: Buffer>(segment: &Segment<B>) -> Self {
-        let flags = segment.header.flags;
+        let TcpHeader {
+            flags,
+            sequence,
+            acknowledgment,
+            ..
+        } = segment.header;
         let length = segment.payload.len() as u32
             + u32::from(flags.contains(TcpFlags::SYN))
             + u32::from(flags.contains(TcpFlags::FIN));
         Answered {
-            header: segment.header,
+            flags,
+            sequence,
+            acknowledgment,
             length,
         }
     }
@@ -260,15 +269,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Answers a segment that fits nowhere by a reset (RFC 9293, section 3.10.7.1). If too many
     /// answers wait, it is not answered.
     fn reset(&mut self, flow: Flow, answered: &Answered) {
-        let header = &answered.header;
-        if header.flags.contains(TcpFlags::RST) {
+        if answered.flags.contains(TcpFlags::RST) {
             return;
         }
-        let (sequence, acknowledgment, flags) = match header.flags.contains(TcpFlags::ACK) {
-            true => (header.acknowledgment, SeqNumber(0), TcpFlags::RST),
+        let (sequence, acknowledgment, flags) = match answered.flags.contains(TcpFlags::ACK) {
+            true => (answered.acknowledgment, SeqNumber(0), TcpFlags::RST),
             false => {
                 let flags = TcpFlags::RST.with(TcpFlags::ACK);
-                (SeqNumber(0), header.sequence + answered.length, flags)
+                (SeqNumber(0), answered.sequence + answered.length, flags)
             }
         };
         let reset = TcpHeader {

@@ -311,13 +311,16 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let Some(entry) = self.listeners.at_mut(listener) else {
             return Err(DropReason::NoSocket.into());
         };
-        let options = entry.options.clone();
-        let mut connection = Connection::accept(opened, options, listener, self.config.mtu, now);
-        connection.is_attached = true;
-        if let Some(queues) = self.spare.take() {
-            connection.adopt(queues);
+        let (options, mtu) = (entry.options.clone(), self.config.mtu);
+        let key = self
+            .connections
+            .insert_with(|| Connection::accept(opened, options, listener, mtu, now));
+        if let Some(connection) = self.connections.at_mut(key.index) {
+            connection.is_attached = true;
+            if let Some(queues) = self.spare.take() {
+                connection.adopt(queues);
+            }
         }
-        let key = self.connections.insert(connection);
         entry.ready.push_back(key);
         if !entry.is_told {
             entry.is_told = true;
