@@ -60,9 +60,11 @@ impl<B, S> Spare<B, S> {
         }
     }
 
-    /// Gives everything back.
-    pub(crate) fn clear(&mut self) {
-        self.queues = Vec::new();
+    /// No connection is left: gives all back but the memory of one, so that a single one that comes
+    /// and goes is cheap.
+    pub(crate) fn shrink(&mut self) {
+        self.queues.truncate(1);
+        self.queues.shrink_to_fit();
     }
 }
 

@@ -94,7 +94,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.spare.keep(connection.give_up_queues());
         self.connections.discard(index);
         if self.connections.len() == 0 {
-            self.spare.clear();
+            self.spare.shrink();
         }
         if self.tells_ends
             && let Some(key) = key
