@@ -86,7 +86,7 @@ impl Generator {
     /// stop.
     ///
     /// # Errors
-    /// Why a connection failed; or that segments were lost, which a cable does not do.
+    /// Why a connection failed; or that timers ran out, which a cable gives no cause for.
     pub fn run(mut self, idle: usize, connections: usize) -> Outcome<()> {
         while self.open < idle {
             let now = monotonic_now();
@@ -122,7 +122,8 @@ impl Generator {
         match self.engine.counters().timeouts {
             0 => Ok(()),
             times => {
-                Err(format!("{times} segments were lost: the rate is that of timeouts").into())
+                let why = "segments were lost, or a core stood still for as long";
+                Err(format!("{times} timeouts: {why}; the rate is that of waiting").into())
             }
         }
     }
