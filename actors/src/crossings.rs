@@ -151,9 +151,9 @@ impl Crossings {
     }
 
     /// Leaves in `burst` what is this cpu's, in order, and sends the rest to its owners. What
-    /// neighbours say stays, and is copied into `heard`.
+    /// neighbours say stays, and is copied into `heard`. The heads are read: they should be
+    /// [under way](Frame::prefetch_head).
     pub(crate) fn dispatch(&mut self, now: Instant, burst: &mut Vec<Frame>, heard: &mut Heard) {
-        burst.iter().for_each(Frame::prefetch_head);
         let mut kept = std::mem::take(&mut self.kept);
         for frame in burst.drain(..) {
             let owner = match self.placement.place(frame.head()) {

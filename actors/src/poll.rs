@@ -246,37 +246,43 @@ impl PollLoop {
     }
 
     /// Takes a few bursts from the queue, if there is one, and gives each frame to the cpu that
-    /// owns its flow.
+    /// owns its flow. The frames of one burst are fetched while the next is taken.
     fn harvest(
         &mut self,
         now: Instant,
         shard: &mut Shard,
         ports: &mut Ports,
     ) -> Result<usize, Violation> {
-        let mut moved = 0;
         for _ in 0..self.settings.bursts_per_poll {
             let limit = self.settings.burst;
+            let before = self.burst.len();
             let taken = match (&self.further, ports.egress.pair()) {
                 (Some(pair), _) => pair.borrow_mut().receive(&mut self.burst, limit)?,
                 (None, Some(pair)) => pair.receive(&mut self.burst, limit)?,
                 (None, None) => 0,
             };
-            if taken == 0 {
-                break;
-            }
-            moved += taken;
-            if let Some(crossings) = &mut ports.crossings {
-                crossings.dispatch(now, &mut self.burst, &mut self.heard);
-            }
-            shard.receive(now, &mut self.burst, ports.egress.pool());
-            if !self.heard.is_empty() {
-                shard.share_neighbors(&mut self.heard);
+            let fresh = self.burst.get(before..).unwrap_or_default();
+            match &ports.crossings {
+                Some(_) => fresh.iter().for_each(Frame::prefetch_head),
+                None => shard.expect(fresh),
             }
             // What has come since the ring was emptied comes with the next poll: to look for it at
             // once would take the line from the device that is writing it.
             if taken < limit {
                 break;
             }
+        }
+        let moved = self.burst.len();
+        if moved == 0 {
+            return Ok(0);
+        }
+        if let Some(crossings) = &mut ports.crossings {
+            crossings.dispatch(now, &mut self.burst, &mut self.heard);
+            shard.expect(&self.burst);
+        }
+        shard.receive(now, &mut self.burst, ports.egress.pool());
+        if !self.heard.is_empty() {
+            shard.share_neighbors(&mut self.heard);
         }
         Ok(moved)
     }

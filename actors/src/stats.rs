@@ -132,6 +132,7 @@ impl CpuStats {
         self.sent_bytes += transmit.bytes;
         self.pool_size += pool_size;
         self.pool_free += pool_free;
+        self.shard.drops += &receive.drops;
         self.shard.drops += &transmit.drops;
     }
 }

@@ -6,8 +6,8 @@
 use std::net::Ipv4Addr;
 
 use virtroupe::wire::host::{Host, HostConfig, Neighbor, Route};
-use virtroupe::wire::udp::{UdpDatagram, UdpSend, UdpSocketId};
-use virtroupe::wire::{Buffer, Instant, MacAddr, checksum};
+use virtroupe::wire::udp::{UdpDatagram, UdpSocketId};
+use virtroupe::wire::{Buffer, DropReason, Instant, MacAddr, checksum};
 use virtroupe_driver::embedded::{
     EmbeddedConfig, EmbeddedStepper, EmbeddedTransport, PacketSource, SourceConfig,
 };
@@ -98,7 +98,7 @@ struct Bench {
     socket: UdpSocketId,
     burst: Vec<Frame>,
     datagrams: Vec<UdpDatagram<Frame>>,
-    refused: Vec<UdpSend<Frame>>,
+    refused: Vec<DropReason>,
     is_counting: bool,
 }
 

@@ -16,7 +16,7 @@
 //! Behind the head of a chain there can also be *links* (`link`): segments whose bytes are a
 //! [`Chunk`]'s, shared and not to be written. No handle that safe code can get begins with one.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::dealloc;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ptr::NonNull;
@@ -29,7 +29,13 @@ use crate::memory::{prefetch_read, prefetch_write};
 use crate::pool::{Home, SLOT_STRIDE};
 use crate::sync::AtomicU32;
 
+use heap::{heap_header, heap_layout};
+use place::Place;
+
+mod buffer;
+mod heap;
 mod link;
+mod place;
 
 /// Length of `struct virtio_net_hdr` with `num_buffers` (virtio 1.3, section 5.1.6).
 pub const NET_HEADER: usize = 12;
@@ -39,9 +45,6 @@ const LINE: usize = 64;
 
 /// Where the packet starts in a fresh slot: at a cache line.
 pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER).next_multiple_of(LINE) as u16;
-
-/// Bytes in a segment on the heap: with the headroom, places in it have 16 bits.
-const LONGEST_ON_HEAP: usize = 65_000;
 
 /// A packet, or a part of one: unique, writable, and `Send`.
 ///
@@ -57,80 +60,11 @@ pub struct Frame {
     place: Place,
 }
 
-/// From the lowest bit: the number of the slot or link, or the capacity of the heap block (29
-/// bits), whether it is a link (1), whether there is an offload (1), whether there is a tail (1),
-/// where the packet starts (16), and its length (16).
-///
-/// One number, because a frame is changed in part and moved whole: a load that spans a narrower
-/// store just before it waits until that store has left the core.
-#[derive(Clone, Copy)]
-struct Place(u64);
-
-impl Place {
-    const LINK: u64 = 1 << 29;
-    const OFFLOAD: u64 = 1 << 30;
-    const CHAINED: u64 = 1 << 31;
-    const START: u32 = 32;
-    const LENGTH: u32 = 48;
-
-    fn new(slot: u32, start: u16, length: u16) -> Self {
-        Place(u64::from(slot) | u64::from(start) << Self::START | u64::from(length) << Self::LENGTH)
-    }
-
-    #[inline(always)]
-    fn slot(self) -> u32 {
-        self.0 as u32 & (Self::LINK as u32 - 1)
-    }
-
-    #[inline(always)]
-    fn start(self) -> usize {
-        usize::from((self.0 >> Self::START) as u16)
-    }
-
-    #[inline(always)]
-    fn length(self) -> usize {
-        (self.0 >> Self::LENGTH) as usize
-    }
-
-    /// Moves the start back by `count`, at most the start and what keeps the length in 16 bits.
-    #[inline(always)]
-    fn grow_front(&mut self, count: usize) {
-        let count = count as u64;
-        self.0 = self
-            .0
-            .wrapping_sub(count << Self::START)
-            .wrapping_add(count << Self::LENGTH);
-    }
-
-    /// Moves the start on by `count`, at most the length.
-    #[inline(always)]
-    fn shrink_front(&mut self, count: usize) {
-        let count = count as u64;
-        self.0 = self
-            .0
-            .wrapping_add(count << Self::START)
-            .wrapping_sub(count << Self::LENGTH);
-    }
-
-    #[inline(always)]
-    fn set_length(&mut self, length: usize) {
-        self.0 = self.0 & ((1 << Self::LENGTH) - 1) | (length as u64) << Self::LENGTH;
-    }
-}
-
 // SAFETY: a frame is the only handle to its bytes and its tail, and its home takes slots back
 // from every thread.
 unsafe impl Send for Frame {}
 // SAFETY: `&Frame` only reads.
 unsafe impl Sync for Frame {}
-
-/// What stands in front of the bytes of a heap block.
-#[repr(C, align(64))]
-struct HeapHeader {
-    tail: UnsafeCell<Option<Frame>>,
-    offload: UnsafeCell<Offload>,
-    references: AtomicU32,
-}
 
 impl Frame {
     /// Numbers of slots and links are below this.
@@ -150,68 +84,6 @@ impl Frame {
             home: Some(home),
             place: Place::new(slot, start, length),
         }
-    }
-
-    /// A frame on the heap that holds a copy of `bytes` behind the usual headroom: in one segment
-    /// up to 65 000 bytes, else in a chain of such.
-    pub fn on_heap(bytes: &[u8]) -> Self {
-        let (head, rest) = bytes.split_at(bytes.len().min(LONGEST_ON_HEAP));
-        let mut frame = Self::on_heap_behind(SLOT_DATA, head);
-        for segment in rest.chunks(LONGEST_ON_HEAP) {
-            frame.append(Self::on_heap_behind(SLOT_DATA, segment));
-        }
-        frame
-    }
-
-    /// A frame on the heap that holds a copy of `bytes` behind `start` bytes of headroom;
-    /// together at most 65 535 bytes.
-    fn on_heap_behind(start: u16, bytes: &[u8]) -> Self {
-        debug_assert!(usize::from(start) + bytes.len() <= usize::from(u16::MAX));
-        let capacity = usize::from(start) + bytes.len();
-        let layout = heap_layout(capacity);
-        // SAFETY: the layout has a size above zero.
-        let Some(block) = NonNull::new(unsafe { alloc(layout) }) else {
-            handle_alloc_error(layout)
-        };
-        let header = HeapHeader {
-            tail: UnsafeCell::new(None),
-            offload: UnsafeCell::new(Offload::NONE),
-            references: AtomicU32::new(0),
-        };
-        // SAFETY: the block is fresh, large enough for the header and `capacity` bytes, and
-        // aligned for the header. The headroom is zeroed, so that no byte is uninitialised.
-        let base = unsafe {
-            block.cast::<HeapHeader>().write(header);
-            let base = block.add(size_of::<HeapHeader>());
-            base.write_bytes(0, usize::from(start));
-            base.add(usize::from(start))
-                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
-            base
-        };
-        Frame {
-            base,
-            home: None,
-            place: Place::new(capacity as u32, start, bytes.len() as u16),
-        }
-    }
-
-    /// A copy on the heap of all segments, with the description of what is to be done for the
-    /// packet, or was done.
-    pub fn copy_to_heap(&self) -> Self {
-        let mut copy = match self.is_chain() {
-            true => Self::on_heap(&self.to_vec()),
-            false => Self::on_heap(self.head()),
-        };
-        if self.has_offload() {
-            copy.set_offload(self.offload());
-        }
-        copy
-    }
-
-    /// Puts a copy on the heap in place of the packet, whose slots go home.
-    #[inline(always)]
-    pub(crate) fn move_to_heap(&mut self) {
-        *self = self.copy_to_heap();
     }
 
     /// Whether the bytes of the head lie on the heap, out of a device's sight.
@@ -411,10 +283,11 @@ impl Frame {
         unsafe { (*self.tail_cell().get()).take() }
     }
 
-    fn set_tail(&mut self, tail: Frame) {
-        // SAFETY: as in `tail_mut`.
-        unsafe { *self.tail_cell().get() = Some(tail) };
+    /// Puts `tail` behind this segment, the last of its chain, and returns it in its place there.
+    pub(crate) fn set_tail(&mut self, tail: Frame) -> &mut Frame {
         self.place.0 |= Place::CHAINED;
+        // SAFETY: as in `tail_mut`.
+        unsafe { (*self.tail_cell().get()).insert(tail) }
     }
 
     fn last_mut(&mut self) -> &mut Frame {
@@ -425,203 +298,6 @@ impl Frame {
             last = unsafe { (*cell).as_mut().unwrap_unchecked() };
         }
         last
-    }
-}
-
-impl Buffer for Frame {
-    #[inline]
-    fn head(&self) -> &[u8] {
-        // SAFETY: `start + length` is at most the capacity, and the bytes are initialised
-        // (memfd pages are zeroed, heap blocks written). A device that still writes into them
-        // after it gave the buffer back breaks its standard; the bytes are then arbitrary, and
-        // every parser is total over arbitrary bytes.
-        unsafe { std::slice::from_raw_parts(self.data().as_ptr(), self.place.length()) }
-    }
-
-    #[inline]
-    fn head_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `head`, and the handle is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), self.place.length()) }
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        let mut length = self.place.length();
-        let mut tail = self.tail();
-        while let Some(frame) = tail {
-            length += frame.place.length();
-            tail = frame.tail();
-        }
-        length
-    }
-
-    /// Copies to the heap what lies in slots.
-    fn detach(&mut self) {
-        let offload = self.offload();
-        let copy = match self.is_chain() {
-            true => Frame::on_heap(&self.to_vec()),
-            false if self.is_on_heap() => return,
-            false => Frame::on_heap(self.head()),
-        };
-        *self = copy;
-        self.set_offload(offload);
-    }
-
-    fn memory(&self) -> usize {
-        let mut memory = self.capacity();
-        let mut tail = self.tail();
-        while let Some(frame) = tail {
-            memory += frame.capacity();
-            tail = frame.tail();
-        }
-        memory
-    }
-
-    #[inline]
-    fn headroom(&self) -> usize {
-        // The virtio-net header has its place in front of every packet that is sent.
-        self.place.start().saturating_sub(NET_HEADER)
-    }
-
-    #[inline]
-    fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
-        if count > self.headroom() || self.place.length() + count > usize::from(u16::MAX) {
-            return None;
-        }
-        self.place.grow_front(count);
-        self.head_mut().get_mut(..count)
-    }
-
-    #[inline]
-    fn trim_front(&mut self, count: usize) {
-        let head = count.min(self.place.length());
-        self.place.shrink_front(head);
-        if self.place.length() == 0 && self.is_chain() {
-            self.trim_chain(count - head);
-        }
-    }
-
-    fn truncate(&mut self, length: usize) {
-        if length <= self.place.length() {
-            self.place.set_length(length);
-            drop(self.take_tail());
-            return;
-        }
-        let mut rest = length - self.place.length();
-        let mut frame = self;
-        while let Some(next) = frame.tail_mut() {
-            if rest <= next.place.length() {
-                next.place.set_length(rest);
-                drop(next.take_tail());
-                return;
-            }
-            rest -= next.place.length();
-            frame = next;
-        }
-    }
-
-    fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
-        match self.is_chain() {
-            true => self.extend_chain(bytes),
-            false => self.extend_segment(bytes),
-        }
-    }
-
-    fn tailroom(&self) -> usize {
-        let mut last = self;
-        while let Some(next) = last.tail() {
-            last = next;
-        }
-        if last.is_link() {
-            0
-        } else {
-            last.segment_room()
-        }
-    }
-
-    fn append(&mut self, tail: Self) {
-        self.last_mut().set_tail(tail);
-    }
-
-    #[inline]
-    fn is_chain(&self) -> bool {
-        self.place.0 & Place::CHAINED != 0
-    }
-
-    #[inline(always)]
-    fn is_simple(&self) -> bool {
-        self.place.0 & (Place::CHAINED | Place::OFFLOAD) == 0
-    }
-
-    #[inline]
-    fn offload(&self) -> Offload {
-        if !self.has_offload() {
-            return Offload::NONE;
-        }
-        // SAFETY: the cell belongs to the holder of this frame; `&self` keeps writers away.
-        unsafe { *self.offload_cell().get() }
-    }
-
-    fn set_offload(&mut self, offload: Offload) -> bool {
-        if offload.is_none() {
-            self.place.0 &= !Place::OFFLOAD;
-        } else {
-            // SAFETY: as in `offload`, here uniquely.
-            unsafe { *self.offload_cell().get() = offload };
-            self.place.0 |= Place::OFFLOAD;
-        }
-        true
-    }
-
-    fn for_each_segment(&self, mut visit: impl FnMut(&[u8])) {
-        visit(self.head());
-        let mut tail = self.tail();
-        while let Some(frame) = tail {
-            visit(frame.head());
-            tail = frame.tail();
-        }
-    }
-}
-
-impl Frame {
-    /// Copies `bytes` behind those of this segment, if there is room.
-    #[inline(always)]
-    fn extend_segment(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > self.segment_room() {
-            return false;
-        }
-        let end = self.place.start() + self.place.length();
-        // SAFETY: `end + bytes.len()` is at most the capacity; `bytes` can not overlap memory
-        // that this handle owns uniquely, as it is no link.
-        unsafe {
-            self.base
-                .add(end)
-                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len())
-        };
-        self.place.set_length(self.place.length() + bytes.len());
-        true
-    }
-
-    /// The same for the last segment, if it is not shared.
-    fn extend_chain(&mut self, bytes: &[u8]) -> bool {
-        let last = self.last_mut();
-        !last.is_link() && last.extend_segment(bytes)
-    }
-
-    /// Removes `count` bytes behind an empty head, and the segments that are then empty. The
-    /// offload is the packet's and stays.
-    #[cold]
-    fn trim_chain(&mut self, mut count: usize) {
-        let offload = self.offload();
-        while self.place.length() == 0
-            && let Some(mut next) = self.take_tail()
-        {
-            let here = count.min(next.place.length());
-            next.place.shrink_front(here);
-            count -= here;
-            *self = next.into_head();
-        }
-        self.set_offload(offload);
     }
 }
 
@@ -641,17 +317,6 @@ impl Drop for Frame {
             }
         }
     }
-}
-
-fn heap_layout(capacity: usize) -> Layout {
-    const HEADER: Layout = Layout::new::<HeapHeader>();
-    // At most 65 000 bytes and the headroom follow the header: no overflow.
-    Layout::from_size_align(HEADER.size() + capacity, HEADER.align()).unwrap_or(HEADER)
-}
-
-fn heap_header(base: NonNull<u8>) -> NonNull<HeapHeader> {
-    // SAFETY: the bytes of a heap block follow its header.
-    unsafe { base.sub(size_of::<HeapHeader>()).cast() }
 }
 
 impl fmt::Debug for Frame {

@@ -113,7 +113,7 @@ impl AnyTransmitQueue {
     }
 
     #[inline]
-    pub(crate) fn prepare(&self, frames: usize) {
+    pub(crate) fn prepare(&mut self, frames: usize) {
         on_either!(self, queue => queue.prepare(frames));
     }
 

@@ -69,7 +69,8 @@ impl QueuePair {
     }
 
     /// Takes up to `limit` received frames into `burst` and posts fresh slots. Returns how many
-    /// frames came.
+    /// frames came. Those whose virtio-net header does not fit to them are among these, but not in
+    /// `burst`: they are dropped and counted ([`ReceiveCounters::drops`]).
     ///
     /// # Errors
     /// When the device broke the rules of the ring; the frames before that are in `burst`.

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use virtroupe_wire::Buffer;
+use virtroupe_wire::{Buffer, Drops, Offload};
 
 use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
@@ -42,6 +42,9 @@ pub struct ReceiveCounters {
     pub bytes: u64,
     /// Frames copied to the heap because the pool was low.
     pub copied: u64,
+    /// Frames dropped because what the device says of them does not fit to them. They are among
+    /// `frames`, and were given to nobody.
+    pub drops: Drops,
 }
 
 /// What used buffers tell besides their lengths.
@@ -49,7 +52,7 @@ pub struct ReceiveCounters {
 enum Mode {
     /// Nothing: a buffer is a frame, and its header is not looked at.
     Plain,
-    /// The header describes the frame.
+    /// The header tells of the frame's checksum.
     Described,
     /// A frame may span several buffers, and perhaps the header describes it.
     Merged,
@@ -160,8 +163,10 @@ impl<R: Ring> ReceiveQueue<R> {
         self.ring.publish()
     }
 
-    /// Takes up to `limit` received frames into `burst`. Those that the pool can not replace in
+    /// Takes up to `limit` received frames into `burst`, but for those that it drops and counts
+    /// because what their header says does not fit to them. Those that the pool can not replace in
     /// the ring without touching `reserve` are copied to the heap, and their slots posted again.
+    /// Returns how many came, with those that were dropped.
     ///
     /// # Errors
     /// The device broke the ring's rules. What came before the violation is in `burst`.
@@ -211,7 +216,8 @@ impl<R: Ring> ReceiveQueue<R> {
         let replaceable = pool.ensure(owed + take).saturating_sub(owed);
         // Those of more would be taken from a device that is about to write into them.
         let likely = take.min(self.last_taken + 1);
-        self.ring.prefetch_descriptors(self.free.upcoming(), likely);
+        self.ring
+            .prefetch_descriptors(self.free.upcoming(), 0, likely);
         burst.reserve(take);
         let before = burst.len();
         let mut result = Ok(());
@@ -271,14 +277,16 @@ impl<R: Ring> ReceiveQueue<R> {
         }
     }
 
-    /// Notes with `frame`, all of which is in `slot`, what the header there says of it.
+    /// Notes with `frame`, all of which is in `slot`, what the header there says of its checksum.
+    /// Large receive needs merged buffers, so nothing else can have been negotiated.
     #[inline(always)]
     fn describe(&self, pool: &Pool, slot: u32, frame: &mut Frame) -> Result<(), Violation> {
         if let Some(header) = net_header(pool, slot) {
-            let offload = self
-                .offloads
-                .judge(&header, frame, frame.head().len() as u32)?;
-            frame.set_offload(offload);
+            let length = frame.head().len() as u32;
+            frame.set_offload(Offload {
+                checksum: self.offloads.judge_header(&header, length)?,
+                segmentation: None,
+            });
         }
         Ok(())
     }

@@ -49,8 +49,8 @@ pub(crate) trait Ring: Sized {
     /// like it; at least 1 unless `count` is 0.
     fn aligned_count(&self, count: usize) -> usize;
 
-    /// Starts fetching the lines of the next `count` descriptors, of which `id` is the first.
-    fn prefetch_descriptors(&self, id: u16, count: usize);
+    /// Starts fetching the lines of `count` descriptors, `skip` behind the next, which is `id`.
+    fn prefetch_descriptors(&self, id: u16, skip: usize, count: usize);
 
     /// Writes the next descriptor of the chain `head`: `id`, which goes on at `next` if `flags`
     /// say so.
@@ -137,8 +137,8 @@ impl Ring for SplitRing {
     }
 
     #[inline]
-    fn prefetch_descriptors(&self, id: u16, count: usize) {
-        SplitRing::prefetch_descriptors(self, id, count);
+    fn prefetch_descriptors(&self, id: u16, skip: usize, count: usize) {
+        SplitRing::prefetch_descriptors(self, id.wrapping_add(skip as u16), count);
     }
 
     #[inline]
@@ -249,6 +249,15 @@ pub enum Violation {
         /// Buffers that it has used, from the first of the frame on, as far as we looked.
         used: u16,
     },
+    /// A received frame spans more buffers than the longest packet needs, however badly a device
+    /// uses them.
+    #[error("a frame spans {buffers} buffers, more than {most}")]
+    MergedCount {
+        /// What the device wrote.
+        buffers: u16,
+        /// Four times what the longest frame needs.
+        most: u16,
+    },
     /// A received frame is longer than any packet.
     #[error("a frame in merged buffers has {length} bytes, more than {longest}")]
     MergedLength {
@@ -257,10 +266,11 @@ pub enum Violation {
         /// The longest IP packet in the longest Ethernet frame.
         longest: u32,
     },
-    /// The virtio-net header of a received frame says what was not negotiated, or what does not
-    /// fit to the frame.
+    /// The virtio-net header of a received frame says what was not negotiated, or of a checksum
+    /// beyond the end of the frame. What else does not fit to a packet may be its sender's fault: such
+    /// a frame is dropped (`ReceiveCounters::drops`).
     #[error(
-        "the header of a frame of {length} bytes says flags {flags:#x}, GSO type {gso_type:#x} of {gso_size} bytes, checksum at {checksum:?}, which was not negotiated or does not fit"
+        "the header of a frame of {length} bytes says flags {flags:#x}, GSO type {gso_type:#x} of {gso_size} bytes, checksum at {checksum:?}, which was not negotiated or is beyond the end"
     )]
     NetHeader {
         /// `VIRTIO_NET_HDR_F_*`.

@@ -48,6 +48,10 @@ pub(crate) struct TransmitQueue<R> {
     further_slots: usize,
     iova_offset: u64,
     offloads: TransmitOffloads,
+    /// Reused by `push_plain`.
+    buffers: Box<[PlainBuffer; RUN]>,
+    /// Frames whose descriptors are being fetched.
+    prepared: usize,
     /// Whether the device takes indirect descriptors.
     indirect: bool,
     memory: Arc<DmaMemory>,
@@ -69,6 +73,19 @@ pub(crate) fn most_segments(size: usize) -> usize {
 const VACANT: u32 = u32::MAX;
 /// The frame of the descriptor is in `others`.
 const OTHER: u32 = u32::MAX - 1;
+
+/// Plain frames that are put together before their descriptors are written.
+const RUN: usize = 64;
+
+/// What the descriptor of a plain frame says, and the slot behind it.
+#[derive(Clone, Copy, Default)]
+struct PlainBuffer {
+    /// The device's address of the virtio-net header.
+    address: u64,
+    /// Bytes, with that header.
+    length: u32,
+    slot: u32,
+}
 
 #[derive(Default)]
 struct Other {
@@ -101,6 +118,8 @@ impl<R: Ring> TransmitQueue<R> {
             further_slots: 0,
             ring,
             iova_offset,
+            buffers: Box::new([PlainBuffer::default(); RUN]),
+            prepared: 0,
             indirect: features.contains(FeatureBits::INDIRECT_DESC),
             memory,
             counters: TransmitCounters::default(),
@@ -112,10 +131,14 @@ impl<R: Ring> TransmitQueue<R> {
         usize::from(self.ring.size())
     }
 
-    /// Starts fetching the descriptors that the next `frames` frames will need.
+    /// Starts fetching the descriptors that `frames` more frames will need, beyond those for which
+    /// it was called since the last [`submit`](Self::submit).
     #[inline]
-    pub(crate) fn prepare(&self, frames: usize) {
-        self.ring.prefetch_descriptors(self.free.upcoming(), frames);
+    pub(crate) fn prepare(&mut self, frames: usize) {
+        let count = frames.min(self.room().saturating_sub(self.prepared));
+        self.ring
+            .prefetch_descriptors(self.free.upcoming(), self.prepared, count);
+        self.prepared += count;
     }
 
     /// Descriptors that are free now.
@@ -139,6 +162,7 @@ impl<R: Ring> TransmitQueue<R> {
     pub(crate) fn submit(&mut self, pool: &mut Pool, burst: &mut Vec<Frame>) -> bool {
         let sent = self.push_plain(pool, burst);
         forget_front(burst, sent);
+        self.prepared = 0;
         if !burst.is_empty() {
             self.submit_others(pool, burst);
         }
@@ -248,27 +272,40 @@ impl<R: Ring> TransmitQueue<R> {
 
     /// Sends plain frames from the front of `frames` on, until there is one of another kind or no
     /// descriptor is left. Returns their number; the caller forgets them.
+    ///
+    /// In two passes: what is to be written is put together first. A loop that does both has too
+    /// much at hand for the registers, and what it keeps in memory instead goes through the same
+    /// queue of stores as the descriptors. That then holds a few of them only, and the core waits
+    /// for their lines one after the other, where it could wait for many at once.
     #[inline(always)]
     fn push_plain(&mut self, pool: &Pool, frames: &mut [Frame]) -> usize {
         let home = pool.home_pointer();
-        let iova_offset = self.iova_offset;
         let (mut sent, mut bytes) = (0, 0);
         loop {
             let frames = frames.get_mut(sent..).unwrap_or_default();
-            let ids = self.free.upcoming_slice(frames.len());
+            let ids = self.free.upcoming_slice(frames.len().min(RUN));
+            let buffers = self.buffers.get_mut(..ids.len()).unwrap_or_default();
+            let mut plain = 0;
+            for (frame, buffer) in frames.iter_mut().zip(&mut *buffers) {
+                let header = frame.is_plain(home).then(|| frame.clear_net_header());
+                let Some(header) = header.flatten() else {
+                    break;
+                };
+                *buffer = PlainBuffer {
+                    address: (header.as_ptr() as u64).wrapping_add(self.iova_offset),
+                    length: frame.head().len() as u32 + NET_HEADER as u32,
+                    slot: frame.slot(),
+                };
+                plain += 1;
+            }
+            let buffers = buffers.iter().take(plain);
             let slots = &mut self.slots[..];
-            let buffer = |id, frame: &mut Frame| {
-                if !frame.is_plain(home) {
-                    return None;
-                }
-                let header = frame.clear_net_header()?;
-                let length = frame.head().len() as u32;
-                *slots.get_mut(usize::from(id))? = frame.slot();
-                bytes += u64::from(length);
-                let address = (header.as_ptr() as u64).wrapping_add(iova_offset);
-                Some((address, length + NET_HEADER as u32))
+            let buffer = |id, buffer: &PlainBuffer| {
+                *slots.get_mut(usize::from(id))? = buffer.slot;
+                bytes += u64::from(buffer.length);
+                Some((buffer.address, buffer.length))
             };
-            let count = self.ring.push_run(0, ids, frames.iter_mut(), buffer);
+            let count = self.ring.push_run(0, ids, buffers, buffer);
             // None: of another kind, or no descriptor is left. Else there may be more behind the
             // end of the ring.
             if count == 0 {
@@ -279,7 +316,7 @@ impl<R: Ring> TransmitQueue<R> {
         }
         self.chains += sent as u16;
         self.counters.frames += sent as u64;
-        self.counters.bytes += bytes;
+        self.counters.bytes += bytes - (sent * NET_HEADER) as u64;
         sent
     }
 

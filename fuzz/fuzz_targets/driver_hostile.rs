@@ -8,24 +8,22 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../driver/tests/hostile/device.rs"]
 #[allow(dead_code, reason = "the directed tests use more of it")]
 mod device;
-#[path = "../../driver/tests/hostile/harness.rs"]
+#[path = "../../driver/tests/hostile/hands.rs"]
 #[allow(dead_code, reason = "the directed tests use more of it")]
+mod hands;
+#[path = "../../driver/tests/hostile/harness.rs"]
 mod harness;
 #[path = "../../driver/tests/hostile/net_header.rs"]
 mod net_header;
 #[path = "../../driver/tests/hostile/operations.rs"]
 mod operations;
-#[path = "../../driver/tests/hostile/packed_harness.rs"]
+#[path = "../../driver/tests/hostile/rings.rs"]
+mod rings;
+#[path = "../../driver/tests/hostile/setup.rs"]
 #[allow(dead_code, reason = "the directed tests use more of it")]
-mod packed_harness;
-#[path = "../../driver/tests/hostile/packed_operations.rs"]
-mod packed_operations;
+mod setup;
 
-fuzz_target!(|input: (bool, u8, Vec<operations::Words>)| {
-    let (packed, choice, steps) = input;
-    if packed {
-        packed_operations::run(choice, &steps);
-    } else {
-        operations::run(choice, &steps);
-    }
+fuzz_target!(|input: (u8, Vec<operations::Words>)| {
+    let (choice, steps) = input;
+    operations::run(choice, &steps);
 });

@@ -42,6 +42,16 @@ pub trait Buffer: Sized {
     /// Shortens the packet to `length` bytes over all segments; no change if it is shorter.
     fn truncate(&mut self, length: usize);
 
+    /// The packet, of one segment, without its first `front` bytes and cut to `length`:
+    /// [`trim_front`](Self::trim_front) and [`truncate`](Self::truncate), for packets on their way
+    /// from one place to another. Given by value, so that they need not lie in memory between the
+    /// two. What is left of a chain is unspecified.
+    fn narrow(mut self, front: usize, length: usize) -> Self {
+        self.trim_front(front);
+        self.truncate(length);
+        self
+    }
+
     /// Copies `bytes` behind the last byte of the last segment. Returns false, and copies
     /// nothing, if there is not enough room behind it, or its memory is shared with others.
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool;

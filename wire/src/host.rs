@@ -69,6 +69,7 @@ use crate::udp::{UdpError, UdpErrorKind};
 use addresses::{Addresses, Kind};
 use bucket::TokenBucket;
 use family::Family;
+use fast::FastUdp;
 use ipv6::Ipv6;
 use neighbors::{Due, Neighbors, Waiting};
 use paths::{PathCache, PathMtus};
@@ -97,6 +98,8 @@ pub struct Host<B: Buffer> {
     /// Bounds the ICMP errors that we send.
     errors: TokenBucket,
     random: Random,
+    /// Reused by `receive_run`: what was read of the datagrams of one run.
+    run: Vec<FastUdp>,
     /// Frames for the caller.
     transmit: Vec<B>,
     /// How many more frames the caller takes.
@@ -194,6 +197,7 @@ impl<B: Buffer> Host<B> {
             v6,
             errors: TokenBucket::new(limits.icmp_errors_per_second, limits.icmp_errors_burst),
             random,
+            run: Vec::new(),
             transmit: Vec::new(),
             room: 0,
             most_frames: usize::MAX,
@@ -436,7 +440,11 @@ impl<B: Buffer> Host<B> {
 
     /// Counts one packet that was to be sent as dropped.
     fn drop_sent(&mut self, reason: DropReason) {
-        self.counters.tx_dropped += 1;
-        self.drops.add(reason, 1);
+        self.drop_many_sent(reason, 1);
+    }
+
+    fn drop_many_sent(&mut self, reason: DropReason, count: usize) {
+        self.counters.tx_dropped += count as u64;
+        self.drops.add(reason, count as u64);
     }
 }

@@ -13,13 +13,21 @@ use super::{Capture, Shard};
 use crate::crossings::{Crossings, Heard};
 
 impl Shard {
-    /// Lets subscriptions and engines have a burst of received frames. Drains it.
+    /// Starts fetching frames that the engines will read, but not those that subscriptions may
+    /// take without a look at them.
+    pub(crate) fn expect(&self, frames: &[Frame]) {
+        if self.subscriptions.is_empty() {
+            frames.iter().for_each(Frame::prefetch);
+        }
+    }
+
+    /// Lets subscriptions and engines have received frames. Drains them.
     pub(crate) fn receive(&mut self, now: Instant, burst: &mut Vec<Frame>, pool: &mut Pool) {
         if !self.subscriptions.is_empty() {
             self.capture(burst, false);
+            burst.iter().for_each(Frame::prefetch);
         }
         if !burst.is_empty() {
-            burst.iter().for_each(Frame::prefetch);
             self.host.receive(now, burst, pool);
         }
     }

@@ -145,7 +145,7 @@ impl Shard {
         let mut refused = Vec::new();
         self.send_with(id, burst.len() + MOST_FRAGMENTS, |host, now, pool| {
             let outcome = host.reply_udp(now, id, burst, &mut refused, pool);
-            (outcome, refused.first().and_then(|send| send.refused))
+            (outcome, refused.first().copied())
         })
     }
 

@@ -126,6 +126,7 @@ impl Inbound<'_> {
         let needed = NetHeader::LENGTH + frame.len();
         let mut capacity = 0;
         let mut count = 0;
+        let mut descriptors = 0;
         while capacity < needed {
             if chains.len() == count {
                 chains.push(Chain::default());
@@ -133,7 +134,8 @@ impl Inbound<'_> {
             let Some(chain) = chains.get_mut(count) else {
                 break;
             };
-            let whole_ring = count == usize::from(ring.size());
+            // A buffer may have several descriptors.
+            let whole_ring = descriptors >= ring.size();
             if whole_ring || (count == 1 && !merge) || !ring.take(chain)? {
                 for chain in chains.iter().take(count).rev() {
                     ring.give_back(chain);
@@ -151,6 +153,7 @@ impl Inbound<'_> {
                 return Err(RingFault::Buffer);
             }
             capacity += room;
+            descriptors = descriptors.saturating_add(chain.descriptors);
             count += 1;
         }
         let chains = chains.get(..count).unwrap_or_default();

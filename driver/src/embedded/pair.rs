@@ -8,22 +8,25 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use virtroupe_wire::Instant;
 
-use super::backend::{Deliver, LentFrame, Packet, Port};
-use super::header::NetHeader;
+use super::backend::{LentFrame, Packet, Port};
 use super::inbound::Inbound;
-use super::memory::{GuestMemory, MOST_WRITTEN};
+use super::memory::MOST_WRITTEN;
 use super::offloads::{self, Scratch};
-use super::ring::{Chain, Ring, RingFault, Segment};
+use super::ring::{Chain, Ring, RingFault};
 use super::stats::{Count, EmbeddedStats};
 use super::steering::Steering;
 use crate::features::FeatureBits;
 
+use closed::Closed;
+use gathered::{gather, outline};
+use rules::{ETHERNET_HEADER, Rules, VLAN_TAG};
+
+mod closed;
+mod gathered;
+mod rules;
+
 /// Frames in each direction per step.
 const BURST: usize = 64;
-
-/// Ethernet header, and one VLAN tag that the MTU does not count.
-const ETHERNET_HEADER: usize = 14;
-const VLAN_TAG: usize = 4;
 
 /// Why a pair stopped working.
 #[derive(Debug)]
@@ -317,91 +320,6 @@ impl Pair {
     }
 }
 
-/// The port of a pair that is closed.
-struct Closed;
-
-impl Port for Closed {
-    fn transmit(&mut self, _now: Instant, burst: &mut [Packet]) -> Count {
-        let mut refused = Count::default();
-        for packet in burst.iter() {
-            refused.add(packet.bytes.len());
-        }
-        refused
-    }
-
-    fn receive(&mut self, _: Instant, _: usize, _: &mut Deliver<'_>) -> io::Result<usize> {
-        Ok(0)
-    }
-}
-
-/// A transmitted chain.
-enum Gathered {
-    /// Its header is in the packet, and, unless it stays where it is, so is the frame, of so many
-    /// bytes.
-    Frame(usize),
-    /// Not looked at: this many bytes are too many.
-    TooLong(usize),
-}
-
-/// Reads the header of a transmitted buffer into `packet`, however the driver split it (section
-/// 2.7.4). The frame stays where it is.
-fn outline(
-    memory: &GuestMemory,
-    chain: &Chain,
-    longest: usize,
-    packet: &mut Packet,
-) -> Result<Gathered, RingFault> {
-    let Some(frame_length) = frame_length(chain) else {
-        return Err(RingFault::Buffer);
-    };
-    if frame_length > longest {
-        return Ok(Gathered::TooLong(frame_length));
-    }
-    let mut header = [0; NetHeader::LENGTH];
-    let mut rest = &mut header[..];
-    for segment in &chain.readable {
-        let (part, later) = rest.split_at_mut(segment.length.min(rest.len()));
-        rest = later;
-        if !memory.read_exact(segment.offset, part) {
-            return Err(RingFault::Address);
-        }
-        if rest.is_empty() {
-            break;
-        }
-    }
-    packet.header = NetHeader::from_bytes(header);
-    Ok(Gathered::Frame(frame_length))
-}
-
-/// Bytes of the frame behind the header; `None` if the chain is none for sending.
-fn frame_length(chain: &Chain) -> Option<usize> {
-    let length = chain.readable_bytes().checked_sub(NetHeader::LENGTH);
-    length.filter(|_| chain.writable.is_empty())
-}
-
-/// As [`outline`], and copies the frame into `packet` too.
-fn gather(
-    memory: &GuestMemory,
-    chain: &Chain,
-    longest: usize,
-    packet: &mut Packet,
-) -> Result<Gathered, RingFault> {
-    let outlined = outline(memory, chain, longest, packet)?;
-    if matches!(outlined, Gathered::TooLong(_)) {
-        return Ok(outlined);
-    }
-    packet.bytes.clear();
-    let mut header = NetHeader::LENGTH;
-    for &Segment { offset, length } in &chain.readable {
-        let skipped = header.min(length);
-        header -= skipped;
-        if !memory.read(offset + skipped, length - skipped, &mut packet.bytes) {
-            return Err(RingFault::Address);
-        }
-    }
-    Ok(outlined)
-}
-
 /// Counts a frame of so many bytes that the backend took, or refused.
 fn count_sent(is_taken: bool, length: usize, stats: &mut EmbeddedStats) {
     match is_taken {
@@ -424,43 +342,5 @@ fn send(port: &mut dyn Port, now: Instant, burst: &mut [Packet], stats: &mut Emb
     };
 }
 
-/// What a driver may send now.
-struct Rules {
-    features: FeatureBits,
-    /// The longest frame that asks for no segmentation.
-    longest: usize,
-    link_up: bool,
-}
-
-impl Rules {
-    /// Counts a transmitted frame. Returns its length if it goes to the backend.
-    fn judge(
-        &self,
-        gathered: Gathered,
-        header: &NetHeader,
-        stats: &mut EmbeddedStats,
-    ) -> Option<usize> {
-        let length = match gathered {
-            Gathered::Frame(length) => length,
-            Gathered::TooLong(length) => {
-                stats.from_driver.add(length);
-                stats.oversized.add(length);
-                return None;
-            }
-        };
-        stats.from_driver.add(length);
-        let dropped = if !offloads::is_allowed(header, length, self.features) {
-            &mut stats.violations
-        } else if length < ETHERNET_HEADER {
-            &mut stats.runts
-        } else if header.gso_type == 0 && length > self.longest {
-            &mut stats.oversized
-        } else if !self.link_up {
-            &mut stats.link_down_from_driver
-        } else {
-            return Some(length);
-        };
-        dropped.add(length);
-        None
-    }
-}
+#[cfg(test)]
+mod tests;

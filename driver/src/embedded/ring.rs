@@ -7,12 +7,21 @@
 mod packed;
 mod split;
 
-use super::memory::GuestMemory;
+use super::memory::{Descriptor, GuestMemory};
 use crate::features::FeatureBits;
 use crate::transport::RingLayout;
 
 use packed::PackedRing;
 use split::SplitRing;
+
+/// Flags of a descriptor (sections 2.7.5 and 2.8.2): the buffer goes on in the next, the device writes it,
+/// it is a table of descriptors.
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// The largest queue (sections 2.7 and 2.8.10.1).
+const MAX_SIZE: u16 = 1 << 15;
 
 /// What the driver did wrong with a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +85,23 @@ pub(super) struct Chain {
 }
 
 impl Chain {
+    /// Takes the buffer of one more descriptor, whichever the format.
+    fn add(&mut self, memory: &GuestMemory, descriptor: Descriptor) -> Result<(), RingFault> {
+        let length = usize::try_from(descriptor.length).map_err(|_| RingFault::Address)?;
+        let offset = memory
+            .translate(descriptor.address, length)
+            .ok_or(RingFault::Address)?;
+        let segment = Segment { offset, length };
+        if descriptor.flags & WRITE != 0 {
+            self.writable.push(segment);
+        } else if self.writable.is_empty() {
+            self.readable.push(segment);
+        } else {
+            return Err(RingFault::Order);
+        }
+        Ok(())
+    }
+
     fn clear(&mut self) {
         self.id = 0;
         self.descriptors = 0;
@@ -214,5 +240,7 @@ impl Ring {
     }
 }
 
+#[cfg(test)]
+pub(super) mod driver_side;
 #[cfg(test)]
 mod tests;

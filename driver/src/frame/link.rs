@@ -11,7 +11,8 @@
 
 use virtroupe_wire::Buffer;
 
-use super::{Frame, Place};
+use super::Frame;
+use super::place::Place;
 use crate::chunk::Chunk;
 use crate::pool::Home;
 

@@ -3,7 +3,7 @@
 //! Negotiated only where a frame may exceed a slot (by the MTU, or by large receive), because it
 //! makes the device write into each header, and us read it.
 
-use virtroupe_wire::Buffer;
+use virtroupe_wire::{Buffer, DropReason};
 
 use super::header::{net_header, num_buffers};
 use super::{BUFFER_LENGTH, BUFFER_START, ReceiveQueue};
@@ -15,6 +15,11 @@ use crate::ring::{Ring, Violation};
 /// The longest frame that is believed: the largest IP packet behind an Ethernet header with a
 /// VLAN tag. That of IPv6 does not count its own header. It bounds the chain that one frame becomes.
 pub(crate) const LONGEST: u32 = 65_535 + 40 + 18;
+
+/// The most buffers that a frame may span. All but the last must be full (section 5.1.6.4.1), so the
+/// longest needs 31; four times as many are for devices that use them badly. It bounds the segments of
+/// the chain, which bytes alone would not, and so what handling one frame can cost.
+const MOST_BUFFERS: u16 = 4 * (LONGEST + NET_HEADER as u32).div_ceil(BUFFER_LENGTH) as u16;
 
 /// The longest frame that a ring of `size` can be sure to take: half of it is always posted.
 pub(crate) fn longest_merged_frame(size: u16) -> usize {
@@ -66,16 +71,19 @@ impl<R: Ring> ReceiveQueue<R> {
             pool,
             copied: false,
         };
-        let before = burst.len();
-        let mut bytes = 0;
+        let (mut taken, mut bytes) = (0, 0);
         let mut result = Ok(());
-        while burst.len() - before < limit
+        while taken < limit
             && pending > 0
             && let Some(used) = self.ring.used_at(0)
         {
             match self.take_merged(used, &mut supply, &mut pending) {
                 Ok((frame, length)) => {
-                    burst.push(frame);
+                    match frame {
+                        Ok(frame) => burst.push(frame),
+                        Err(reason) => self.counters.drops.add(reason, 1),
+                    }
+                    taken += 1;
                     bytes += u64::from(length);
                     self.counters.copied += u64::from(std::mem::take(&mut supply.copied));
                 }
@@ -85,7 +93,6 @@ impl<R: Ring> ReceiveQueue<R> {
                 }
             }
         }
-        let taken = burst.len() - before;
         self.counters.frames += taken as u64;
         self.counters.bytes += bytes;
         result.map(|()| taken)
@@ -99,14 +106,14 @@ impl<R: Ring> ReceiveQueue<R> {
         Ok(buffer)
     }
 
-    /// The frame whose first buffer `first` tells of, and its length. All its buffers must be used: a device shows them at once
-    /// (section 5.1.6.4.1).
+    /// The frame whose first buffer `first` tells of, or why it is dropped; and its length. All its
+    /// buffers must be used: a device shows them at once (section 5.1.6.4.1).
     fn take_merged(
         &mut self,
         first: Used,
         supply: &mut Supply<'_>,
         pending: &mut u16,
-    ) -> Result<(Frame, u32), Violation> {
+    ) -> Result<(Result<Frame, DropReason>, u32), Violation> {
         let (slot, length) = self.take_one(first, NET_HEADER)?;
         let buffers = num_buffers(supply.pool, slot);
         let header = match self.offloads.is_none() {
@@ -121,11 +128,16 @@ impl<R: Ring> ReceiveQueue<R> {
         if buffers == 0 || buffers > *pending {
             return Err(missing(used.max(*pending)));
         }
+        if buffers > MOST_BUFFERS {
+            let most = MOST_BUFFERS;
+            return Err(Violation::MergedCount { buffers, most });
+        }
+        let mut last = &mut frame;
         while used < buffers {
             let next = self.ring.used_at(0).ok_or(missing(used))?;
             let (slot, length) = self.take_one(next, 1)?;
             used += 1;
-            frame.append(supply.segment(slot, BUFFER_START as u16, length));
+            last = last.set_tail(supply.segment(slot, BUFFER_START as u16, length));
             total += u32::from(length);
             if total > LONGEST {
                 return Err(Violation::MergedLength {
@@ -135,10 +147,15 @@ impl<R: Ring> ReceiveQueue<R> {
             }
         }
         *pending -= buffers;
-        if let Some(header) = header {
-            let offload = self.offloads.judge(&header, &frame, total)?;
-            frame.set_offload(offload);
-        }
+        let judge = |header| self.offloads.judge(&header, &frame, total);
+        let frame = match header.map(judge).transpose()? {
+            Some(Err(reason)) => Err(reason),
+            Some(Ok(offload)) => {
+                frame.set_offload(offload);
+                Ok(frame)
+            }
+            None => Ok(frame),
+        };
         Ok((frame, total))
     }
 }

@@ -214,8 +214,10 @@ impl Ring for PackedRing {
 
     /// Descriptors are written in ring order, whatever their id.
     #[inline]
-    fn prefetch_descriptors(&self, _id: u16, count: usize) {
-        let mut at = self.next.at;
+    fn prefetch_descriptors(&self, _id: u16, skip: usize, count: usize) {
+        let mut place = self.next;
+        place.advance(skip, self.size);
+        let mut at = place.at;
         for _ in 0..count.div_ceil(DESCRIPTORS_IN_LINE) {
             prefetch_write(self.halves(at).cast());
             at += DESCRIPTORS_IN_LINE;

@@ -6,6 +6,7 @@ mod notifications;
 mod packets;
 mod raw;
 mod threads;
+mod waiting;
 
 use virtroupe_driver::embedded::{
     Backend, EmbeddedConfig, EmbeddedHandle, EmbeddedStepper, EmbeddedTransport, Link, LinkConfig,

@@ -136,8 +136,6 @@ pub struct Descriptor {
 pub struct HostileDevice {
     memory: Arc<DmaMemory>,
     queues: Vec<Queue>,
-    /// For each queue, the available index up to which buffers were taken by the honest part.
-    taken: [u16; 2],
 }
 
 impl HostileDevice {
@@ -146,7 +144,6 @@ impl HostileDevice {
         HostileDevice {
             memory: parts.memory.take().expect("the driver mapped its memory"),
             queues: std::mem::take(&mut parts.queues),
-            taken: [0; 2],
         }
     }
 
@@ -257,7 +254,18 @@ impl HostileDevice {
         self.descriptor_at(self.layout(queue).descriptors + 16 * usize::from(id % self.size(queue)))
     }
 
-    /// The descriptor at offset `at`. In a packed ring `flags` is the id and `next` the flags.
+    /// The descriptor at `index` of a packed ring, with its id as `next`.
+    pub fn packed_descriptor(&self, queue: usize, index: u16) -> Descriptor {
+        let found = self.descriptor(queue, index);
+        // In memory: address, length, id, flags.
+        Descriptor {
+            flags: found.next,
+            next: found.flags,
+            ..found
+        }
+    }
+
+    /// The descriptor at offset `at`.
     pub fn descriptor_at(&self, at: usize) -> Descriptor {
         let address = u64::from(self.load_u32(at)) | u64::from(self.load_u32(at + 4)) << 32;
         Descriptor {
@@ -288,10 +296,10 @@ impl HostileDevice {
         (self.load(driver), self.load(driver + 2))
     }
 
-    /// Overwrites a descriptor, which only the driver may.
-    pub fn spoil_descriptor(&self, queue: usize, id: u16, byte: u8) {
-        let at = self.layout(queue).descriptors + 16 * self.slot(queue, id);
-        self.write(at, &[byte; 16]);
+    /// Overwrites the beginning of a descriptor, which only the driver may.
+    pub fn spoil_descriptor(&self, queue: usize, index: u16, bytes: &[u8]) {
+        let index = usize::from(index % self.size(queue));
+        self.write(self.layout(queue).descriptors + 16 * index, bytes);
     }
 
     /// The descriptors of the chain that starts at `id`.
@@ -302,42 +310,6 @@ impl HostileDevice {
             chain.push(self.descriptor(queue, last.next));
         }
         chain
-    }
-
-    /// Takes the next buffer as an honest device does; its id.
-    pub fn take(&mut self, queue: usize) -> Option<u16> {
-        if self.taken[queue] == self.available_index(queue) {
-            return None;
-        }
-        let id = self.available_entry(queue, self.taken[queue]);
-        self.taken[queue] = self.taken[queue].wrapping_add(1);
-        Some(id)
-    }
-
-    /// Marks a buffer used, whoever has it.
-    pub fn use_buffer(&self, queue: usize, id: u32, length: u32) {
-        let index = self.used_index(queue);
-        self.set_used_entry(queue, index, id, length);
-        self.set_used_index(queue, index.wrapping_add(1));
-    }
-
-    /// Delivers a frame by the rules; false if no buffer is posted.
-    pub fn deliver(&mut self, frame: &[u8]) -> bool {
-        self.deliver_with(&[0; HEADER], frame)
-    }
-
-    /// Delivers a frame behind `header`; false if no buffer is posted.
-    pub fn deliver_with(&mut self, header: &[u8; HEADER], frame: &[u8]) -> bool {
-        let Some(id) = self.take(RX) else {
-            return false;
-        };
-        let offset = self.descriptor(RX, id).offset;
-        if self.memory.range(offset, HEADER + frame.len()).is_some() {
-            self.write(offset, header);
-            self.write(offset + HEADER, frame);
-        }
-        self.use_buffer(RX, id.into(), (HEADER + frame.len()) as u32);
-        true
     }
 
     /// Whether the driver asked to hear of the used buffer before `index` (section 2.7.7), given

@@ -3,38 +3,48 @@
 
 use virtroupe_driver::Violation;
 use virtroupe_driver::features::FeatureBits;
-use virtroupe_wire::Offload;
 use virtroupe_wire::offload::{ChecksumState, PartialChecksum, SegmentKind, Segmentation};
+use virtroupe_wire::{DropReason, Offload};
 
 use super::device::HEADER;
 
 /// Every receive offload.
 pub const ALL: FeatureBits = FeatureBits(0b111 << 7 | 1 << 10 | 1 << 1 | 0b11 << 54);
 
-/// The description of a frame of `length` bytes that begins with `head`, if the device may say
-/// what is in `header`.
+/// What becomes of a frame of `length` bytes that begins with `head`: its description, or the reason
+/// why it is dropped; or a violation, if the device may not say what is in `header` of any frame.
 pub fn judge(
     features: FeatureBits,
     header: &[u8],
     head: &[u8],
     length: u32,
-) -> Result<Offload, Violation> {
+) -> Result<Result<Offload, DropReason>, Violation> {
     let number = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     let (flags, gso_type) = (header[0], header[1]);
     let (size, start, offset) = (number(4), number(6), number(8));
-    let refused = Err(Violation::NetHeader {
-        flags,
-        gso_type,
-        gso_size: size,
-        checksum: (start, offset),
-        length,
-    });
     let is_partial = flags & 1 != 0;
     if features.0 & ALL.0 == 0 || (flags, gso_type) == (0, 0) {
-        return Ok(Offload::NONE);
+        return Ok(Ok(Offload::NONE));
     }
-    if is_partial && u32::from(start) + u32::from(offset) + 2 > length {
-        return refused;
+    let ecn = gso_type & 0x80 != 0;
+    let has = |bit: u32| features.0 >> bit & 1 != 0;
+    let is_kind_taken = match gso_type & 0x7f {
+        0 => true,
+        1 => has(7),
+        3 => has(10),
+        4 => has(8),
+        5 => has(54) || has(55),
+        _ => false,
+    };
+    let is_beyond = is_partial && u32::from(start) + u32::from(offset) + 2 > length;
+    if !is_kind_taken || (ecn && !has(9)) || is_beyond {
+        return Err(Violation::NetHeader {
+            flags,
+            gso_type,
+            gso_size: size,
+            checksum: (start, offset),
+            length,
+        });
     }
     let checksum = match flags & 3 {
         0 => ChecksumState::Plain,
@@ -42,56 +52,56 @@ pub fn judge(
         _ => ChecksumState::Partial(PartialChecksum { start, offset }),
     };
     if gso_type == 0 {
-        return Ok(Offload {
+        return Ok(Ok(Offload {
             checksum,
             segmentation: None,
-        });
+        }));
     }
-    let ecn = gso_type & 0x80 != 0;
-    let is_ipv4 = ethertype(head) == Some(0x0800);
-    let is_ipv6 = ethertype(head) == Some(0x86dd);
-    let tcp = SegmentKind::Tcp { ecn };
-    let known = [
-        (1, is_ipv4, 7, tcp),
-        (4, is_ipv6, 8, tcp),
-        (3, is_ipv4 || is_ipv6, 10, SegmentKind::UdpFragments),
-        (5, is_ipv4, 54, SegmentKind::Udp),
-        (5, is_ipv6, 55, SegmentKind::Udp),
-    ];
-    let has = |bit: u32| features.0 >> bit & 1 != 0;
-    let found = known.iter().find(|(kind, fits, bit, _)| {
-        *kind == gso_type & 0x7f && *fits && has(*bit) && (*kind % 3 == 1 || !ecn)
-    });
-    let Some((.., kind)) = found.filter(|_| is_partial && size > 0 && (!ecn || has(9))) else {
-        return refused;
+    if !is_partial {
+        return Ok(Err(DropReason::Malformed));
+    }
+    let is_ipv4 = match ethertype(head) {
+        Some(0x0800) => true,
+        Some(0x86dd) => false,
+        Some(_) => return Ok(Err(DropReason::UnknownEtherType)),
+        None => return Ok(Err(DropReason::Malformed)),
     };
-    let header = match kind {
-        SegmentKind::Tcp { .. } => match head.get(usize::from(start) + 12) {
-            Some(field) if field >> 4 >= 5 => usize::from(field >> 4) * 4,
-            _ => return refused,
-        },
+    let kind = match gso_type & 0x7f {
+        1 if is_ipv4 => SegmentKind::Tcp { ecn },
+        4 if !is_ipv4 => SegmentKind::Tcp { ecn },
+        3 if !ecn => SegmentKind::UdpFragments,
+        5 if !ecn && has(if is_ipv4 { 54 } else { 55 }) => SegmentKind::Udp,
+        _ => return Ok(Err(DropReason::Malformed)),
+    };
+    let transport = match kind {
+        SegmentKind::Tcp { .. } => head
+            .get(usize::from(start) + 12)
+            .map_or(0, |field| usize::from(field >> 4) * 4),
         _ => 8,
     };
-    let header_length = usize::from(start) + header;
-    if header_length > head.len() {
-        return refused;
+    let is_tcp = matches!(kind, SegmentKind::Tcp { .. });
+    let header_length = usize::from(start) + transport;
+    if size == 0 || (is_tcp && transport < 20) || header_length > head.len() {
+        return Ok(Err(DropReason::Malformed));
     }
-    Ok(Offload {
+    Ok(Ok(Offload {
         checksum,
         segmentation: Some(Segmentation {
-            kind: *kind,
+            kind,
             size,
             header_length: header_length as u16,
         }),
-    })
+    }))
 }
 
-/// Behind at most two VLAN tags.
+/// Behind at most two VLAN tags; the third, if there are more. `None` if the frame ends before.
 fn ethertype(head: &[u8]) -> Option<u16> {
-    (0..3)
-        .map_while(|tags| head.get(12 + 4 * tags..14 + 4 * tags))
-        .map(|field| u16::from_be_bytes([field[0], field[1]]))
-        .find(|ethertype| ![0x8100, 0x88a8].contains(ethertype))
+    let field = |at: usize| Some(u16::from_be_bytes([*head.get(at)?, *head.get(at + 1)?]));
+    let mut at = 12;
+    while at < 20 && matches!(field(at), Some(0x8100 | 0x88a8)) {
+        at += 4;
+    }
+    field(at)
 }
 
 /// A header, and the beginning of a frame that it may be about: often what is right, and seldom far
@@ -112,6 +122,9 @@ pub fn crafted(a: u16, b: u16, c: u16) -> ([u8; HEADER], [u8; 60]) {
     };
     let ethertype = [right, right, [0x81, 0], [8, 6]][usize::from(a >> 8) % 4];
     head[12..14].copy_from_slice(&ethertype);
-    head[16..18].copy_from_slice(&[8, 0]);
+    let inner = [[8, 0], [0x88, 0xa8], [0x86, 0xdd], [0x88, 0x47]][usize::from(a >> 10) % 4];
+    head[16..18].copy_from_slice(&inner);
+    let innermost = [[8, 0], [0x81, 0]][usize::from(a >> 12) % 2];
+    head[20..22].copy_from_slice(&innermost);
     (header, head)
 }

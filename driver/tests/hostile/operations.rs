@@ -1,12 +1,15 @@
 //! Random work of the driver and random misdeeds of the device, out of plain numbers, so that
 //! property tests and fuzzers share them.
 
+use virtroupe_driver::pool::SLOT_STRIDE;
 use virtroupe_driver::{Frame, Violation, drop_burst};
 use virtroupe_wire::Buffer;
 
-use super::device::{RX, TX};
-use super::harness::{BUFFER, Harness, Setup};
+use super::device::{HEADER, RX, TX};
+use super::harness::Harness;
 use super::net_header;
+use super::rings::{BUFFER, USED};
+use super::setup::Setup;
 
 /// One step: which, and three numbers whose meaning depends on it.
 pub type Words = (u8, u16, u16, u16);
@@ -14,12 +17,7 @@ pub type Words = (u8, u16, u16, u16);
 /// Runs the steps until the first violation, then resets the device. Panics when the driver does
 /// something that the model did not foretell.
 pub fn run(choice: u8, steps: &[Words]) {
-    let mut harness = Harness::new(Setup {
-        event_idx: choice & 1 != 0,
-        in_order: choice & 2 != 0,
-        described: choice & 8 != 0,
-        queue_size: 16 << ((choice >> 2) & 1),
-    });
+    let mut harness = Harness::new(Setup::from_bits(choice));
     for step in steps {
         if drive(&mut harness, *step).is_some() {
             break;
@@ -52,16 +50,16 @@ fn drive(harness: &mut Harness, (kind, a, b, c): Words) -> Option<Violation> {
         }
         11 => freeze(harness, x),
         12 => change(harness, x, y),
-        13..=15 => deliver(harness, x % 8, y % 2037),
-        16 | 17 => complete(harness, x % 16, b & 1 != 0),
-        24 => describe(harness, a, b, c),
+        13..=15 => deliver(harness, x % 8, 1 + y % 6, c),
+        16 | 17 => harness.complete(x % 16, b & 1 != 0),
+        18 => describe(harness, a, b, c),
         _ => misbehave(harness, kind % 25, a, b, c),
     }
     None
 }
 
 /// Drops the first `count` frames, one by one or as a burst.
-pub fn let_go(frames: &mut Vec<Frame>, count: usize, is_burst: bool) {
+fn let_go(frames: &mut Vec<Frame>, count: usize, is_burst: bool) {
     let count = count.min(frames.len());
     let mut gone: Vec<_> = frames.drain(..count).collect();
     if is_burst {
@@ -131,77 +129,87 @@ fn change(harness: &mut Harness, choice: usize, count: usize) {
     assert!(frame.len() <= length + 2200);
 }
 
-fn deliver(harness: &mut Harness, count: usize, length: usize) {
+/// Frames by the rules, each in `buffers` buffers where they are merged.
+fn deliver(harness: &mut Harness, count: usize, buffers: usize, length: u16) {
+    let buffers = if harness.setup.mergeable { buffers } else { 1 };
+    let mut header = [0; HEADER];
+    header[10] = buffers as u8;
+    let last = HEADER as u32 + u32::from(length) % (BUFFER - HEADER as u32 + 1);
     for _ in 0..count {
-        if harness.readable {
-            harness.hostile.deliver(&vec![0xab; length]);
-        }
+        harness.deliver_merged(&header, &[], buffers, last);
     }
 }
 
-/// A frame with a header that is about something like it.
+/// A frame in one buffer or two, with a header that is about something like it.
 fn describe(harness: &mut Harness, a: u16, b: u16, c: u16) {
-    if harness.readable {
-        let (header, frame) = net_header::crafted(a, b, c);
-        harness.hostile.deliver_with(&header, &frame);
-    }
-}
-
-/// Reports sent chains by the rules: one by one, or as a batch, which is only right in order.
-fn complete(harness: &mut Harness, count: usize, batch: bool) {
-    if !harness.readable {
-        return;
-    }
-    let taken: Vec<_> = (0..count).map_while(|_| harness.hostile.take(TX)).collect();
-    if batch {
-        if let Some(last) = taken.last() {
-            let index = harness.hostile.used_index(TX);
-            let end = index.wrapping_add(taken.len() as u16);
-            harness.hostile.set_used_entry(TX, index, (*last).into(), 0);
-            harness.hostile.set_used_index(TX, end);
-        }
-    } else {
-        for id in taken {
-            harness.hostile.use_buffer(TX, id.into(), 0);
-        }
-    }
+    let (mut header, head) = net_header::crafted(a, b, c);
+    let buffers = match harness.setup.mergeable {
+        true => 1 + a % 2,
+        false => 1,
+    };
+    header[10] = buffers as u8;
+    let last = (HEADER + head.len()) as u32;
+    harness.deliver_merged(&header, &head, buffers.into(), last);
 }
 
 fn misbehave(harness: &mut Harness, kind: u8, a: u16, b: u16, c: u16) {
     let queue = if a & 1 == 0 { RX } else { TX };
-    let hostile = &harness.hostile;
-    let index = hostile.used_index(queue);
     match kind {
-        // Mostly small steps: large ones are all the same violation.
-        18 => hostile.set_used_index(
-            queue,
-            index.wrapping_add(if a & 2 == 0 { b % 32 } else { b }),
-        ),
-        19 => {
-            let id = u32::from(b) | u32::from(a & 0x8000) << 8;
-            let id = if a & 4 == 0 { id % 32 } else { id };
-            let length = if a & 2 == 0 {
-                c.into()
-            } else {
-                BUFFER + 1 - u32::from(c % 3)
-            };
-            hostile.set_used_entry(queue, index.wrapping_sub(a >> 8 & 15), id, length);
-        }
-        20 => {
-            hostile.set_available_event(queue, b);
-            hostile.set_used_flags(queue, c);
-        }
-        21 => hostile.spoil_descriptor(queue, b, c as u8),
-        22 => {
-            hostile.set_available_word(queue, b, c);
-            harness.readable = false;
-        }
+        19 | 20 => lie_of_used(harness, queue, a, b, c),
+        21 => harness.disturb_events(queue, b, c),
+        22 => harness.spoil_descriptor(queue, b, c as u8),
+        23 => spoil_what_is_available(harness, queue, a, b, c),
         _ => {
-            // Payload and headers, whoever holds them: the slots fill the memory's end.
-            let slots = 128 * 2240;
-            let offset = hostile.memory_length() - slots + usize::from(b) * 4 % (slots - 4);
-            hostile.write(offset, &[a as u8, c as u8, 0xff, 0]);
-            hostile.interrupt(queue);
+            // Payload and headers, whoever holds them: the slots fill the memory's end. Not tables,
+            // which the model reads after the driver.
+            let slots = 128 * SLOT_STRIDE;
+            let offset = harness.hostile.memory_length() - slots + usize::from(b) * 4 % (slots - 4);
+            if !harness.setup.indirect {
+                harness.hostile.write(offset, &[a as u8, c as u8, 0xff, 0]);
+            }
+            harness.hostile.interrupt(queue);
         }
+    }
+}
+
+/// A used entry near where the driver looks; small ids are the likelier lies.
+fn lie_of_used(harness: &mut Harness, queue: usize, a: u16, b: u16, c: u16) {
+    let place = harness.rings[queue].used.0 + usize::from(a >> 8 & 7);
+    let id = match a & 2 == 0 {
+        true => u32::from(b % harness.setup.queue_size),
+        false => u32::from(b) | u32::from(a & 0x8000) << 8,
+    };
+    let length = match a & 4 == 0 {
+        true => c.into(),
+        false => BUFFER + 1 - u32::from(c % 3),
+    };
+    let hostile = &harness.hostile;
+    // The index of a split ring lies too: mostly a little, as large steps are all the same violation.
+    let index = (!harness.setup.packed).then(|| hostile.used_index(queue));
+    harness.write_used(queue, place, id, length);
+    if let Some(index) = index {
+        let ahead = match a & 0x78 {
+            0 => b,
+            0x08 => b % 32,
+            _ => 0,
+        };
+        hostile.set_used_index(queue, index.wrapping_add(ahead));
+    }
+}
+
+/// What nobody may write while it is available: all the driver knows is then its shadow.
+fn spoil_what_is_available(harness: &mut Harness, queue: usize, a: u16, b: u16, c: u16) {
+    if a & 0xfe != 0 {
+        return;
+    }
+    harness.readable = false;
+    if !harness.setup.packed {
+        harness.hostile.set_available_word(queue, b, c);
+        return;
+    }
+    for index in 0..harness.setup.queue_size {
+        let flags = c.rotate_left(index.into()) | USED;
+        let hostile = &harness.hostile;
+        hostile.set_packed(queue, index, b ^ index, c.into(), flags);
     }
 }

@@ -51,18 +51,24 @@ fn a_backend_that_never_accepts_times_out() {
     assert_eq!(error.to_string(), expected);
 }
 
+/// What is said of a backend that has `fault` at `request`.
+fn error_of(request: u32, fault: Fault) -> TransportError {
+    let backend = Backend::start(faulty(request, fault));
+    let error = start_error(&mut transport(&backend, LONG));
+    backend.finish();
+    error
+}
+
 #[test]
 fn a_backend_that_closes_midway_is_named() {
     let mut requests = whole_sequence();
     requests.retain(|request| *request != GET_VRING_BASE);
     for request in requests {
-        let backend = Backend::start(faulty(request, Fault::Close));
-        let error = start_error(&mut transport(&backend, LONG));
+        let error = error_of(request, Fault::Close);
         assert!(
             matches!(error, TransportError::Closed { .. }),
             "{request}: {error}"
         );
-        backend.finish();
     }
 }
 
@@ -78,40 +84,30 @@ fn malformed_answers_are_blamed_on_the_device() {
         ("with a file", Fault::File),
     ];
     for (name, fault) in faults {
-        let backend = Backend::start(faulty(GET_FEATURES, fault));
-        let error = start_error(&mut transport(&backend, LONG));
+        let error = error_of(GET_FEATURES, fault);
         assert!(
             matches!(error, TransportError::Device { .. }),
             "{name}: {error}"
         );
-        backend.finish();
     }
 }
 
 #[test]
 fn a_refused_request_is_named() {
-    let backend = Backend::start(faulty(SET_MEM_TABLE, Fault::Answer(1)));
-    let mut transport = transport(&backend, LONG);
-    let error = start_error(&mut transport).to_string();
+    let error = error_of(SET_MEM_TABLE, Fault::Answer(1)).to_string();
     assert!(
         error.ends_with("refused SET_MEM_TABLE (code 1); its log may say why"),
         "{error}"
     );
-    drop(transport);
-    backend.finish();
 }
 
 #[test]
 fn a_backend_that_clears_features_ok_refuses_the_features() {
-    let backend = Backend::start(faulty(GET_STATUS, Fault::Answer(3)));
-    let mut transport = transport(&backend, LONG);
-    let error = start_error(&mut transport).to_string();
+    let error = error_of(GET_STATUS, Fault::Answer(3)).to_string();
     assert!(
         error.contains("refused the features MTU VERSION_1 IN_ORDER"),
         "{error}"
     );
-    drop(transport);
-    backend.finish();
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl<B: Buffer> Host<B> {
             else {
                 break;
             };
-            let id = self.random.id();
+            let id = self.random.identification(template.dont_fragment);
             template.write(room, source, common.peer.port(), id, payload);
             written += 1;
             bytes += HEADERS + length;

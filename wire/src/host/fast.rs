@@ -23,7 +23,7 @@ pub(super) struct FastUdp {
     pub(super) ttl: u8,
     pub(super) dscp_ecn: u8,
     /// Bytes of UDP payload.
-    pub(super) payload: usize,
+    pub(super) payload: u16,
 }
 
 impl FastUdp {
@@ -91,7 +91,7 @@ impl FastUdp {
             destination_port: (headers.transport >> 32) as u16,
             ttl: (hops >> 56) as u8,
             dscp_ecn: (headers.network[0] >> 48) as u8,
-            payload: payload.len(),
+            payload: payload.len() as u16,
         })
     }
 }

@@ -256,7 +256,7 @@ impl<B: Buffer> Host<B> {
             protocol: outgoing.protocol,
             ttl: outgoing.ttl,
             dscp_ecn: outgoing.dscp_ecn,
-            id: self.random.id(),
+            id: self.random.identification(plan.mtu.dont_fragment),
             dont_fragment: plan.mtu.dont_fragment,
             more_fragments: false,
             fragment_offset: 0,
@@ -271,7 +271,8 @@ impl<B: Buffer> Host<B> {
     pub(super) fn output_pieces(&mut self, plan: &Plan, outgoing: &Outgoing) {
         let mut pieces = std::mem::take(&mut self.pieces);
         let is_fragmented = pieces.len() > 1;
-        let id = self.random.id();
+        let dont_fragment = plan.mtu.dont_fragment && !is_fragmented;
+        let id = self.random.identification(dont_fragment);
         let mut left = pieces.len();
         let mut fragment_offset = 0;
         if is_fragmented {
@@ -287,7 +288,7 @@ impl<B: Buffer> Host<B> {
                 ttl: outgoing.ttl,
                 dscp_ecn: outgoing.dscp_ecn,
                 id,
-                dont_fragment: plan.mtu.dont_fragment && !is_fragmented,
+                dont_fragment,
                 more_fragments: left > 0,
                 fragment_offset,
                 header_length: ipv4::HEADER,

@@ -9,46 +9,33 @@ use rand_core::{Rng, SeedableRng};
 #[derive(Debug)]
 pub(super) struct Random {
     stream: ChaCha8Rng,
-    /// Numbers that were drawn at once; those from `next` on are not used yet.
-    ids: [u16; IDS],
-    next: usize,
 }
-
-/// Numbers of 16 bits that are drawn at once.
-const IDS: usize = 64;
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
         Random {
             stream: ChaCha8Rng::seed_from_u64(seed),
-            ids: [0; IDS],
-            next: IDS,
         }
     }
 
-    /// A number of 16 bits, as for IP identifications. Never zero, which some receivers take
-    /// for "not set".
+    /// The identification of an IPv4 packet. One that no router may fragment needs none, and has
+    /// 0, as with Linux (RFC 6864, section 4.1); others have a number at random, but not 0.
     #[inline(always)]
-    pub(super) fn id(&mut self) -> u16 {
+    pub(super) fn identification(&mut self, dont_fragment: bool) -> u16 {
+        match dont_fragment {
+            true => 0,
+            false => self.not_zero(),
+        }
+    }
+
+    #[inline(never)]
+    fn not_zero(&mut self) -> u16 {
         loop {
-            match self.ids.get(self.next) {
-                Some(0) => self.next += 1,
-                Some(id) => {
-                    self.next += 1;
-                    return *id;
-                }
-                None => self.draw(),
+            match self.stream.next_u32() as u16 {
+                0 => continue,
+                id => return id,
             }
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn draw(&mut self) {
-        let mut bytes = [[0; 2]; IDS];
-        self.stream.fill_bytes(bytes.as_flattened_mut());
-        self.ids = bytes.map(u16::from_le_bytes);
-        self.next = 0;
     }
 
     /// A number from 0 to `bound` - 1, or 0 if `bound` is 0. The bias is below 2^-32.

@@ -11,12 +11,8 @@ use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
 use crate::mac::MacAddr;
 use crate::offload::{ChecksumState, Offload};
-use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{UdpDatagram, UdpSocketId};
-
-/// A frame, and what it is if it is of the common kind.
-type Read<B> = (Option<FastUdp>, B);
 
 /// Who gets datagrams that are like one of which that was found out.
 #[derive(Debug, Clone, Copy)]
@@ -39,17 +35,18 @@ impl<B: Buffer> Host<B> {
     ) {
         let mac = self.mac;
         let mut frames = burst.drain(..);
-        let mut next = frames.next().map(|frame| read(frame, mac));
-        while let Some((fast, frame)) = next {
-            let run = fast.and_then(|fast| Some((self.find_run(&fast)?, fast)));
-            let stopped_at = match run {
-                Some((run, fast)) => self.receive_run(run, fast, frame, &mut frames),
+        // What is known of the frame in front, if anything.
+        let mut known = None;
+        while let Some(frame) = frames.as_slice().first() {
+            let fast = known.take().or_else(|| read(frame, mac));
+            match fast.and_then(|fast| Some((self.find_run(&fast)?, fast))) {
+                Some((run, first)) => known = self.receive_run(run, first, &mut frames),
                 None => {
-                    self.receive_slow(now, frame, pool);
-                    None
+                    if let Some(frame) = frames.next() {
+                        self.receive_slow(now, frame, pool);
+                    }
                 }
-            };
-            next = stopped_at.or_else(|| frames.next().map(|frame| read(frame, mac)));
+            }
         }
     }
 
@@ -70,48 +67,52 @@ impl<B: Buffer> Host<B> {
         })
     }
 
-    /// Delivers the datagram `first`, which is in `frame`, and those behind it that are of its
-    /// run. Returns the frame that is not.
+    /// Delivers the datagram `first`, which is in the frame in front, and those behind it that are
+    /// of its run. Returns what the frame behind them is, if it is of the common kind.
+    ///
+    /// They are all read before any of them moves: a vector that grows by a known number takes
+    /// them where they go to, and a loop in which it might grow would put each together first,
+    /// and then copy it, narrow stores by wide loads that have to wait for them.
     fn receive_run(
         &mut self,
         run: Run,
         first: FastUdp,
-        frame: B,
         frames: &mut Drain<'_, B>,
-    ) -> Option<Read<B>> {
+    ) -> Option<FastUdp> {
         let (mac, addresses) = (self.mac, &self.addresses);
         let Some((queue, room)) = self.sockets.open_queue(run.socket) else {
-            self.counters.rx_bytes += frame.len() as u64;
+            self.counters.rx_bytes += frames.next().map_or(0, |frame| frame.len() as u64);
             self.drop_received(DropReason::MailboxFull);
             return None;
         };
-        let before = queue.len();
-        // No more can come, so that the queue grows once.
-        let most = room.min(frames.len() + 1);
-        queue.reserve(most);
-        let mut bytes = frame.head().len();
-        queue.push(datagram(&first, frame));
-        let mut stopped_at = None;
-        for frame in frames.take(most - 1) {
-            let (fast, frame) = read(frame, mac);
-            let Some(fast) = fast else {
-                stopped_at = Some((None, frame));
-                break;
-            };
+        let most = room.min(frames.len());
+        let others = frames.as_slice().get(1..most).unwrap_or_default();
+        let mut behind = None;
+        let mut bytes = frames
+            .as_slice()
+            .first()
+            .map_or(0, |frame| frame.head().len());
+        self.run.clear();
+        self.run.reserve(most);
+        self.run.push(first);
+        for frame in others {
+            let Some(fast) = read(frame, mac) else { break };
             let is_like = fast.destination_port == first.destination_port
                 && (run.is_whole_port || first.is_same_flow(&fast))
                 && (fast.source == first.source || addresses.is_foreign_source(fast.source))
                 && addresses.is_own_like(run.owner, fast.destination);
             if !is_like {
-                stopped_at = Some((Some(fast), frame));
+                behind = Some(fast);
                 break;
             }
             bytes += frame.head().len();
-            push_reserved(queue, datagram(&fast, frame));
+            self.run.push(fast);
         }
         self.counters.rx_bytes += bytes as u64;
-        self.counters.delivered += (queue.len() - before) as u64;
-        stopped_at
+        self.counters.delivered += self.run.len() as u64;
+        let run = self.run.iter().zip(frames);
+        queue.extend(run.map(|(fast, frame)| datagram(fast, frame)));
+        behind
     }
 
     /// Delivers a datagram like those of a run, whose checksum the device has verified or never
@@ -141,34 +142,21 @@ impl<B: Buffer> Host<B> {
 /// Reads a frame. A chain, or a frame of which the device has said something, is not of the
 /// common kind.
 #[inline(always)]
-fn read<B: Buffer>(frame: B, mac: MacAddr) -> Read<B> {
-    let fast = match frame.is_simple() {
+fn read<B: Buffer>(frame: &B, mac: MacAddr) -> Option<FastUdp> {
+    match frame.is_simple() {
         true => FastUdp::parse(frame.head(), mac),
         false => None,
-    };
-    (fast, frame)
-}
-
-/// Removes the padding of a short frame. By value, so that all others stay in registers.
-#[cold]
-#[inline(never)]
-fn shorten<B: Buffer>(mut frame: B, length: usize) -> B {
-    frame.truncate(length);
-    frame
-}
-
-/// The datagram `fast` in `frame`, which is no chain.
-#[inline(always)]
-fn datagram<B: Buffer>(fast: &FastUdp, mut frame: B) -> UdpDatagram<B> {
-    frame.trim_front(fast::HEADERS);
-    if frame.head().len() != fast.payload {
-        frame = shorten(frame, fast.payload);
     }
+}
+
+/// The datagram `fast` in `frame`, without headers and padding.
+#[inline(always)]
+fn datagram<B: Buffer>(fast: &FastUdp, frame: B) -> UdpDatagram<B> {
     UdpDatagram {
+        payload: frame.narrow(fast::HEADERS, usize::from(fast.payload)),
         source: SocketAddr::V4(SocketAddrV4::new(fast.source, fast.source_port)),
         destination: SocketAddr::V4(SocketAddrV4::new(fast.destination, fast.destination_port)),
         ttl: fast.ttl,
         dscp_ecn: fast.dscp_ecn,
-        payload: frame,
     }
 }

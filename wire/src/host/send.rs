@@ -81,13 +81,14 @@ impl<B: Buffer> Host<B> {
     /// each from the address that it was sent to: [`send_udp`](Self::send_udp) of
     /// [`UdpSend::reply`], with less to do for each.
     ///
-    /// `burst` is then empty. What was refused is behind what `refused` held before.
+    /// `burst` is then empty: what is refused is dropped, and its reasons, in order, are behind what
+    /// `refused` held before.
     pub fn reply_udp<A: Allocator<Buffer = B>>(
         &mut self,
         now: Instant,
         id: UdpSocketId,
         burst: &mut Vec<UdpDatagram<B>>,
-        refused: &mut Vec<UdpSend<B>>,
+        refused: &mut Vec<DropReason>,
         pool: &mut A,
     ) -> SendOutcome {
         match is_ipv6(id) {
@@ -102,7 +103,7 @@ impl<B: Buffer> Host<B> {
         now: Instant,
         id: UdpSocketId,
         burst: &mut Vec<UdpDatagram<B>>,
-        refused: &mut Vec<UdpSend<B>>,
+        refused: &mut Vec<DropReason>,
         pool: &mut A,
     ) -> SendOutcome {
         let offered = burst.len();
@@ -110,17 +111,12 @@ impl<B: Buffer> Host<B> {
         let local = self.local::<F>(id);
         if let Some(local) = &local {
             let common = F::write_run(self, now, local, burst);
-            for datagram in burst.drain(..common) {
-                push_reserved(&mut self.transmit, datagram.payload);
-            }
+            let replies = burst.drain(..common);
+            self.transmit
+                .extend(replies.map(|datagram| datagram.payload));
         }
         if !burst.is_empty() {
-            let mut rest = burst.drain(..).map(UdpSend::reply).collect();
-            match &local {
-                Some(local) => self.send_each(now, local, &mut rest, pool),
-                None => drop(self.refuse_all(&mut rest)),
-            }
-            refused.append(&mut rest);
+            self.reply_each(now, local.as_ref(), burst, refused, pool);
         }
         self.finish_burst(now, offered, refused.len() - before, pool)
     }
@@ -163,6 +159,35 @@ impl<B: Buffer> Host<B> {
         }
     }
 
+    /// Sends those replies of a burst that can be sent, and drops the others.
+    #[inline(never)]
+    fn reply_each<F: Family, A: Allocator<Buffer = B>>(
+        &mut self,
+        now: Instant,
+        local: Option<&Local<F>>,
+        burst: &mut Vec<UdpDatagram<B>>,
+        refused: &mut Vec<DropReason>,
+        pool: &mut A,
+    ) {
+        let mut replies = burst.drain(..);
+        while let Some(datagram) = replies.next() {
+            let outcome = match local {
+                Some(local) => self.send_one(now, local, &mut UdpSend::reply(datagram), pool),
+                None => Err(DropReason::SocketClosed),
+            };
+            let Err(reason) = outcome else {
+                continue;
+            };
+            // Those behind would be refused for the same reason.
+            let others = match is_shortage(reason) || local.is_none() {
+                true => replies.by_ref().count(),
+                false => 0,
+            };
+            self.drop_many_sent(reason, 1 + others);
+            refused.resize(refused.len() + 1 + others, reason);
+        }
+    }
+
     /// Sends those of a burst that can be sent, and leaves the others in it.
     #[inline(never)]
     fn send_each<F: Family, A: Allocator<Buffer = B>>(
@@ -183,10 +208,7 @@ impl<B: Buffer> Host<B> {
             };
             self.drop_sent(reason);
             send.refused = Some(reason);
-            if matches!(
-                reason,
-                DropReason::RingFull | DropReason::NoCredit | DropReason::PoolEmpty
-            ) {
+            if is_shortage(reason) {
                 shortage = Some(reason);
             }
             true
@@ -336,6 +358,14 @@ impl<B: Buffer> Host<B> {
         F::output_pieces(self, &ready.plan, &ready.outgoing);
         Ok(())
     }
+}
+
+/// Whether what is refused for this reason would be sent if there were more room.
+fn is_shortage(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::RingFull | DropReason::NoCredit | DropReason::PoolEmpty
+    )
 }
 
 /// Whether a socket is one of IPv6.

@@ -15,6 +15,8 @@ pub(super) struct Template {
     pub(super) peer: Ipv4Addr,
     pub(super) ttl: u8,
     pub(super) dscp_ecn: u8,
+    /// Whether no router may fragment them.
+    pub(super) dont_fragment: bool,
     /// Our address on the route.
     pub(super) route_source: Ipv4Addr,
     /// The longest payload in bytes that fits into one packet.
@@ -41,6 +43,7 @@ impl Template {
             peer: path.destination,
             ttl,
             dscp_ecn,
+            dont_fragment: path.mtu.dont_fragment,
             route_source: path.source,
             longest: path.mtu.mtu.saturating_sub(ipv4::HEADER + udp::HEADER),
             local_port,

@@ -140,17 +140,29 @@ fn options_are_ignored_but_source_routes_are_refused() {
     }
 }
 
+/// RFC 6864, section 4.1.
 #[test]
-fn identifications_are_neither_zero_nor_constant() {
+fn what_no_router_may_fragment_has_no_identification() {
     let mut bed = Bed::new(config());
     let socket = bed.bind("0.0.0.0:7");
-    let payloads = vec![&b"x"[..]; 100];
-    let _ = bed.send(socket, (PEER, 9), &payloads);
-    let mut ids: Vec<_> = bed
-        .sent()
-        .iter()
-        .map(|frame| read_ipv4(frame).0.identification)
-        .collect();
+    let _ = bed.send(socket, (PEER, 9), &[&b"x"[..]; 3]);
+    for frame in bed.sent() {
+        let header = read_ipv4(&frame).0;
+        assert!(header.dont_fragment);
+        assert_eq!(header.identification, 0);
+    }
+}
+
+#[test]
+fn identifications_of_fragmented_datagrams_are_neither_zero_nor_constant() {
+    let mut bed = Bed::new(config());
+    let socket = bed.bind("0.0.0.0:7");
+    let long = vec![0; 1600];
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        let _ = bed.send(socket, (PEER, 9), &[&long[..]]);
+        ids.push(read_ipv4(&bed.sent()[0]).0.identification);
+    }
     assert!(!ids.contains(&0));
     ids.sort_unstable();
     ids.dedup();

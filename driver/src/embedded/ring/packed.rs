@@ -4,13 +4,10 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::super::memory::{Area, Descriptor, GuestMemory};
 use super::split::passed;
-use super::{Chain, RingFault, Segment, UsedReports};
+use super::{Chain, INDIRECT, MAX_SIZE, NEXT, RingFault, UsedReports, WRITE};
 use crate::features::FeatureBits;
 use crate::transport::RingLayout;
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
@@ -23,9 +20,6 @@ const EVENT_FLAGS: usize = 2;
 const ENABLE: u16 = 0;
 const DISABLE: u16 = 1;
 const SPECIFIC: u16 = 2;
-
-/// The largest queue (section 2.8.10.1).
-const MAX_SIZE: u16 = 1 << 15;
 
 /// A place in the ring with the wrap counter that goes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +207,13 @@ impl PackedRing {
                 }
                 return self.walk_table(address, length, chain);
             }
-            self.add(address, length, flags, chain)?;
+            let descriptor = Descriptor {
+                address,
+                length,
+                flags,
+                next: 0,
+            };
+            chain.add(&self.memory, descriptor)?;
             if flags & NEXT == 0 {
                 return Ok(());
             }
@@ -240,37 +240,13 @@ impl PackedRing {
             if !self.memory.read_exact(at, &mut bytes) {
                 return Err(RingFault::Address);
             }
-            let [a, b, c, d, e, f, g, h, l0, l1, l2, l3, _, _, f0, f1] = bytes;
-            let address = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-            let length = u32::from_le_bytes([l0, l1, l2, l3]);
-            let flags = u16::from_le_bytes([f0, f1]);
+            // An id is where a split ring has flags, and flags where that has the next.
+            let found = Descriptor::from_bytes(bytes);
+            let flags = found.next;
             if flags & !WRITE != 0 {
                 return Err(RingFault::Indirect);
             }
-            self.add(address, length, flags, chain)?;
-        }
-        Ok(())
-    }
-
-    fn add(
-        &self,
-        address: u64,
-        length: u32,
-        flags: u16,
-        chain: &mut Chain,
-    ) -> Result<(), RingFault> {
-        let length = usize::try_from(length).map_err(|_| RingFault::Address)?;
-        let offset = self
-            .memory
-            .translate(address, length)
-            .ok_or(RingFault::Address)?;
-        let segment = Segment { offset, length };
-        if flags & WRITE != 0 {
-            chain.writable.push(segment);
-        } else if chain.writable.is_empty() {
-            chain.readable.push(segment);
-        } else {
-            return Err(RingFault::Order);
+            chain.add(&self.memory, Descriptor { flags, ..found })?;
         }
         Ok(())
     }

@@ -3,13 +3,9 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::super::memory::{Area, Descriptor, GuestMemory};
-use super::{Chain, RingFault, Segment, UsedReports};
+use super::{Chain, INDIRECT, MAX_SIZE, NEXT, RingFault, UsedReports};
 use crate::features::FeatureBits;
 use crate::transport::RingLayout;
-
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` and `VIRTQ_USED_F_NO_NOTIFY`.
 const SUPPRESS: u16 = 1;
@@ -18,9 +14,6 @@ const SUPPRESS: u16 = 1;
 const INDEX: usize = 2;
 const ELEMENTS: usize = 4;
 const USED_ELEMENT: usize = 8;
-
-/// The largest queue (section 2.7).
-const MAX_SIZE: u16 = 1 << 15;
 
 /// Split ring state. The indices are private copies; what the driver may write is read once.
 #[derive(Debug)]
@@ -154,7 +147,7 @@ impl SplitRing {
             if descriptor.flags & INDIRECT != 0 {
                 return self.walk_indirect(descriptor, chain);
             }
-            self.add(descriptor, chain)?;
+            chain.add(&self.memory, descriptor)?;
             if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
@@ -200,30 +193,13 @@ impl SplitRing {
             if descriptor.flags & INDIRECT != 0 {
                 return Err(RingFault::Indirect);
             }
-            self.add(descriptor, chain)?;
+            chain.add(&self.memory, descriptor)?;
             if descriptor.flags & NEXT == 0 {
                 return Ok(());
             }
             index = usize::from(descriptor.next);
         }
         Err(RingFault::ChainTooLong)
-    }
-
-    fn add(&self, descriptor: Descriptor, chain: &mut Chain) -> Result<(), RingFault> {
-        let length = usize::try_from(descriptor.length).map_err(|_| RingFault::Address)?;
-        let offset = self
-            .memory
-            .translate(descriptor.address, length)
-            .ok_or(RingFault::Address)?;
-        let segment = Segment { offset, length };
-        if descriptor.flags & WRITE != 0 {
-            chain.writable.push(segment);
-        } else if chain.writable.is_empty() {
-            chain.readable.push(segment);
-        } else {
-            return Err(RingFault::Order);
-        }
-        Ok(())
     }
 
     pub(super) fn give_back(&mut self, chain: &Chain) {

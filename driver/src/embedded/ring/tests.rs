@@ -1,63 +1,35 @@
 //! The split ring alone: what it writes where, and what it asks for.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
-use super::super::memory::{Area, GuestMemory};
+use super::driver_side::{BUFFERS, DEVICE, DRIVER, DriverSide};
 use super::split::passed;
 use super::{Chain, Ring, RingFault, UsedReports};
 use crate::features::FeatureBits;
-use crate::memory::{DmaMemory, HugePages};
-use crate::transport::RingLayout;
 
 const SIZE: u16 = 8;
-const AVAILABLE: usize = 128;
-const USED: usize = 256;
-const BUFFERS: usize = 1024;
-const IOVA: u64 = 0x1_0000_0000;
 
-/// A ring, and the memory from the driver's side.
+/// A ring, and its driver.
 struct Rig {
     ring: Ring,
-    memory: GuestMemory,
-    area: Area,
-    available: u16,
+    driver: DriverSide,
 }
 
 impl Rig {
     fn new(features: FeatureBits, reports: UsedReports) -> Rig {
-        let memory = DmaMemory::allocate(4096, HugePages::Never).expect("memory");
-        let memory = GuestMemory::new(Arc::new(memory), IOVA);
-        let layout = RingLayout {
-            size: SIZE,
-            descriptors: 0,
-            driver: AVAILABLE,
-            device: USED,
-        };
+        let driver = DriverSide::new(false, SIZE);
+        let ring = Ring::new(driver.memory.clone(), &driver.layout, features, reports);
         Rig {
-            ring: Ring::new(memory.clone(), &layout, features, reports).expect("ring"),
-            area: memory.area(0, 4096, 16).expect("area"),
-            memory,
-            available: 0,
+            ring: ring.expect("ring"),
+            driver,
         }
     }
 
     /// Makes `count` more buffers available; buffer n is descriptor n modulo the size.
     fn offer(&mut self, count: u16) {
-        for _ in 0..count {
-            let id = self.available % SIZE;
-            let address = IOVA + (BUFFERS + usize::from(id) * 16) as u64;
-            let mut descriptor = address.to_le_bytes().to_vec();
-            descriptor.extend([16, 0, 0, 0, 0, 0, 0, 0]);
-            assert!(self.memory.write(usize::from(id) * 16, &descriptor));
-            let slot = AVAILABLE + 4 + usize::from(id) * 2;
-            self.area.store_u16(slot, id, Ordering::Relaxed);
-            self.available = self.available.wrapping_add(1);
-        }
-        let index = self.available;
-        self.area.store_u16(AVAILABLE + 2, index, Ordering::Release);
+        (0..count).for_each(|_| self.driver.write(BUFFERS, 16, 0, 0));
     }
 
     /// Takes and completes what is available, at most `limit`.
@@ -72,14 +44,14 @@ impl Rig {
     }
 
     fn used_index(&self) -> u16 {
-        self.area.load_u16(USED + 2, Ordering::Acquire)
+        self.driver.area.load_u16(DEVICE + 2, Ordering::Acquire)
     }
 
     fn used_element(&self, slot: u16) -> (u16, u16) {
-        let at = USED + 4 + usize::from(slot) * 8;
+        let at = DEVICE + 4 + usize::from(slot) * 8;
         (
-            self.area.load_u16(at, Ordering::Relaxed),
-            self.area.load_u16(at + 4, Ordering::Relaxed),
+            self.driver.area.load_u16(at, Ordering::Relaxed),
+            self.driver.area.load_u16(at + 4, Ordering::Relaxed),
         )
     }
 }
@@ -141,8 +113,9 @@ fn enabling_notifications_tells_of_what_came_meanwhile() {
 #[test]
 fn an_index_that_jumps_is_a_fault_wherever_it_is_read() {
     let mut rig = Rig::new(FeatureBits::NONE, UsedReports::Each);
-    rig.area
-        .store_u16(AVAILABLE + 2, SIZE + 1, Ordering::Release);
+    rig.driver
+        .area
+        .store_u16(DRIVER + 2, SIZE + 1, Ordering::Release);
     assert_eq!(rig.ring.has_available(), Err(RingFault::AvailableIndex));
     assert_eq!(
         rig.ring.enable_notifications(),
@@ -189,9 +162,9 @@ proptest! {
                 _ => {
                     // The driver wants to hear of the next buffer, or of none.
                     let event = if wants { shown } else { shown.wrapping_sub(1) };
-                    let at = AVAILABLE + 4 + usize::from(SIZE) * 2;
-                    rig.area.store_u16(at, event, Ordering::Relaxed);
-                    rig.area.store_u16(AVAILABLE, u16::from(!wants), Ordering::Relaxed);
+                    let at = DRIVER + 4 + usize::from(SIZE) * 2;
+                    rig.driver.area.store_u16(at, event, Ordering::Relaxed);
+                    rig.driver.area.store_u16(DRIVER, u16::from(!wants), Ordering::Relaxed);
                     prop_assert_eq!(rig.ring.publish(), wants && taken != shown);
                     shown = taken;
                     prop_assert_eq!(rig.used_index(), shown);

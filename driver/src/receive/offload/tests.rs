@@ -34,7 +34,7 @@ fn judge(
     features: FeatureBits,
     header: &[u8; NET_HEADER],
     frame: &Frame,
-) -> Result<Offload, Violation> {
+) -> Result<Result<Offload, DropReason>, Violation> {
     ReceiveOffloads::new(features).judge(header, frame, frame.len() as u32)
 }
 
@@ -52,9 +52,10 @@ fn a_feature_is_accepted_only_with_those_that_it_depends_on() {
 }
 
 #[test]
-fn each_kind_is_described_if_it_was_negotiated_and_else_refused() {
+fn each_kind_is_described_if_it_was_negotiated_and_else_breaks_the_queue() {
     let tcp = |ecn| SegmentKind::Tcp { ecn };
     let (v4, v6) = (ethernet::IPV4, ethernet::IPV6);
+    let uso = FeatureBits::GUEST_USO4 | FeatureBits::GUEST_USO6;
     let cases = [
         (GSO_TCPV4, v4, tcp(false), FeatureBits::GUEST_TSO4),
         (GSO_TCPV6, v6, tcp(false), FeatureBits::GUEST_TSO6),
@@ -66,14 +67,15 @@ fn each_kind_is_described_if_it_was_negotiated_and_else_refused() {
             SegmentKind::UdpFragments,
             FeatureBits::GUEST_UFO,
         ),
-        (GSO_UDP_L4, v4, SegmentKind::Udp, FeatureBits::GUEST_USO4),
-        (GSO_UDP_L4, v6, SegmentKind::Udp, FeatureBits::GUEST_USO6),
+        (GSO_UDP_L4, v4, SegmentKind::Udp, uso),
+        (GSO_UDP_L4, v6, SegmentKind::Udp, uso),
     ];
     for (gso_type, ethertype, kind, feature) in cases {
         for tags in 0..=MOST_TAGS {
             let (frame, start) = frame(ethertype, tags, 3000);
             let header = header(NEEDS_CSUM, gso_type, 1000, start, 6);
             let offload = judge(ReceiveOffloads::ALL, &header, &frame).expect("negotiated");
+            let offload = offload.expect("it fits");
             let transport = match kind {
                 SegmentKind::Tcp { .. } => 20,
                 _ => 8,
@@ -97,7 +99,8 @@ fn checksum_states_are_told_apart_and_unknown_flags_ignored() {
     let (frame, start) = frame(ethernet::IPV4, 0, 100);
     let state = |flags| {
         let header = header(flags, GSO_NONE, 0, start, 16);
-        judge(FeatureBits::GUEST_CSUM, &header, &frame).map(|offload| offload.checksum)
+        let offload = judge(FeatureBits::GUEST_CSUM, &header, &frame).expect("a good header");
+        offload.map(|offload| offload.checksum)
     };
     let partial = ChecksumState::Partial(PartialChecksum { start, offset: 16 });
     assert_eq!(state(0xfc), Ok(ChecksumState::Plain));
@@ -106,49 +109,132 @@ fn checksum_states_are_told_apart_and_unknown_flags_ignored() {
     assert_eq!(state(NEEDS_CSUM | DATA_VALID | 0x80), Ok(partial));
 }
 
+/// What only a device can have done wrong.
 #[test]
-fn a_header_that_does_not_fit_to_its_frame_is_refused() {
+fn a_header_that_no_device_may_write_breaks_the_queue() {
     let (frame, start) = frame(ethernet::IPV4, 0, 100);
-    let bad = [
+    let all = ReceiveOffloads::ALL;
+    let without_ecn = all - FeatureBits::GUEST_ECN;
+    let cases = [
         (
             "a checksum beyond the end",
+            all,
             header(NEEDS_CSUM, GSO_NONE, 0, 90, 9),
         ),
         (
             "a checksum far beyond the end",
-            header(NEEDS_CSUM, GSO_NONE, 0, u16::MAX, u16::MAX),
+            all,
+            header(NEEDS_CSUM, GSO_TCPV4, 10, u16::MAX, u16::MAX),
         ),
         (
-            "pieces of nothing",
-            header(NEEDS_CSUM, GSO_TCPV4, 0, start, 16),
+            "a kind that is none",
+            all,
+            header(NEEDS_CSUM, 2, 10, start, 16),
         ),
+        (
+            "a tunnel, which has a feature of its own",
+            all,
+            header(NEEDS_CSUM, GSO_TCPV4 | 0x20, 10, start, 16),
+        ),
+        (
+            "ECN that was not negotiated",
+            without_ecn,
+            header(NEEDS_CSUM, GSO_TCPV4 | GSO_ECN, 10, start, 16),
+        ),
+        (
+            "pieces where only checksums were negotiated",
+            FeatureBits::GUEST_CSUM,
+            header(NEEDS_CSUM, GSO_TCPV4, 10, start, 16),
+        ),
+    ];
+    for (what, features, header) in cases {
+        let result = judge(features, &header, &frame);
+        assert!(matches!(result, Err(Violation::NetHeader { .. })), "{what}");
+    }
+}
+
+/// What an honest backend may pass on from whoever sent it: the header is right of itself.
+#[test]
+fn a_header_that_does_not_fit_to_its_packet_costs_only_that_frame() {
+    let (v4, start) = frame(ethernet::IPV4, 0, 100);
+    let malformed = [
+        ("pieces of nothing", NEEDS_CSUM, GSO_TCPV4, 0, start, 16),
         (
             "pieces with complete checksums",
-            header(DATA_VALID, GSO_TCPV4, 10, start, 16),
+            DATA_VALID,
+            GSO_TCPV4,
+            10,
+            start,
+            16,
         ),
-        ("an unknown kind", header(NEEDS_CSUM, 2, 10, start, 16)),
+        (
+            "pieces of whose checksums nothing is said",
+            0,
+            GSO_TCPV4,
+            10,
+            start,
+            16,
+        ),
         (
             "ECN without TCP",
-            header(NEEDS_CSUM, GSO_UDP_L4 | GSO_ECN, 10, start, 6),
+            NEEDS_CSUM,
+            GSO_UDP_L4 | GSO_ECN,
+            10,
+            start,
+            6,
         ),
-        ("ECN of nothing", header(NEEDS_CSUM, GSO_ECN, 10, start, 16)),
+        ("ECN of nothing", NEEDS_CSUM, GSO_ECN, 10, start, 16),
         (
             "TCP over the other IP",
-            header(NEEDS_CSUM, GSO_TCPV6, 10, start, 16),
+            NEEDS_CSUM,
+            GSO_TCPV6,
+            10,
+            start,
+            16,
         ),
         (
             "a TCP header that is too short",
-            header(NEEDS_CSUM, GSO_TCPV4, 10, 40, 16),
+            NEEDS_CSUM,
+            GSO_TCPV4,
+            10,
+            40,
+            16,
         ),
         (
-            "a UDP header beyond the end",
-            header(NEEDS_CSUM, GSO_UDP_L4, 10, 93, 0),
+            "a TCP header that is cut off",
+            NEEDS_CSUM,
+            GSO_TCPV4,
+            10,
+            90,
+            2,
+        ),
+        (
+            "a UDP header that is cut off",
+            NEEDS_CSUM,
+            GSO_UDP_L4,
+            10,
+            93,
+            0,
         ),
     ];
-    for (what, header) in bad {
-        let result = judge(ReceiveOffloads::ALL, &header, &frame);
-        assert!(matches!(result, Err(Violation::NetHeader { .. })), "{what}");
+    for (what, flags, gso_type, size, start, offset) in malformed {
+        let header = header(flags, gso_type, size, start, offset);
+        let result = judge(ReceiveOffloads::ALL, &header, &v4);
+        assert_eq!(result, Ok(Err(DropReason::Malformed)), "{what}");
     }
+    let header = header(NEEDS_CSUM, GSO_TCPV4, 10, 40, 6);
+    let (arp, _) = frame(ethernet::ARP, 0, 100);
+    let (mpls, _) = frame(0x8847, 1, 100);
+    let (tags, _) = frame(ethernet::IPV4, MOST_TAGS + 1, 100);
+    for frame in [arp, mpls, tags] {
+        let result = judge(ReceiveOffloads::ALL, &header, &frame);
+        assert_eq!(result, Ok(Err(DropReason::UnknownEtherType)));
+    }
+    let without = ReceiveOffloads::ALL - FeatureBits::GUEST_USO6;
+    let (v6, start) = frame(ethernet::IPV6, 0, 100);
+    let header = self::header(NEEDS_CSUM, GSO_UDP_L4, 10, start, 6);
+    let result = judge(without, &header, &v6);
+    assert_eq!(result, Ok(Err(DropReason::Malformed)), "USO of IPv4 only");
 }
 
 proptest! {
@@ -171,7 +257,7 @@ proptest! {
         header[6..8].copy_from_slice(&start.to_le_bytes());
         let frame = Frame::on_heap(&bytes);
         let offloads = ReceiveOffloads::new(FeatureBits(features));
-        let Ok(offload) = offloads.judge(&header, &frame, bytes.len() as u32) else {
+        let Ok(Ok(offload)) = offloads.judge(&header, &frame, bytes.len() as u32) else {
             return Ok(());
         };
         if let ChecksumState::Partial(partial) = offload.checksum {

@@ -1,62 +1,35 @@
 //! The packed ring alone: what it writes where, what it asks for, and what it refuses.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
+use super::super::driver_side::{BUFFERS, DRIVER, DriverSide, IOVA, MEMORY};
 use super::*;
-use crate::memory::{DmaMemory, HugePages};
 
 const SIZE: u16 = 5;
-const DRIVER: usize = 128;
-const DEVICE: usize = 192;
-const TABLE: usize = 256;
-const BUFFERS: usize = 1024;
-const IOVA: u64 = 0x1_0000_0000;
+const TABLE: usize = 512;
 
-/// A ring, and the memory from the driver's side.
+/// A ring, and its driver.
 struct Rig {
     ring: PackedRing,
-    memory: GuestMemory,
-    area: Area,
-    next: Cursor,
+    driver: DriverSide,
 }
 
 impl Rig {
     fn new(features: FeatureBits, reports: UsedReports) -> Rig {
-        let memory = DmaMemory::allocate(4096, HugePages::Never).expect("memory");
-        let memory = GuestMemory::new(Arc::new(memory), IOVA);
-        let layout = RingLayout {
-            size: SIZE,
-            descriptors: 0,
-            driver: DRIVER,
-            device: DEVICE,
-        };
+        let driver = DriverSide::new(true, SIZE);
+        let ring = PackedRing::new(driver.memory.clone(), &driver.layout, features, reports);
         Rig {
-            ring: PackedRing::new(memory.clone(), &layout, features, reports).expect("ring"),
-            area: memory.area(0, 4096, 16).expect("area"),
-            memory,
-            next: Cursor::START,
+            ring: ring.expect("ring"),
+            driver,
         }
-    }
-
-    /// Writes the next descriptor: an offset, a length, flags and an id.
-    fn write(&mut self, offset: usize, length: u32, flags: u16, id: u16) {
-        let address = IOVA.wrapping_add(offset as u64);
-        let at = self.next.offset();
-        assert!(self.memory.write(at, &address.to_le_bytes()));
-        self.area.write_length_and_id(at + LENGTH, length, id);
-        let mine = if self.next.wrap { AVAIL } else { USED };
-        self.area
-            .store_u16(at + FLAGS, flags | mine, Ordering::Release);
-        self.next = self.next.plus(1, SIZE);
     }
 
     /// Makes buffers of one descriptor available, under these ids.
     fn offer(&mut self, ids: impl IntoIterator<Item = u16>) {
         for id in ids {
-            self.write(BUFFERS, 16, 0, id);
+            self.driver.write(BUFFERS, 16, 0, id);
         }
     }
 
@@ -74,10 +47,13 @@ impl Rig {
     /// The id at `index`, if that is used in a lap with this wrap counter.
     fn used(&self, index: u16, wrap: bool) -> Option<u16> {
         let at = usize::from(index) * Descriptor::BYTES;
-        let flags = self.area.load_u16(at + FLAGS, Ordering::Acquire);
+        let flags = self.driver.area.load_u16(at + FLAGS, Ordering::Acquire);
         let mine = if wrap { AVAIL | USED } else { 0 };
-        (flags & (AVAIL | USED) == mine)
-            .then(|| self.area.load_u16(at + LENGTH + 4, Ordering::Relaxed))
+        (flags & (AVAIL | USED) == mine).then(|| {
+            self.driver
+                .area
+                .load_u16(at + LENGTH + 4, Ordering::Relaxed)
+        })
     }
 
     fn refused(mut self) -> RingFault {
@@ -123,7 +99,7 @@ fn a_burst_in_order_is_one_used_descriptor_where_its_first_was() {
 fn a_chain_has_the_id_of_its_last_descriptor_and_takes_all_its_places() {
     let mut rig = plain();
     for (flags, id) in [(NEXT, 77), (NEXT, 88), (0, 1)] {
-        rig.write(BUFFERS, 16, flags, id);
+        rig.driver.write(BUFFERS, 16, flags, id);
     }
     rig.offer([2]);
     assert_eq!(rig.serve(9), [1, 2]);
@@ -162,9 +138,9 @@ fn a_table_is_read_in_order_whatever_its_last_fields_say() {
     for entry in 0..3usize {
         let mut bytes = (IOVA + BUFFERS as u64).to_le_bytes().to_vec();
         bytes.extend([entry as u8 + 1, 0, 0, 0, 0xff, 0xff, 0, 0]);
-        assert!(rig.memory.write(TABLE + 16 * entry, &bytes));
+        assert!(rig.driver.memory.write(TABLE + 16 * entry, &bytes));
     }
-    rig.write(TABLE, 48, INDIRECT, 4);
+    rig.driver.write(TABLE, 48, INDIRECT, 4);
     let mut chain = Chain::default();
     assert_eq!(rig.ring.take(&mut chain), Ok(true));
     assert_eq!((chain.id, chain.descriptors), (4, 1));
@@ -176,17 +152,17 @@ fn a_table_is_read_in_order_whatever_its_last_fields_say() {
 fn what_the_standard_forbids_is_refused() {
     // A chain that never ends.
     let mut rig = plain();
-    (0..SIZE).for_each(|_| rig.write(BUFFERS, 16, NEXT, 0));
+    (0..SIZE).for_each(|_| rig.driver.write(BUFFERS, 16, NEXT, 0));
     assert_eq!(rig.refused(), RingFault::ChainTooLong);
     // Readable behind writable.
     let mut rig = plain();
-    rig.write(BUFFERS, 16, WRITE | NEXT, 0);
-    rig.write(BUFFERS, 16, 0, 0);
+    rig.driver.write(BUFFERS, 16, WRITE | NEXT, 0);
+    rig.driver.write(BUFFERS, 16, 0, 0);
     assert_eq!(rig.refused(), RingFault::Order);
     // Outside of the memory, before and behind it.
-    for offset in [4090, usize::MAX - 100] {
+    for offset in [MEMORY - 6, usize::MAX - 100] {
         let mut rig = plain();
-        rig.write(offset, 16, 0, 0);
+        rig.driver.write(offset, 16, 0, 0);
         assert_eq!(rig.refused(), RingFault::Address);
     }
     // Tables: with NEXT or WRITE, empty, not whole, longer than the ring, outside of the memory.
@@ -201,15 +177,15 @@ fn what_the_standard_forbids_is_refused() {
             INDIRECT,
             RingFault::Indirect,
         ),
-        (4090, 16, INDIRECT, RingFault::Address),
+        (MEMORY - 6, 16, INDIRECT, RingFault::Address),
     ] {
         let mut rig = plain();
-        rig.write(offset, length, flags, 0);
+        rig.driver.write(offset, length, flags, 0);
         assert_eq!(rig.refused(), fault, "{length} {flags:#x}");
     }
     // A table that was not negotiated.
     let mut rig = Rig::new(FeatureBits::NONE, UsedReports::Each);
-    rig.write(TABLE, 16, INDIRECT, 0);
+    rig.driver.write(TABLE, 16, INDIRECT, 0);
     assert_eq!(rig.refused(), RingFault::Indirect);
 }
 
@@ -236,7 +212,7 @@ proptest! {
     ) {
         let features = FeatureBits(features);
         let mut rig = Rig::new(features, UsedReports::Burst);
-        prop_assert!(rig.memory.write(0, &bytes) && rig.memory.write(DRIVER, &events));
+        prop_assert!(rig.driver.memory.write(0, &bytes) && rig.driver.memory.write(DRIVER, &events));
         let mut taken = Vec::new();
         for operation in operations {
             match operation {

@@ -1,0 +1,74 @@
+//! What the driver sends: the header of a transmitted chain, and the frame behind it.
+
+use super::super::backend::Packet;
+use super::super::header::NetHeader;
+use super::super::memory::GuestMemory;
+use super::super::ring::{Chain, RingFault, Segment};
+
+/// A transmitted chain.
+pub(super) enum Gathered {
+    /// Its header is in the packet, and, unless it stays where it is, so is the frame, of so many
+    /// bytes.
+    Frame(usize),
+    /// Not looked at: this many bytes are too many.
+    TooLong(usize),
+}
+
+/// Reads the header of a transmitted buffer into `packet`, however the driver split it (section
+/// 2.7.4). The frame stays where it is.
+pub(super) fn outline(
+    memory: &GuestMemory,
+    chain: &Chain,
+    longest: usize,
+    packet: &mut Packet,
+) -> Result<Gathered, RingFault> {
+    let Some(frame_length) = frame_length(chain) else {
+        return Err(RingFault::Buffer);
+    };
+    if frame_length > longest {
+        return Ok(Gathered::TooLong(frame_length));
+    }
+    let mut header = [0; NetHeader::LENGTH];
+    let mut rest = &mut header[..];
+    for segment in &chain.readable {
+        let (part, later) = rest.split_at_mut(segment.length.min(rest.len()));
+        rest = later;
+        if !memory.read_exact(segment.offset, part) {
+            return Err(RingFault::Address);
+        }
+        if rest.is_empty() {
+            break;
+        }
+    }
+    packet.header = NetHeader::from_bytes(header);
+    Ok(Gathered::Frame(frame_length))
+}
+
+/// Bytes of the frame behind the header; `None` if the chain is none for sending.
+fn frame_length(chain: &Chain) -> Option<usize> {
+    let length = chain.readable_bytes().checked_sub(NetHeader::LENGTH);
+    length.filter(|_| chain.writable.is_empty())
+}
+
+/// As [`outline`], and copies the frame into `packet` too.
+pub(super) fn gather(
+    memory: &GuestMemory,
+    chain: &Chain,
+    longest: usize,
+    packet: &mut Packet,
+) -> Result<Gathered, RingFault> {
+    let outlined = outline(memory, chain, longest, packet)?;
+    if matches!(outlined, Gathered::TooLong(_)) {
+        return Ok(outlined);
+    }
+    packet.bytes.clear();
+    let mut header = NetHeader::LENGTH;
+    for &Segment { offset, length } in &chain.readable {
+        let skipped = header.min(length);
+        header -= skipped;
+        if !memory.read(offset + skipped, length - skipped, &mut packet.bytes) {
+            return Err(RingFault::Address);
+        }
+    }
+    Ok(outlined)
+}
