@@ -206,6 +206,7 @@ impl PollLoop {
         let shard = self.shard.clone();
         let ports = self.ports.clone();
         let shard = &mut *shard.borrow();
+        shard.begin_turn(now);
         let mut moved = self.take_in(now, shard, &mut ports.borrow_mut())?;
         // A socket that is closed now is taken out of the exceptions, which are in the ports.
         shard.dispatch(now);

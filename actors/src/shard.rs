@@ -61,6 +61,8 @@ pub enum Capture {
 pub struct Shard {
     cpu: u16,
     clock: Clock,
+    /// When the turn of the loop began that is under way or was the last.
+    turn: Instant,
     features: Features,
     host: Host<Frame>,
     tcp: Tcp,
@@ -214,6 +216,7 @@ impl Shard {
         Shard {
             cpu,
             clock,
+            turn: clock.now(),
             features,
             host,
             tcp,
@@ -240,6 +243,20 @@ impl Shard {
             undelivered: 0,
             unsent: 0,
             segments_added: 0,
+        }
+    }
+
+    /// A turn of the loop begins.
+    pub(crate) fn begin_turn(&mut self, now: Instant) {
+        self.turn = self.turn.max(now);
+    }
+
+    /// The time for calls of applications: that of the last turn, since there is another soon, which
+    /// does what follows from them; or that of the clock, while the loop sleeps.
+    pub(crate) fn now(&self) -> Instant {
+        match self.sleeper {
+            Some(_) => self.clock.now(),
+            None => self.turn,
         }
     }
 

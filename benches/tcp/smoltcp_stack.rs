@@ -12,6 +12,7 @@ mod cable;
 mod tap;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
 use smoltcp::phy::Device;
@@ -125,17 +126,26 @@ fn move_bulk(direction: Direction, sockets: &mut SocketSet<'_>, handle: SocketHa
 }
 
 /// Answers requests of 64 bytes on a cable, for ever: with `sockets` sockets that listen, as
-/// smoltcp has no backlog. Counts in `busy` the nanoseconds of turns that found something to do.
-pub fn serve_connections(cable: CableEnd, sockets: usize, busy: &AtomicU64) -> Outcome<()> {
+/// smoltcp has no backlog. Counts in `busy` the nanoseconds of turns that found something to do, and
+/// says when it is `listening`.
+pub fn serve_connections(
+    cable: CableEnd,
+    sockets: usize,
+    busy: &AtomicU64,
+    listening: &SyncSender<()>,
+) -> Outcome<()> {
     let mut stack = Stack::new(CableDevice::new(cable));
     let handles: Vec<SocketHandle> = (0..sockets)
         .map(|_| {
             let buffer = || tcp::SocketBuffer::new(vec![0; 1024]);
             let mut socket = tcp::Socket::new(buffer(), buffer());
             socket.set_nagle_enabled(false);
+            // Listens.
+            answer(&mut socket);
             stack.sockets.add(socket)
         })
         .collect();
+    listening.send(())?;
     loop {
         let started = std::time::Instant::now();
         let was_busy = stack.receive();

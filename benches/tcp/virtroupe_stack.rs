@@ -1,23 +1,28 @@
 //! Virtroupe as a server, on an embedded device that is stepped by the cpu of the stack: its work
 //! is on the server's core, as it is for smoltcp, which has no other.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix::System;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use virtroupe::driver::ReceiveOffloadMode;
-use virtroupe::driver::embedded::{Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig};
+use virtroupe::driver::embedded::{
+    Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig, monotonic_now,
+};
 use virtroupe::{
     Config, DeviceUrl, ListenOptions, LocalStack, MacAddr, Stack, Supervisor, TcpListener,
-    TcpStream,
+    TcpOptions, TcpStream,
 };
 
 use crate::bulk::{self, CONTENT, Direction};
 use crate::cable::CableEnd;
-use crate::generator::{self, REQUEST};
+use crate::generator::{self, Generator, Progress, REQUEST};
 use crate::http;
 use crate::link::{SERVER, SERVER_MAC, TAP};
 use crate::support::Outcome;
@@ -47,17 +52,52 @@ pub fn serve_http() -> Outcome<()> {
 }
 
 /// Answers requests of 64 bytes on a cable, for ever. Counts in `busy` the nanoseconds of turns that
-/// found something to do.
-pub fn serve_connections(cable: CableEnd, busy: Arc<AtomicU64>) -> Outcome<()> {
+/// found something to do, and says when it is `listening`.
+pub fn serve_connections(
+    cable: CableEnd,
+    busy: Arc<AtomicU64>,
+    listening: SyncSender<()>,
+) -> Outcome<()> {
     System::new().block_on(async {
-        let stack = start(cable).await?;
+        let stack = start(cable, ReceiveOffloadMode::default()).await?;
         serve(&stack, generator::PORT, answer).await?;
+        listening.send(())?;
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;
             let stats = stack.stats().await?;
             let nanoseconds = stats.cpus.iter().map(|cpu| cpu.poll.busy_nanos).sum();
             busy.store(nanoseconds, Ordering::Relaxed);
         }
+    })
+}
+
+/// Answers requests of 64 bytes on a cable whose other end a generator has, on the same thread, with
+/// so many `connections` under way. Returns after `count` of them.
+pub fn serve_beside(
+    cable: CableEnd,
+    client: CableEnd,
+    connections: usize,
+    count: u64,
+) -> Outcome<()> {
+    System::new().block_on(async {
+        let stack = start(cable, ReceiveOffloadMode::default()).await?;
+        serve(&stack, generator::PORT, answer).await?;
+        let progress = Arc::new(Progress::default());
+        let shared = Arc::clone(&progress);
+        let generate = move |_| async move {
+            let mut generator = Generator::new(client, Arc::clone(&shared))?;
+            generator.begin(connections)?;
+            let generating = poll_fn(move |cx| -> Poll<Outcome<()>> {
+                if shared.connections.load(Ordering::Relaxed) >= count {
+                    return Poll::Ready(generator.check());
+                }
+                generator.turn(monotonic_now())?;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            });
+            generating.await
+        };
+        stack.run_on(0, generate).await?
     })
 }
 
@@ -70,20 +110,24 @@ fn serve_on_tap<F: Future<Output = io::Result<()>> + 'static>(
             name: TAP.into(),
             ..TapConfig::default()
         });
-        let stack = start(tap).await?;
+        let stack = start(tap, ReceiveOffloadMode::All).await?;
         serve(&stack, port, work).await?;
         stack.ended().await;
         Ok(())
     })
 }
 
-async fn start(backend: impl Backend + 'static) -> Outcome<Stack> {
+async fn start(
+    backend: impl Backend + 'static,
+    receive_offloads: ReceiveOffloadMode,
+) -> Outcome<Stack> {
     let device = EmbeddedConfig {
         mac: MacAddr(SERVER_MAC),
         ..EmbeddedConfig::default()
     };
     let (transport, _, stepper) = EmbeddedTransport::inline(device, backend)?;
-    let config = config(SERVER, SERVER_CORE)?;
+    let mut config = config(SERVER, SERVER_CORE)?;
+    config.options.receive_offloads = receive_offloads;
     let stack = Supervisor::start_on(Box::new(transport), config).await?;
     step_on_first_cpu(&stack, stepper, None).await?;
     Ok(stack)
@@ -109,7 +153,14 @@ pub async fn serve<F: Future<Output = io::Result<()>> + 'static>(
 ) -> Outcome<()> {
     let listen = move |local: LocalStack| async move {
         let any = ([0, 0, 0, 0], port).into();
-        let listener = local.listen_tcp(any, ListenOptions::default()).await?;
+        let options = ListenOptions {
+            connection: TcpOptions {
+                nodelay: true,
+                ..TcpOptions::default()
+            },
+            ..ListenOptions::default()
+        };
+        let listener = local.listen_tcp(any, options).await?;
         actix::spawn(accept(listener, work));
         Outcome::Ok(())
     };
@@ -121,7 +172,6 @@ async fn accept<F: Future<Output = io::Result<()>> + 'static>(
     work: impl Fn(TcpStream) -> F,
 ) {
     while let Ok(stream) = listener.accept().await {
-        stream.set_nodelay(true);
         actix::spawn(work(stream));
     }
 }

@@ -233,7 +233,13 @@ impl HeapSegment {
 impl HeapBuffer {
     /// A buffer that holds a copy of `bytes`, behind [`HEADROOM`] bytes of headroom.
     pub fn new(bytes: &[u8]) -> Self {
-        let mut memory = vec![0; HEADROOM];
+        Self::with_room(bytes, 0)
+    }
+
+    /// As [`new`](Self::new), with memory for `room` bytes behind them.
+    fn with_room(bytes: &[u8], room: usize) -> Self {
+        let mut memory = Vec::with_capacity(HEADROOM + bytes.len() + room);
+        memory.resize(HEADROOM, 0);
         memory.extend_from_slice(bytes);
         HeapBuffer {
             segments: vec![HeapSegment {
@@ -354,8 +360,8 @@ pub struct Heap;
 impl Allocator for Heap {
     type Buffer = HeapBuffer;
 
-    fn allocate(&mut self, _capacity: usize) -> Option<HeapBuffer> {
-        Some(HeapBuffer::new(&[]))
+    fn allocate(&mut self, capacity: usize) -> Option<HeapBuffer> {
+        Some(HeapBuffer::with_room(&[], capacity))
     }
 
     fn longest_segment(&self) -> usize {

@@ -70,7 +70,7 @@ pub(super) struct Tcp {
     is_enabled: bool,
     ephemeral_ports: (u16, u16),
     sockets: IdMap<ConnectionId, TcpSocket>,
-    listeners: HashMap<ListenerId, Listener>,
+    listeners: IdMap<ListenerId, Listener>,
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
     bindings: HashMap<Binding, Bound>,
@@ -79,7 +79,7 @@ pub(super) struct Tcp {
     /// When to look which of these are over.
     review_at: Option<Instant>,
     /// What is kept for connections that were closed, until they are over.
-    closing: HashMap<ConnectionId, Kept>,
+    closing: IdMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
     full: VecDeque<Blocked>,
     /// Writers that wait for packet memory, in their order.
@@ -205,11 +205,11 @@ impl Tcp {
             is_enabled,
             ephemeral_ports,
             sockets: IdMap::default(),
-            listeners: HashMap::new(),
+            listeners: IdMap::default(),
             bindings: HashMap::new(),
             kept: HashSet::new(),
             review_at: None,
-            closing: HashMap::new(),
+            closing: IdMap::default(),
             full: VecDeque::new(),
             short: VecDeque::new(),
             chunks: Vec::new(),
@@ -251,7 +251,7 @@ impl Shard {
     }
 
     fn exchange_now(&mut self, egress: &mut Egress) {
-        let now = self.clock.now();
+        let now = self.now();
         let room = self.host.transmit_room();
         let has_memory = egress.free_slots(LEAST_FREE) >= LEAST_FREE;
         let is_awaited = self.line.is_busy();

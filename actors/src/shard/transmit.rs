@@ -266,6 +266,7 @@ impl Shard {
     /// Wakes the first loop of the cpu, if it sleeps.
     pub(crate) fn wake(&mut self) {
         if let Some(waker) = self.sleeper.take() {
+            self.turn = self.clock.now();
             waker.wake();
         }
     }

@@ -65,6 +65,8 @@ impl TcpSettings {
             replies: self.replies,
             ephemeral_ports: self.ephemeral_ports,
             syn_ack_retries: self.syn_ack_retries,
+            // The reader that is told of the end runs before the next turn of the loop.
+            delay_end_acks: true,
         }
     }
 }

@@ -34,6 +34,10 @@ pub struct TcpConfig {
     /// How often a SYN-ACK is sent again before its half-open record is given up. Default 5: the
     /// last after 31 s.
     pub syn_ack_retries: u8,
+    /// Whether the end of a peer's stream is acknowledged with the delay of data
+    /// ([`ack_delay`](TcpOptions::ack_delay)), so that the end of ours can carry it, as Linux does:
+    /// most applications end theirs at once. Default: no.
+    pub delay_end_acks: bool,
 }
 
 impl Default for TcpConfig {
@@ -49,6 +53,7 @@ impl Default for TcpConfig {
             replies: 1024,
             ephemeral_ports: (32_768, 60_999),
             syn_ack_retries: 5,
+            delay_end_acks: false,
         }
     }
 }

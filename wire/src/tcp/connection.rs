@@ -38,9 +38,12 @@ use super::payload::SharedPayload;
 use super::receiver::Receiver;
 use super::recovery::{Mode, Recovery};
 use super::rtt::RttEstimator;
+use super::scoreboard::Records;
 use super::segment::Flow;
+use super::send_queue::Chunks;
 use super::sender::Sender;
 use super::sequence::{Origin, SeqNumber, WindowScale};
+use super::spare::Queues;
 use super::state::{Readiness, TcpError, TcpState};
 use super::timers::{Timer, Timers};
 use crate::buffer::Buffer;
@@ -58,6 +61,8 @@ pub(crate) struct Context<'a> {
     pub(crate) mtu: u16,
     /// Bytes of payload in the longest segment that is split later; 0: one segment.
     pub(crate) most_payload: u32,
+    /// Whether the acknowledgment of a FIN waits for ours.
+    pub(crate) delays_end_acks: bool,
     /// Whether received data hold as much memory as they may, over all connections.
     pub(crate) is_memory_full: bool,
     pub(crate) counters: &'a mut TcpCounters,
@@ -259,6 +264,22 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             retransmits: 0,
             undone: 0,
             options,
+        }
+    }
+
+    /// Takes memory for its queues over from another. Nothing was written or sent yet.
+    pub(crate) fn adopt(&mut self, queues: Queues<B, S>) {
+        self.send.queue.exchange_memory(queues.chunks);
+        self.send.board.exchange_memory(queues.records);
+        self.receive.queue = queues.received;
+    }
+
+    /// Leaves the memory of its queues, with what is in them, to others: it is about to go.
+    pub(crate) fn give_up_queues(&mut self) -> Queues<B, S> {
+        Queues {
+            chunks: self.send.queue.exchange_memory(Chunks::new()),
+            records: self.send.board.exchange_memory(Records::new()),
+            received: std::mem::take(&mut self.receive.queue),
         }
     }
 

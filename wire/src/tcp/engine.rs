@@ -20,6 +20,7 @@ use super::records::{HalfOpen, TimeWait};
 use super::secrets::Secrets;
 use super::segment::{Flow, Outgoing, TcpIcmp, TcpIcmpKind};
 use super::slab::{Key, Slab};
+use super::spare::Spare;
 use super::state::{Readiness, TcpError, TcpState};
 use super::wheel::Wheel;
 use crate::buffer::Buffer;
@@ -97,6 +98,8 @@ pub struct TcpEngine<B, S> {
     connection_timers: Wheel,
     half_open_timers: Wheel,
     time_wait_timers: Wheel,
+    /// Memory of connections that have ended, for those that begin.
+    spare: Spare<B, S>,
     /// Connections that may have something to send, each once.
     ready: VecDeque<u32>,
     /// Connections and listeners with something to tell, each once.
@@ -134,6 +137,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             connection_timers: Wheel::new(),
             half_open_timers: Wheel::new(),
             time_wait_timers: Wheel::new(),
+            spare: Spare::new(),
             ready: VecDeque::new(),
             events: VecDeque::new(),
             replies: VecDeque::new(),
@@ -386,9 +390,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
-    /// Makes `flow` lead to `entry`; it leads nowhere yet.
-    fn attach(&mut self, flow: &Flow, entry: Entry) {
-        let hash = self.secrets.table_hash(flow);
+    /// Makes the flow of `entry`, whose hash this is, lead to it; it leads nowhere yet.
+    fn attach(&mut self, hash: u64, entry: Entry) {
         let TcpEngine {
             secrets,
             table,
@@ -407,9 +410,15 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         });
     }
 
-    /// Makes `flow` lead nowhere.
-    fn detach(&mut self, flow: &Flow, entry: Entry) {
-        let hash = self.secrets.table_hash(flow);
+    /// Makes the flow that leads to `old` lead to `new`, which takes its place.
+    fn replace(&mut self, hash: u64, old: Entry, new: Entry) {
+        if let Some(entry) = self.table.find_mut(hash, |entry| *entry == old) {
+            *entry = new;
+        }
+    }
+
+    /// Makes the flow of `entry` lead nowhere.
+    fn detach(&mut self, hash: u64, entry: Entry) {
         if let Ok(found) = self.table.find_entry(hash, |other| *other == entry) {
             found.remove();
         }
@@ -449,6 +458,7 @@ fn context<'a>(
         now,
         mtu: config.mtu,
         most_payload,
+        delays_end_acks: config.delay_end_acks,
         is_memory_full: memory >= config.memory,
         counters,
     }

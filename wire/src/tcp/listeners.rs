@@ -1,8 +1,10 @@
 //! Who waits for connections.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+
+use hashbrown::HashTable;
 
 use super::config::{ListenOptions, TcpOptions};
 use super::segment::Flow;
@@ -30,21 +32,43 @@ impl Listener {
     pub(crate) fn is_full(&self) -> bool {
         self.ready.len() >= self.backlog
     }
+
+    /// Whether a flow is one of those that it listens for.
+    pub(crate) fn serves(&self, flow: &Flow) -> bool {
+        let (ours, theirs) = (self.local, flow.local());
+        let is_any = ours.ip().is_unspecified() && ours.is_ipv4() == theirs.is_ipv4();
+        ours.port() == theirs.port() && (is_any || ours.ip() == theirs.ip())
+    }
 }
 
-/// All listeners, by address and port. Few are made and removed, by the application only, so
-/// the standard table will do.
+/// All listeners, by address and port. What peers ask for is looked up under a hash without a key:
+/// only the application makes the entries, so peers can not make it slow.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     slab: Slab<Listener>,
-    places: HashMap<(IpAddr, u16), u32>,
+    places: HashTable<u32>,
+}
+
+/// 2^64 divided by the golden ratio: spreads neighbouring numbers (Knuth, volume 3, section 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn hash(address: IpAddr, port: u16) -> u64 {
+    let bits = match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (bits >> 64) as u64 ^ (bits as u64).rotate_left(1)
+        }
+    };
+    let product = (bits ^ u64::from(port) << 40).wrapping_mul(SPREAD);
+    product ^ product >> 32
 }
 
 impl Listeners {
     pub(crate) fn new() -> Self {
         Listeners {
             slab: Slab::new(),
-            places: HashMap::new(),
+            places: HashTable::new(),
         }
     }
 
@@ -60,8 +84,8 @@ impl Listeners {
         if local.port() == 0 {
             return Err(ListenError::NoPort);
         }
-        let place = (local.ip(), local.port());
-        if self.places.contains_key(&place) {
+        let (address, port) = (local.ip(), local.port());
+        if self.at_place(address, port).is_some() {
             return Err(ListenError::InUse(local));
         }
         let key = self.slab.insert(Listener {
@@ -73,15 +97,21 @@ impl Listeners {
             is_held: false,
             cookie_sent: None,
         });
-        self.places.insert(place, key.index);
+        let Listeners { slab, places } = self;
+        places.insert_unique(hash(address, port), key.index, |index| {
+            slab.at(*index)
+                .map_or(0, |it| hash(it.local.ip(), it.local.port()))
+        });
         Ok(key)
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<Listener> {
         self.slab.get(key)?;
         let listener = self.slab.remove(key.index)?;
-        self.places
-            .remove(&(listener.local.ip(), listener.local.port()));
+        let hash = hash(listener.local.ip(), listener.local.port());
+        if let Ok(entry) = self.places.find_entry(hash, |index| *index == key.index) {
+            entry.remove();
+        }
         Some(listener)
     }
 
@@ -89,13 +119,20 @@ impl Listeners {
     pub(crate) fn find(&self, flow: &Flow) -> Option<u32> {
         let local = flow.local();
         let any: IpAddr = match local {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let exact = self.places.get(&(local.ip(), local.port()));
-        exact
-            .or_else(|| self.places.get(&(any, local.port())))
-            .copied()
+        self.at_place(local.ip(), local.port())
+            .or_else(|| self.at_place(any, local.port()))
+    }
+
+    /// The index of the listener at an address and port.
+    fn at_place(&self, address: IpAddr, port: u16) -> Option<u32> {
+        let is_there = |index: &u32| {
+            let listener = self.slab.at(*index);
+            listener.is_some_and(|it| it.local.port() == port && it.local.ip() == address)
+        };
+        self.places.find(hash(address, port), is_there).copied()
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Listener> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::reassembly::{Range, Reassembly};
 use super::sequence::{Origin, SeqNumber};
+use super::spare;
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
 use crate::time::Instant;
@@ -260,7 +261,7 @@ impl<B: Buffer> Receiver<B> {
 
     /// Drops everything that was not taken.
     pub(crate) fn clear(&mut self) {
-        self.queue = VecDeque::new();
+        spare::empty(&mut self.queue);
         self.queue_memory = 0;
         self.out_of_order = None;
     }

@@ -29,7 +29,7 @@ pub(crate) enum Fate {
 
 /// A range that was sent at once.
 #[derive(Debug, Clone, Copy)]
-struct Record {
+pub(crate) struct Record {
     start: u64,
     end: u64,
     /// When it was last sent.
@@ -52,6 +52,9 @@ impl Record {
         self.end - self.start
     }
 }
+
+/// Ranges under way, from front to back.
+pub(crate) type Records = VecDeque<Record>;
 
 /// What was sent again, in the order of that; boxed, as most connections never need it.
 type Again = Option<Box<VecDeque<Resent>>>;
@@ -82,7 +85,7 @@ pub(crate) struct Delivery {
 /// The records, and sums over them.
 #[derive(Debug)]
 pub(crate) struct Scoreboard {
-    records: VecDeque<Record>,
+    records: Records,
     in_flight: u64,
     sacked: u64,
     /// Segments that were reported to have arrived out of order, since the last time when there
@@ -156,6 +159,11 @@ impl Scoreboard {
             self.records = VecDeque::new();
             self.again = None;
         }
+    }
+
+    /// Exchanges the memory of records, if there are none or they are needed no more.
+    pub(crate) fn exchange_memory(&mut self, memory: Records) -> Records {
+        std::mem::replace(&mut self.records, memory)
     }
 
     /// Whether the receiver has taken back what it reported by SACK: its first byte is missing

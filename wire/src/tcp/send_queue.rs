@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 
 use super::payload::SharedPayload;
+use super::spare;
+
+/// Chunks, each with the position of its first byte.
+pub(crate) type Chunks<S> = VecDeque<(u64, S)>;
 
 /// The send queue. A chunk leaves it when its last byte is acknowledged; segments that a device
 /// still reads hold references of their own.
 #[derive(Debug)]
 pub(crate) struct SendQueue<S> {
-    /// Each chunk with the position of its first byte.
-    chunks: VecDeque<(u64, S)>,
+    chunks: Chunks<S>,
     /// The position behind the last byte.
     end: u64,
 }
@@ -69,13 +72,18 @@ impl<S: SharedPayload> SendQueue<S> {
     /// Gives back the memory of an empty queue.
     pub(crate) fn shrink(&mut self) {
         if self.chunks.is_empty() {
-            self.clear();
+            self.chunks = VecDeque::new();
         }
     }
 
     /// Drops everything.
     pub(crate) fn clear(&mut self) {
-        self.chunks = VecDeque::new();
+        spare::empty(&mut self.chunks);
+    }
+
+    /// Exchanges the memory of an empty queue, or of one that is needed no more.
+    pub(crate) fn exchange_memory(&mut self, memory: Chunks<S>) -> Chunks<S> {
+        std::mem::replace(&mut self.chunks, memory)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Windows and acknowledgments (RFC 9293, sections 3.7.4 and 3.8.6; RFC 5681, section 4.2).
 
 use virtroupe_wire::tcp::{
-    HeaderOptions, Keepalive, Readiness, Segment, TcpError, TcpEvent, TcpOptions, TcpState,
+    ConnectionId, HeaderOptions, Keepalive, Readiness, Segment, TcpConfig, TcpError, TcpEvent,
+    TcpOptions, TcpState,
 };
 
-use crate::bed::{ACK, Bed, RST, Sent, plain};
+use crate::bed::{ACK, Bed, FIN, RST, Sent, plain};
 use crate::network::{Network, Path};
 use crate::support::{FAMILY, content, milliseconds, options, seconds};
 
@@ -53,6 +54,62 @@ fn a_reply_carries_the_acknowledgment() {
     assert_eq!(reply[0].numbers(), (1, 8));
     bed.ack(8, 6);
     assert_eq!(bed.pass(seconds(10)), []);
+}
+
+/// A bed whose engine waits with the acknowledgment of an end, and an open connection.
+fn waiting_for_our_end() -> (Bed, ConnectionId) {
+    let mut bed = Bed::with(TcpConfig {
+        delay_end_acks: true,
+        ..TcpConfig::default()
+    });
+    let id = bed.accept(plain());
+    (bed, id)
+}
+
+#[test]
+fn our_end_carries_the_acknowledgment_of_the_peers_if_so_set() {
+    let (mut bed, id) = waiting_for_our_end();
+    let none = HeaderOptions::default;
+    assert_eq!(bed.send(FIN.with(ACK), (1, 1), none(), b""), []);
+    bed.engine.finish(bed.now, id);
+    let end = bed.sent();
+    assert_eq!(end.len(), 1);
+    assert!(end[0].has(FIN.with(ACK)));
+    assert_eq!(end[0].numbers(), (1, 2));
+    bed.ack(2, 2);
+    assert_eq!(bed.pass(seconds(10)), []);
+}
+
+#[test]
+fn an_end_is_acknowledged_in_time_though_ours_does_not_come() {
+    let (mut bed, id) = waiting_for_our_end();
+    let none = HeaderOptions::default;
+    assert_eq!(bed.send(FIN.with(ACK), (1, 1), none(), b""), []);
+    let late = bed.pass(milliseconds(100));
+    assert_eq!(late.len(), 1);
+    assert!((40..42).contains(&late[0].0.as_millis()), "{:?}", late[0].0);
+    assert_eq!(late[0].1.numbers(), (1, 2));
+    // It was lost: now it is not waited for.
+    let again = bed.send(FIN.with(ACK), (1, 1), none(), b"");
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].numbers(), (1, 2));
+    assert_eq!(bed.engine.state(id), Some(TcpState::CloseWait));
+}
+
+#[test]
+fn an_end_that_answers_ours_or_comes_too_early_is_acknowledged_at_once() {
+    let none = HeaderOptions::default;
+    let (mut bed, _) = waiting_for_our_end();
+    // The byte before it is missing.
+    let early = bed.send(FIN.with(ACK), (2, 1), none(), b"");
+    assert_eq!(early.len(), 1);
+    assert_eq!(early[0].numbers(), (1, 1));
+    let (mut bed, id) = waiting_for_our_end();
+    bed.engine.finish(bed.now, id);
+    assert_eq!(bed.sent().len(), 1);
+    let answer = bed.send(FIN.with(ACK), (1, 2), none(), b"");
+    assert_eq!(answer.len(), 1);
+    assert_eq!(answer[0].numbers(), (2, 2));
 }
 
 #[test]

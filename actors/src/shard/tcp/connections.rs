@@ -64,9 +64,9 @@ impl Shard {
             match self.reserve_flow(id) {
                 Ok(reservation) => break (id, reservation),
                 // Taken by another cpu since we looked. Nothing was sent yet.
-                Err(_) if attempts > 0 => self.tcp.engine.abort(self.clock.now(), id),
+                Err(_) if attempts > 0 => self.tcp.engine.abort(self.now(), id),
                 Err(port) => {
-                    self.tcp.engine.abort(self.clock.now(), id);
+                    self.tcp.engine.abort(self.now(), id);
                     return Err(port.into());
                 }
             }
@@ -87,7 +87,7 @@ impl Shard {
         peer: SocketAddr,
         options: &TcpOptions,
     ) -> Result<ConnectionId, TcpConnectError> {
-        let now = self.clock.now();
+        let now = self.now();
         let ports = self.ports.clone();
         let ports = ports.borrow();
         let placement = ports.crossings.as_ref().map(|it| &it.placement);
@@ -186,7 +186,7 @@ impl Shard {
         wake(&self.wakes, &mut socket.reader);
         wake(&self.wakes, &mut socket.writer);
         let parked = socket.delivery.and_then(|delivery| delivery.parked);
-        let now = self.clock.now();
+        let now = self.now();
         if self.closed.is_some() {
             return;
         }
@@ -277,28 +277,28 @@ impl Shard {
     }
 
     pub(crate) fn finish_tcp(&mut self, id: ConnectionId) {
-        self.tcp.engine.finish(self.clock.now(), id);
+        self.tcp.engine.finish(self.now(), id);
         self.wake();
     }
 
     pub(crate) fn set_nodelay(&mut self, id: ConnectionId, nodelay: bool) {
-        let now = self.clock.now();
+        let now = self.now();
         self.tcp.engine.set_nodelay(now, id, nodelay);
         self.wake();
     }
 
     pub(crate) fn set_keepalive(&mut self, id: ConnectionId, keepalive: Option<Keepalive>) {
-        let now = self.clock.now();
+        let now = self.now();
         self.tcp.engine.set_keepalive(now, id, keepalive);
         self.wake();
     }
 
     pub(crate) fn set_dscp(&mut self, id: ConnectionId, dscp: u8) {
-        self.tcp.engine.set_dscp(self.clock.now(), id, dscp);
+        self.tcp.engine.set_dscp(self.now(), id, dscp);
     }
 
     pub(crate) fn set_user_timeout(&mut self, id: ConnectionId, limit: Duration) {
-        let now = self.clock.now();
+        let now = self.now();
         self.tcp.engine.set_user_timeout(now, id, limit);
         self.wake();
     }

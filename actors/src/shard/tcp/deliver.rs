@@ -75,7 +75,7 @@ impl Shard {
     /// it. What finds the mailbox full stays in the engine, but for one message, and the window
     /// closes.
     pub(super) fn deliver_tcp(&mut self, id: ConnectionId) {
-        let now = self.clock.now();
+        let now = self.now();
         let tcp = &mut self.tcp;
         let Some(socket) = tcp.sockets.get_mut(&id) else {
             return;

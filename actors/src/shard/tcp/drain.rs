@@ -28,7 +28,7 @@ impl Shard {
     /// Finishes all connections, and closes all listeners. The result is there when the peers have
     /// acknowledged everything. Visits all connections.
     pub(crate) fn drain_tcp(&mut self) -> oneshot::Receiver<()> {
-        let now = self.clock.now();
+        let now = self.now();
         let listeners: Vec<ListenerId> = self.tcp.listeners.keys().copied().collect();
         listeners.into_iter().for_each(|id| self.end_listener(id));
         for (id, socket) in &mut self.tcp.sockets {
@@ -52,7 +52,7 @@ impl Shard {
 
     /// Resets what is left of the connections.
     pub(crate) fn reset_tcp(&mut self) {
-        let now = self.clock.now();
+        let now = self.now();
         self.tcp.engine.abort_all(now);
         self.wake();
     }

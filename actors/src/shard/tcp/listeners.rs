@@ -83,7 +83,7 @@ impl Shard {
         let listening = engine.listen(local, options.clone());
         let id = listening.map_err(BindError::from)?;
         if let Err(Taken { cpu, closing }) = self.reserve_binding(binding, sharing) {
-            let now = self.clock.now();
+            let now = self.now();
             self.tcp.engine.close_listener(now, id);
             let error = BindError::InUseOnOtherCpu { local, cpu };
             return Err(Unbound { error, closing });
@@ -177,7 +177,7 @@ impl Shard {
 
     /// Ends a listener, whose handle may learn that it has ended.
     pub(super) fn end_listener(&mut self, id: ListenerId) {
-        let now = self.clock.now();
+        let now = self.now();
         let Some(listener) = self.tcp.listeners.get_mut(&id) else {
             return;
         };
@@ -241,7 +241,7 @@ impl Shard {
         if self.closed.is_some() {
             return None;
         }
-        let now = self.clock.now();
+        let now = self.now();
         let local = self.tcp.listeners.get(&id)?.local;
         let connection = self.tcp.engine.accept(now, id)?;
         let binding = binding(local);

@@ -72,7 +72,7 @@ impl<'a> Gather<'a> {
 impl Shard {
     /// The next frame that a connection received.
     pub(crate) fn receive_tcp(&mut self, id: ConnectionId) -> Option<Frame> {
-        self.tcp.engine.read(self.clock.now(), id)
+        self.tcp.engine.read(self.now(), id)
     }
 
     /// Whether a connection received something that was not taken.
@@ -156,7 +156,7 @@ impl Shard {
             return Ok(0);
         }
         let mut room = self.tcp_room(id)?;
-        let now = self.clock.now();
+        let now = self.now();
         let mut written = 0;
         {
             let ports = self.ports.clone();
@@ -201,7 +201,7 @@ impl Shard {
         let bytes = source.next().unwrap_or_default();
         let bytes = bytes.get(..ON_HEAP).unwrap_or(bytes);
         let chunk = Frame::on_heap(bytes).freeze();
-        let now = self.clock.now();
+        let now = self.now();
         let written = self.tcp.engine.write(now, id, chunk);
         written.map_err(|_| TcpSendError::Finished)?;
         Ok(bytes.len())
@@ -297,7 +297,7 @@ impl Shard {
     /// now.
     fn wait_for_tcp_room(&mut self, id: ConnectionId, reason: &TcpSendError) -> bool {
         if *reason == TcpSendError::Full {
-            return self.tcp.engine.want_room(self.clock.now(), id);
+            return self.tcp.engine.want_room(self.now(), id);
         }
         if self.has_slots() || self.tcp.may_use_heap(id) {
             return false;
@@ -320,7 +320,7 @@ impl Shard {
                 Err(reason) => refused(0, chunk.into(), reason),
                 Ok(_) => {
                     let accepted = chunk.len();
-                    match self.tcp.engine.write(self.clock.now(), id, chunk) {
+                    match self.tcp.engine.write(self.now(), id, chunk) {
                         Ok(()) => TcpSendOutcome {
                             accepted,
                             refused: None,
@@ -341,7 +341,7 @@ impl Shard {
 
     /// Sends the segments of a frame where they lie.
     fn send_frame(&mut self, id: ConnectionId, frame: Frame) -> TcpSendOutcome {
-        let now = self.clock.now();
+        let now = self.now();
         let mut accepted = 0;
         let mut rest = Some(frame);
         while let Some(frame) = rest {

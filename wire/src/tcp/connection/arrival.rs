@@ -253,10 +253,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         if is_fin {
             self.receive.finish_at(start + length)?;
-            self.wanted.ack = true;
         }
         if self.receive.take_fin() {
-            self.on_fin();
+            self.on_fin(cx);
+        } else if is_fin {
+            self.wanted.ack = true;
         }
         Ok(())
     }
@@ -296,16 +297,28 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.unacknowledged_segments = self.unacknowledged_segments.saturating_add(full as u16);
         if self.unacknowledged_segments >= 2 || self.options.ack_delay.is_zero() {
             self.wanted.ack = true;
-        } else if !self.timers.is_set(Timer::DelayedAck) {
-            self.timers
-                .set(Timer::DelayedAck, cx.now + self.options.ack_delay);
+        } else {
+            self.delay_ack(cx.now);
         }
         Ok(())
     }
 
+    /// Acknowledges in time, if nothing that is sent before does.
+    fn delay_ack(&mut self, now: Instant) {
+        if !self.timers.is_set(Timer::DelayedAck) {
+            let at = now + self.options.ack_delay;
+            self.timers.set(Timer::DelayedAck, at);
+        }
+    }
+
     /// The peer has finished, and all that it sent has arrived.
-    fn on_fin(&mut self) {
-        self.wanted.ack = true;
+    fn on_fin(&mut self, cx: &Context<'_>) {
+        let is_open = self.state == TcpState::Established && self.owner != Owner::Nobody;
+        if is_open && cx.delays_end_acks && !self.wanted.ack {
+            self.delay_ack(cx.now);
+        } else {
+            self.wanted.ack = true;
+        }
         self.readiness.readable = true;
         self.state = match self.state {
             TcpState::SynReceived | TcpState::Established => TcpState::CloseWait,

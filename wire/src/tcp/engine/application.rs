@@ -102,7 +102,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 flow
             }
         };
-        let mut initial = self.secrets.initial_sequence(now, &flow);
+        let (mut initial, offset) = self.secrets.first_numbers(now, &flow);
         if let Some(Entry::TimeWait(index)) = self.find(&flow) {
             // RFC 6191: behind all numbers of the old connection.
             if let Some(record) = self.time_wait.at(index)
@@ -113,13 +113,19 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             self.remove_time_wait(index);
         }
         let initial = options.initial_sequence.unwrap_or(initial);
-        let offset = self.secrets.timestamp_offset(&flow);
         let options = self.share(options);
-        let mut connection =
-            Connection::connect(flow, options, initial, offset, self.config.mtu, now);
-        connection.is_attached = true;
-        let key = self.connections.insert(connection);
-        self.attach(&flow, Entry::Connection(key.index));
+        let mtu = self.config.mtu;
+        let key = self
+            .connections
+            .insert_with(|| Connection::connect(flow, options, initial, offset, mtu, now));
+        if let Some(connection) = self.connections.at_mut(key.index) {
+            connection.is_attached = true;
+            if let Some(queues) = self.spare.take() {
+                connection.adopt(queues);
+            }
+        }
+        let hash = self.secrets.table_hash(&flow);
+        self.attach(hash, Entry::Connection(key.index));
         self.counters.connects += 1;
         self.settle(now, key.index, true);
         Ok(ConnectionId(key))
@@ -230,6 +236,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Takes the next payload that arrived in order; `None` if there is none now. What is taken
     /// makes room in the window.
     pub fn read(&mut self, now: Instant, id: ConnectionId) -> Option<B> {
+        if !self.has_received(id) {
+            return None;
+        }
         self.with(now, id.0, |connection| connection.read(now))?
     }
 
@@ -307,25 +316,36 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
 
     /// Turns Nagle's algorithm off (`true`) or on.
     pub fn set_nodelay(&mut self, now: Instant, id: ConnectionId, nodelay: bool) {
-        self.with(now, id.0, |connection| {
-            Arc::make_mut(&mut connection.options).nodelay = nodelay;
-        });
+        self.change_options(now, id, |options| options.nodelay = nodelay);
     }
 
     /// Sets the differentiated services code point of what is sent, 0 to 63.
     pub fn set_dscp(&mut self, now: Instant, id: ConnectionId, dscp: u8) {
-        self.with(now, id.0, |connection| {
-            Arc::make_mut(&mut connection.options).dscp = dscp & 63;
-        });
+        self.change_options(now, id, |options| options.dscp = dscp & 63);
     }
 
     /// Turns keepalive on or off, or changes it.
     pub fn set_keepalive(&mut self, now: Instant, id: ConnectionId, keepalive: Option<Keepalive>) {
-        self.with(now, id.0, |connection| {
-            let options = Arc::make_mut(&mut connection.options);
-            options.keepalive = keepalive;
-            connection.start_keepalive(now);
-        });
+        self.change_options(now, id, |options| options.keepalive = keepalive);
+        self.with(now, id.0, |connection| connection.start_keepalive(now));
+    }
+
+    /// Changes the settings of a connection, which it may share with others.
+    fn change_options(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        change: impl FnOnce(&mut TcpOptions),
+    ) {
+        let Some(connection) = self.connections.get(id.0) else {
+            return;
+        };
+        let mut options = TcpOptions::clone(&connection.options);
+        change(&mut options);
+        if options != *connection.options {
+            let options = self.share(options);
+            self.with(now, id.0, |connection| connection.options = options);
+        }
     }
 
     /// Sets the user timeout.

@@ -13,19 +13,28 @@ use crate::time::Instant;
 /// What a reset that answers a segment must know of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered {
-    header: TcpHeader,
+    flags: TcpFlags,
+    sequence: SeqNumber,
+    acknowledgment: SeqNumber,
     /// Sequence numbers that it takes.
     length: u32,
 }
 
 impl Answered {
     pub(super) fn new<B: Buffer>(segment: &Segment<B>) -> Self {
-        let flags = segment.header.flags;
+        let TcpHeader {
+            flags,
+            sequence,
+            acknowledgment,
+            ..
+        } = segment.header;
         let length = segment.payload.len() as u32
             + u32::from(flags.contains(TcpFlags::SYN))
             + u32::from(flags.contains(TcpFlags::FIN));
         Answered {
-            header: segment.header,
+            flags,
+            sequence,
+            acknowledgment,
             length,
         }
     }
@@ -43,15 +52,17 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         self.look_up(burst, &mut runs);
         let mut next = runs.iter();
         let mut run = next.next();
+        let mut known_hash = None;
         for (position, segment) in burst.drain(..).enumerate() {
-            if let Some(Run { first, index, .. }) = run
+            if let Some(Run { first, hash, index }) = run
                 && *first == position
             {
                 // Whether it is still so is looked at again.
                 self.last_found = index.unwrap_or(self.last_found);
+                known_hash = Some(*hash);
                 run = next.next();
             }
-            self.receive_one(now, segment);
+            self.handle(now, segment, known_hash);
         }
         runs.clear();
         self.runs = runs;
@@ -93,14 +104,27 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
 
     /// Handles one segment.
     pub fn receive_one(&mut self, now: Instant, segment: Segment<B>) {
+        self.handle(now, segment, None);
+    }
+
+    /// Handles one segment, of whose flow the hash may be known.
+    fn handle(&mut self, now: Instant, segment: Segment<B>, known_hash: Option<u64>) {
         self.counters.rx_segments += 1;
         let flow = segment.flow;
         let answered = Answered::new(&segment);
-        let result = match self.find_again(&flow) {
-            Some(Entry::Connection(index)) => self.receive_for(now, index, segment),
-            Some(Entry::HalfOpen(index)) => self.receive_half_open(now, index, segment),
-            Some(Entry::TimeWait(index)) => self.receive_time_wait(now, index, segment),
-            None => self.receive_stranger(now, segment),
+        let result = if self.is_at(self.last_found, &flow) {
+            self.receive_for(now, self.last_found, segment)
+        } else {
+            let hash = known_hash.unwrap_or_else(|| self.secrets.table_hash(&flow));
+            match self.find_hashed(hash, &flow) {
+                Some(Entry::Connection(index)) => {
+                    self.last_found = index;
+                    self.receive_for(now, index, segment)
+                }
+                Some(Entry::HalfOpen(index)) => self.receive_half_open(now, hash, index, segment),
+                Some(Entry::TimeWait(index)) => self.receive_time_wait(now, hash, index, segment),
+                None => self.receive_stranger(now, hash, segment),
+            }
         };
         match result {
             Ok(()) => self.counters.accepted += 1,
@@ -118,19 +142,6 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     fn is_at(&self, index: u32, flow: &Flow) -> bool {
         let connection = self.connections.at(index);
         connection.is_some_and(|it| it.is_attached && it.flow == *flow)
-    }
-
-    /// Where `flow` is kept; without hashing it if it was found before.
-    #[inline]
-    fn find_again(&mut self, flow: &Flow) -> Option<Entry> {
-        if self.is_at(self.last_found, flow) {
-            return Some(Entry::Connection(self.last_found));
-        }
-        let found = self.find(flow);
-        if let Some(Entry::Connection(index)) = found {
-            self.last_found = index;
-        }
-        found
     }
 
     /// Handles a segment of a connection.
@@ -161,6 +172,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     fn receive_time_wait(
         &mut self,
         now: Instant,
+        hash: u64,
         index: u32,
         segment: Segment<B>,
     ) -> Result<(), Refusal> {
@@ -182,7 +194,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             && let Some(listener) = self.listeners.find(&segment.flow)
         {
             self.remove_time_wait(index);
-            return self.receive_syn(now, listener, &segment, Some(record.behind()));
+            return self.receive_syn(now, hash, listener, &segment, Some(record.behind()));
         }
         let number = segment.header.sequence;
         let is_fin = flags.contains(TcpFlags::FIN);
@@ -257,15 +269,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Answers a segment that fits nowhere by a reset (RFC 9293, section 3.10.7.1). If too many
     /// answers wait, it is not answered.
     fn reset(&mut self, flow: Flow, answered: &Answered) {
-        let header = &answered.header;
-        if header.flags.contains(TcpFlags::RST) {
+        if answered.flags.contains(TcpFlags::RST) {
             return;
         }
-        let (sequence, acknowledgment, flags) = match header.flags.contains(TcpFlags::ACK) {
-            true => (header.acknowledgment, SeqNumber(0), TcpFlags::RST),
+        let (sequence, acknowledgment, flags) = match answered.flags.contains(TcpFlags::ACK) {
+            true => (answered.acknowledgment, SeqNumber(0), TcpFlags::RST),
             false => {
                 let flags = TcpFlags::RST.with(TcpFlags::ACK);
-                (SeqNumber(0), header.sequence + answered.length, flags)
+                (SeqNumber(0), answered.sequence + answered.length, flags)
             }
         };
         let reset = TcpHeader {

@@ -26,6 +26,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     pub(super) fn receive_stranger(
         &mut self,
         now: Instant,
+        hash: u64,
         segment: Segment<B>,
     ) -> Result<(), Refusal> {
         let flags = segment.header.flags;
@@ -43,12 +44,12 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return Err(refused(false));
         }
         if flags.contains(TcpFlags::ACK) {
-            return self.receive_cookie(now, listener, segment);
+            return self.receive_cookie(now, hash, listener, segment);
         }
         if !flags.contains(TcpFlags::SYN) || flags.contains(TcpFlags::FIN) {
             return Err(DropReason::BadFlags.into());
         }
-        self.receive_syn(now, listener, &segment, None)
+        self.receive_syn(now, hash, listener, &segment, None)
     }
 
     /// Somebody asks for a connection. What a SYN carries besides is sent again by its sender.
@@ -56,6 +57,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     pub(super) fn receive_syn(
         &mut self,
         now: Instant,
+        hash: u64,
         listener: u32,
         segment: &Segment<B>,
         least: Option<SeqNumber>,
@@ -68,9 +70,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if entry.is_full() {
             return Err(DropReason::BacklogFull.into());
         }
-        let options = entry.options.clone();
+        let options = &entry.options;
         let header = &segment.header;
-        let initial = self.secrets.initial_sequence(now, &flow);
+        let (initial, timestamp_offset) = self.secrets.first_numbers(now, &flow);
         let initial = least
             .filter(|least| initial.is_before(*least))
             .unwrap_or(initial);
@@ -78,19 +80,18 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             flow,
             ours: options.initial_sequence.unwrap_or(initial),
             theirs: header.sequence,
-            negotiated: agree(&options, header),
+            negotiated: agree(options, header),
             peer_mss: header.options.mss,
             recent: header.options.timestamps.map_or(0, |it| it.value),
-            timestamp_offset: self.secrets.timestamp_offset(&flow),
+            timestamp_offset,
             sent: Some(now),
         };
-        let offset = opened.timestamp_offset;
         if self.half_open.len() < self.config.half_open {
-            let value = clock(now).wrapping_add(offset);
-            self.send_syn_ack(&opened, value, &options)?;
+            let value = clock(now).wrapping_add(timestamp_offset);
+            self.send_syn_ack(&opened, value, listener)?;
             let record = HalfOpen::new(&opened, listener, now);
             let key = self.half_open.insert(record);
-            self.attach(&flow, Entry::HalfOpen(key.index));
+            self.attach(hash, Entry::HalfOpen(key.index));
             self.half_open_timers
                 .arm(now, key.index, Some(now + record.timeout()));
             self.counters.half_opened += 1;
@@ -102,8 +103,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if !opened.negotiated.timestamps {
             opened.negotiated = Negotiated::default();
         }
-        let value = cookies::timestamp(now, offset, Offer::new(&opened.negotiated));
-        self.send_syn_ack(&opened, value, &options)?;
+        let offer = Offer::new(&opened.negotiated);
+        let value = cookies::timestamp(now, timestamp_offset, offer);
+        self.send_syn_ack(&opened, value, listener)?;
         self.counters.cookies_sent += 1;
         if let Some(entry) = self.listeners.at_mut(listener) {
             entry.cookie_sent = Some(now);
@@ -115,8 +117,12 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         &mut self,
         opened: &Opened,
         timestamp: u32,
-        options: &TcpOptions,
+        listener: u32,
     ) -> Result<(), Refusal> {
+        let Some(entry) = self.listeners.at(listener) else {
+            return Err(DropReason::NoSocket.into());
+        };
+        let options = &entry.options;
         let syn_ack = SynAck {
             ours: opened.ours,
             theirs: opened.theirs,
@@ -129,13 +135,15 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             },
             user_timeout: user_timeout::announced(options),
         };
-        self.reply(opened.flow, syn_ack.header(&opened.flow), options.dscp)
+        let dscp = options.dscp;
+        self.reply(opened.flow, syn_ack.header(&opened.flow), dscp)
     }
 
     /// An acknowledgment of no connection: perhaps of a cookie.
     fn receive_cookie(
         &mut self,
         now: Instant,
+        hash: u64,
         listener: u32,
         segment: Segment<B>,
     ) -> Result<(), Refusal> {
@@ -153,22 +161,24 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let scale = entry.options.scale();
         let opened = cookies::open(&self.secrets, &segment.flow, &segment.header, scale, now);
         let opened = opened.ok_or(refused)?;
-        self.open(now, listener, &opened)?;
+        let index = self.open(now, listener, &opened)?;
+        self.attach(hash, Entry::Connection(index));
         self.counters.cookies_accepted += 1;
-        self.receive_opened(now, segment)
+        self.receive_for(now, index, segment)
     }
 
     /// Handles a segment of a half-open connection (RFC 9293, section 3.10.7.4).
     pub(super) fn receive_half_open(
         &mut self,
         now: Instant,
+        hash: u64,
         index: u32,
         segment: Segment<B>,
     ) -> Result<(), Refusal> {
         let Some(record) = self.half_open.at(index).copied() else {
             return Err(DropReason::NoSocket.into());
         };
-        let Some(entry) = self.listener_of(&record) else {
+        let Some(options) = self.listener_of(&record) else {
             self.remove_half_open(index);
             return Err(Refusal {
                 reason: DropReason::NoSocket,
@@ -176,7 +186,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             });
         };
         let header = &segment.header;
-        let window = entry.first_buffer().min(u16::MAX.into()) as i64;
+        let window = options.first_buffer().min(u16::MAX.into()) as i64;
+        let scale = options.scale();
         let ahead = i64::from(header.sequence.distance(record.theirs + 1));
         let is_within = (0..window).contains(&ahead);
         if header.flags.contains(TcpFlags::RST) {
@@ -213,14 +224,15 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             });
         }
         let offset = self.secrets.timestamp_offset(&record.flow);
-        let opened = record.opened(entry.scale(), offset, now);
-        if self.is_full(record.listener) {
-            // The peer believes that the connection is open, and tries again.
-            return Err(DropReason::BacklogFull.into());
-        }
-        self.remove_half_open(index);
-        self.open(now, record.listener, &opened)?;
-        self.receive_opened(now, segment)
+        let opened = record.opened(scale, offset, now);
+        // If there is no room the record stays: the peer believes that the connection is open, and
+        // tries again.
+        let connection = self.open(now, record.listener, &opened)?;
+        self.half_open_timers.disarm(index);
+        self.half_open.remove(index);
+        let (old, new) = (Entry::HalfOpen(index), Entry::Connection(connection));
+        self.replace(hash, old, new);
+        self.receive_for(now, connection, segment)
     }
 
     /// Handles a SYN of a half-open connection.
@@ -266,19 +278,22 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let Some(options) = self.listener_of(record) else {
             return Err(DropReason::NoSocket.into());
         };
+        let scale = options.scale();
         let offset = self.secrets.timestamp_offset(&record.flow);
-        let opened = record.opened(options.scale(), offset, now);
+        let opened = record.opened(scale, offset, now);
         let value = clock(now).wrapping_add(offset);
-        self.send_syn_ack(&opened, value, &options)?;
+        self.send_syn_ack(&opened, value, record.listener)?;
         self.counters.retransmits += 1;
         Ok(())
     }
 
     /// The settings of the listener that a record belongs to, if it is still there.
-    fn listener_of(&self, record: &HalfOpen) -> Option<std::sync::Arc<TcpOptions>> {
+    fn listener_of(&self, record: &HalfOpen) -> Option<&TcpOptions> {
         let listener = self.listeners.at(record.listener)?;
-        let is_same = self.listeners.find(&record.flow) == Some(record.listener);
-        is_same.then(|| listener.options.clone())
+        // Another may have its place since.
+        listener
+            .serves(&record.flow)
+            .then_some(listener.options.as_ref())
     }
 
     /// Whether no connection can be made for this listener now.
@@ -290,34 +305,33 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         is_backlog_full || self.connections.len() >= self.config.connections
     }
 
-    /// A handshake is over: makes the connection, for its listener to be accepted.
-    fn open(&mut self, now: Instant, listener: u32, opened: &Opened) -> Result<(), Refusal> {
+    /// A handshake is over: makes the connection, for its listener to be accepted. Returns where it
+    /// is; the caller makes its flow lead there.
+    fn open(&mut self, now: Instant, listener: u32, opened: &Opened) -> Result<u32, Refusal> {
         if self.is_full(listener) {
             return Err(DropReason::BacklogFull.into());
         }
         let Some(entry) = self.listeners.at_mut(listener) else {
             return Err(DropReason::NoSocket.into());
         };
-        let options = entry.options.clone();
-        let mut connection = Connection::accept(opened, options, listener, self.config.mtu, now);
-        connection.is_attached = true;
-        let key = self.connections.insert(connection);
+        let (options, mtu) = (entry.options.clone(), self.config.mtu);
+        let key = self
+            .connections
+            .insert_with(|| Connection::accept(opened, options, listener, mtu, now));
+        if let Some(connection) = self.connections.at_mut(key.index) {
+            connection.is_attached = true;
+            if let Some(queues) = self.spare.take() {
+                connection.adopt(queues);
+            }
+        }
         entry.ready.push_back(key);
         if !entry.is_told {
             entry.is_told = true;
             self.events.push_back(Told::Listener(listener));
         }
-        self.attach(&opened.flow, Entry::Connection(key.index));
+        self.last_found = key.index;
         self.counters.opened += 1;
-        Ok(())
-    }
-
-    /// Passes the last segment of a handshake on to the connection that it has opened.
-    fn receive_opened(&mut self, now: Instant, segment: Segment<B>) -> Result<(), Refusal> {
-        match self.find(&segment.flow) {
-            Some(Entry::Connection(index)) => self.receive_for(now, index, segment),
-            _ => Err(DropReason::NoSocket.into()),
-        }
+        Ok(key.index)
     }
 
     /// A half-open connection was not acknowledged in time.
@@ -341,7 +355,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     fn remove_half_open(&mut self, index: u32) {
         self.half_open_timers.disarm(index);
         if let Some(record) = self.half_open.at(index).copied() {
-            self.detach(&record.flow, Entry::HalfOpen(index));
+            let hash = self.secrets.table_hash(&record.flow);
+            self.detach(hash, Entry::HalfOpen(index));
             self.half_open.remove(index);
         }
     }

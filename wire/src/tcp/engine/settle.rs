@@ -42,7 +42,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let (flow, owner) = (connection.flow, connection.owner);
         if std::mem::take(&mut connection.is_attached) {
             self.counters.closed += 1;
-            self.detach(&flow, Entry::Connection(index));
+            let hash = self.secrets.table_hash(&flow);
+            self.detach(hash, Entry::Connection(index));
         }
         if owner == Owner::Nobody && !has_output {
             self.remove_connection(index);
@@ -66,13 +67,15 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         );
         if std::mem::take(&mut connection.is_attached) {
             self.counters.closed += 1;
-            self.detach(&flow, Entry::Connection(index));
+            let hash = self.secrets.table_hash(&flow);
+            let old = Entry::Connection(index);
             if self.time_wait.len() < self.config.time_wait {
                 let key = self.time_wait.insert(record);
-                self.attach(&flow, Entry::TimeWait(key.index));
+                self.replace(hash, old, Entry::TimeWait(key.index));
                 let until = now + self.config.time_wait_time;
                 self.time_wait_timers.arm(now, key.index, Some(until));
             } else {
+                self.detach(hash, old);
                 self.counters.time_wait_overflows += 1;
             }
         }
@@ -84,20 +87,27 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     fn remove_connection(&mut self, index: u32) {
         self.connection_timers.disarm(index);
         let key = self.connections.key(index);
-        if let Some(connection) = self.connections.remove(index) {
-            self.memory = self.memory.saturating_sub(connection.receive.memory());
-            if self.tells_ends
-                && let Some(key) = key
-            {
-                self.events.push_back(Told::Ended(key));
-            }
+        let Some(connection) = self.connections.at_mut(index) else {
+            return;
+        };
+        self.memory = self.memory.saturating_sub(connection.receive.memory());
+        self.spare.keep(connection.give_up_queues());
+        self.connections.discard(index);
+        if self.connections.len() == 0 {
+            self.spare.shrink();
+        }
+        if self.tells_ends
+            && let Some(key) = key
+        {
+            self.events.push_back(Told::Ended(key));
         }
     }
 
     pub(super) fn remove_time_wait(&mut self, index: u32) {
         self.time_wait_timers.disarm(index);
         if let Some(record) = self.time_wait.at(index).copied() {
-            self.detach(&record.flow, Entry::TimeWait(index));
+            let hash = self.secrets.table_hash(&record.flow);
+            self.detach(hash, Entry::TimeWait(index));
             self.time_wait.remove(index);
         }
     }

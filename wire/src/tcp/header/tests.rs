@@ -57,6 +57,7 @@ proptest! {
     fn what_is_written_is_read_again(header in header()) {
         let (bytes, length) = header.to_bytes();
         prop_assert_eq!(length % 4, 0);
+        prop_assert_eq!(length, HEADER + header.options.length());
         prop_assert_eq!(TcpHeader::parse(&bytes[..length]), Ok((header, length)));
     }
 
