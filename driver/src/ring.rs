@@ -49,6 +49,9 @@ pub(crate) trait Ring: Sized {
     /// like it; at least 1 unless `count` is 0.
     fn aligned_count(&self, count: usize) -> usize;
 
+    /// How many of the next `count` descriptors [`push_run`](Self::push_run) writes in one go.
+    fn contiguous(&self, count: usize) -> usize;
+
     /// Starts fetching the lines of `count` descriptors, `skip` behind the next, which is `id`.
     fn prefetch_descriptors(&self, id: u16, skip: usize, count: usize);
 
@@ -133,6 +136,11 @@ impl Ring for SplitRing {
 
     #[inline]
     fn aligned_count(&self, count: usize) -> usize {
+        count
+    }
+
+    #[inline]
+    fn contiguous(&self, count: usize) -> usize {
         count
     }
 

@@ -48,8 +48,8 @@ pub(crate) struct TransmitQueue<R> {
     further_slots: usize,
     iova_offset: u64,
     offloads: TransmitOffloads,
-    /// Reused by `push_plain`.
-    buffers: Box<[PlainBuffer; RUN]>,
+    /// Reused by `push_plain`: addresses and lengths for descriptors.
+    buffers: Box<[(u64, u32); RUN]>,
     /// Frames whose descriptors are being fetched.
     prepared: usize,
     /// Whether the device takes indirect descriptors.
@@ -76,16 +76,6 @@ const OTHER: u32 = u32::MAX - 1;
 
 /// Plain frames that are put together before their descriptors are written.
 const RUN: usize = 64;
-
-/// What the descriptor of a plain frame says, and the slot behind it.
-#[derive(Clone, Copy, Default)]
-struct PlainBuffer {
-    /// The device's address of the virtio-net header.
-    address: u64,
-    /// Bytes, with that header.
-    length: u32,
-    slot: u32,
-}
 
 #[derive(Default)]
 struct Other {
@@ -118,7 +108,7 @@ impl<R: Ring> TransmitQueue<R> {
             further_slots: 0,
             ring,
             iova_offset,
-            buffers: Box::new([PlainBuffer::default(); RUN]),
+            buffers: Box::new([(0, 0); RUN]),
             prepared: 0,
             indirect: features.contains(FeatureBits::INDIRECT_DESC),
             memory,
@@ -283,41 +273,41 @@ impl<R: Ring> TransmitQueue<R> {
         let (mut sent, mut bytes) = (0, 0);
         loop {
             let frames = frames.get_mut(sent..).unwrap_or_default();
-            let ids = self.free.upcoming_slice(frames.len().min(RUN));
-            let buffers = self.buffers.get_mut(..ids.len()).unwrap_or_default();
-            let mut plain = 0;
-            for (frame, buffer) in frames.iter_mut().zip(&mut *buffers) {
+            // There may be more behind the end of the ring.
+            let most = self.ring.contiguous(frames.len().min(RUN));
+            let ids = self.free.upcoming_slice(most);
+            let mut count = 0;
+            for ((frame, &id), buffer) in frames.iter_mut().zip(ids).zip(&mut self.buffers[..]) {
                 let header = match frame.is_plain(home) {
                     true => frame.clear_net_header(),
                     false => self.offloads.request_checksum(frame, home),
                 };
-                let Some(header) = header else { break };
-                *buffer = PlainBuffer {
-                    address: (header.as_ptr() as u64).wrapping_add(self.iova_offset),
-                    length: frame.head().len() as u32 + NET_HEADER as u32,
-                    slot: frame.slot(),
+                let (Some(header), Some(slot)) = (header, self.slots.get_mut(usize::from(id)))
+                else {
+                    break;
                 };
-                plain += 1;
+                *slot = frame.slot();
+                let length = frame.head().len() as u32;
+                let address = (header.as_ptr() as u64).wrapping_add(self.iova_offset);
+                *buffer = (address, length + NET_HEADER as u32);
+                bytes += u64::from(length);
+                count += 1;
             }
-            let buffers = buffers.iter().take(plain);
-            let slots = &mut self.slots[..];
-            let buffer = |id, buffer: &PlainBuffer| {
-                *slots.get_mut(usize::from(id))? = buffer.slot;
-                bytes += u64::from(buffer.length);
-                Some((buffer.address, buffer.length))
-            };
-            let count = self.ring.push_run(0, ids, buffers, buffer);
-            // None: of another kind, or no descriptor is left. Else there may be more behind the
-            // end of the ring.
+            // None: of another kind, or no descriptor is left.
             if count == 0 {
                 break;
             }
+            let buffers = self.buffers.get(..count).unwrap_or_default();
+            let pushed = self
+                .ring
+                .push_run(0, ids, buffers.iter(), |_, buffer| Some(*buffer));
+            debug_assert_eq!(pushed, count, "there is room");
             self.free.advance(count as u16);
             sent += count;
         }
         self.chains += sent as u16;
         self.counters.frames += sent as u64;
-        self.counters.bytes += bytes - (sent * NET_HEADER) as u64;
+        self.counters.bytes += bytes;
         sent
     }
 

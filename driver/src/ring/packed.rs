@@ -212,6 +212,11 @@ impl Ring for PackedRing {
         if over < count { count - over } else { count }
     }
 
+    #[inline]
+    fn contiguous(&self, count: usize) -> usize {
+        count.min(self.size - self.next.at)
+    }
+
     /// Descriptors are written in ring order, whatever their id.
     #[inline]
     fn prefetch_descriptors(&self, _id: u16, skip: usize, count: usize) {
