@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use virtroupe_driver::Frame;
-use virtroupe_wire::ethernet;
+use virtroupe_wire::ethernet::{self, EthernetHeader};
+use virtroupe_wire::host::{LOOPED, REASSEMBLED};
 use virtroupe_wire::placement::{Place, Placement};
 use virtroupe_wire::{Buffer, DropReason, Drops, Instant};
 
@@ -190,8 +191,7 @@ impl Crossings {
     /// Gives a frame that the engines handed over to its owner; returns it if that is this cpu.
     /// To be followed by a [`flush`](Self::flush).
     pub(crate) fn route(&mut self, frame: Frame) -> Option<Frame> {
-        let packet = frame.head().get(ethernet::HEADER..).unwrap_or_default();
-        let owner = match self.placement.place_packet(packet) {
+        let owner = match self.place_handed_over(&frame) {
             Place::Owner(cpu) | Place::Group(cpu) => cpu,
             _ => self.cpu,
         };
@@ -202,6 +202,12 @@ impl Crossings {
             }
             _ => Some(frame),
         }
+    }
+
+    /// Where a frame goes that the engines handed over, whose EtherType is their own.
+    fn place_handed_over(&self, frame: &Frame) -> Place {
+        let packet = frame.head().get(ethernet::HEADER..).unwrap_or_default();
+        self.placement.place_packet(packet)
     }
 
     /// Sends what waits to the other cpus.
@@ -253,7 +259,11 @@ impl Crossings {
         }
         let mut kept = std::mem::take(&mut self.kept);
         for frame in burst.drain(..) {
-            let Place::Owner(owner) = self.placement.place(frame.head()) else {
+            let place = match is_made_by_engines(&frame) {
+                true => self.place_handed_over(&frame),
+                false => self.placement.place(frame.head()),
+            };
+            let Place::Owner(owner) = place else {
                 kept.push(frame);
                 continue;
             };
@@ -333,6 +343,12 @@ impl Outbound {
         self.since = None;
         Some((reason, self.waiting.drain(..).count() as u64))
     }
+}
+
+/// Whether the frame was never on a link.
+pub(crate) fn is_made_by_engines(frame: &Frame) -> bool {
+    EthernetHeader::parse(frame.head())
+        .is_some_and(|header| matches!(header.ethertype, LOOPED | REASSEMBLED))
 }
 
 #[cfg(test)]

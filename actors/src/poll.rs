@@ -253,6 +253,7 @@ impl PollLoop {
         shard: &mut Shard,
         ports: &mut Ports,
     ) -> Result<usize, Violation> {
+        let mut moved = 0;
         for _ in 0..self.settings.bursts_per_poll {
             let limit = self.settings.burst;
             let before = self.burst.len();
@@ -261,6 +262,7 @@ impl PollLoop {
                 (None, Some(pair)) => pair.receive(&mut self.burst, limit)?,
                 (None, None) => 0,
             };
+            moved += taken;
             let fresh = self.burst.get(before..).unwrap_or_default();
             match &ports.crossings {
                 Some(_) => fresh.iter().for_each(Frame::prefetch_head),
@@ -272,9 +274,9 @@ impl PollLoop {
                 break;
             }
         }
-        let moved = self.burst.len();
-        if moved == 0 {
-            return Ok(0);
+        if self.burst.is_empty() {
+            // What came, if anything, was dropped by the driver.
+            return Ok(moved);
         }
         if let Some(crossings) = &mut ports.crossings {
             crossings.dispatch(now, &mut self.burst, &mut self.heard);

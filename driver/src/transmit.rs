@@ -261,7 +261,8 @@ impl<R: Ring> TransmitQueue<R> {
     }
 
     /// Sends plain frames, and those that ask for a checksum and nothing else, from the front of
-    /// `frames` on, until there is one of another kind or no descriptor is left. Returns their number; the caller forgets them.
+    /// `frames` on, until there is one of another kind or no descriptor is left. Returns their
+    /// number; the caller forgets them.
     ///
     /// In two passes: what is to be written is put together first. A loop that does both has too
     /// much at hand for the registers, and what it keeps in memory instead goes through the same

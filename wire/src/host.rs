@@ -301,7 +301,8 @@ impl<B: Buffer> Host<B> {
     }
 
     /// Whether, since this was last asked, a packet was sent that asks for an offload (see
-    /// [`crate::offload`]): whoever drains the transmit queue must see to it.
+    /// [`crate::offload`]): whoever drains the transmit queue must see to it. Checksums that are left
+    /// to a device which [takes them](Self::set_checksum_offload) are not among these.
     pub fn take_has_offloads(&mut self) -> bool {
         std::mem::take(&mut self.has_offloads)
     }

@@ -74,7 +74,8 @@ pub struct UdpSend<B> {
     /// The byte that holds DSCP (upper six bits) and ECN (lower two).
     pub dscp_ecn: u8,
     /// What it carries: 0 to 65 507 bytes. What is longer than the path's MTU goes in fragments: the
-    /// device makes them if it can (`VIRTIO_NET_F_HOST_UFO`), else we do.
+    /// device makes them if it can (`VIRTIO_NET_F_HOST_UFO`), else we do. What was said of it as a
+    /// frame ([`Buffer::offload`]) is forgotten.
     pub payload: Payload<B>,
     /// Makes it a *train*: the payload is sent in datagrams of so many bytes each, the last one
     /// shorter, as with `UDP_SEGMENT` of Linux. At most [`LONGEST_TRAIN`] datagrams, none longer
@@ -117,11 +118,12 @@ impl<B: Buffer> UdpSend<B> {
 
 /// What became of a burst that was offered: `offered == accepted + refused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[must_use = "refused datagrams are still in the burst"]
+#[must_use = "what was refused was not sent"]
 pub struct SendOutcome {
     /// Datagrams that the engine took.
     pub accepted: usize,
-    /// Datagrams that stayed in the burst, each with its reason.
+    /// Datagrams that it did not take. [`send_udp`](crate::Host::send_udp) leaves them in the burst,
+    /// each with its reason; [`reply_udp`](crate::Host::reply_udp) drops them.
     pub refused: usize,
 }
 

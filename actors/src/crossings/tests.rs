@@ -144,3 +144,28 @@ fn what_comes_from_another_cpu_goes_on_to_a_third_for_a_while_after_bindings_cha
     lanes[1].take(&mut burst, 8);
     assert_eq!(marks(&burst), [1]);
 }
+
+#[test]
+fn so_does_what_another_engine_handed_over() {
+    let (mut crossings, mut lanes) = crossings(8);
+    let (mut sender, inbound) = lane(8, Arc::default());
+    crossings.inbound.push(inbound);
+    crossings.settle(at(0));
+    let handed_over = |cpu, mark, ethertype: u16| {
+        let mut frame = frame(&crossings, cpu, mark);
+        frame.head_mut()[12..14].copy_from_slice(&ethertype.to_be_bytes());
+        frame
+    };
+    let mut sent = vec![
+        handed_over(2, 0, LOOPED),
+        handed_over(0, 1, LOOPED),
+        handed_over(2, 2, REASSEMBLED),
+    ];
+    sender.push(&mut sent);
+    let mut burst = Vec::new();
+    assert_eq!(crossings.take(at(1), &mut burst, 8), 3);
+    assert_eq!(marks(&burst), [1]);
+    burst.clear();
+    lanes[1].take(&mut burst, 8);
+    assert_eq!(marks(&burst), [0, 2]);
+}

@@ -4,13 +4,11 @@
 use std::mem::take;
 
 use virtroupe_driver::{Frame, Pool};
-use virtroupe_wire::ethernet::EthernetHeader;
 use virtroupe_wire::filter::Filter;
-use virtroupe_wire::host::{LOOPED, REASSEMBLED};
 use virtroupe_wire::{Buffer, Instant};
 
 use super::{Capture, Shard};
-use crate::crossings::{Crossings, Heard};
+use crate::crossings::{Crossings, Heard, is_made_by_engines};
 
 impl Shard {
     /// Starts fetching frames that the engines will read, but not those that subscriptions may
@@ -116,10 +114,4 @@ impl Shard {
         self.host.hear_neighbor(now, frame);
         self.wake();
     }
-}
-
-/// Whether the frame was never on a link.
-fn is_made_by_engines(frame: &Frame) -> bool {
-    EthernetHeader::parse(frame.head())
-        .is_some_and(|header| matches!(header.ethertype, LOOPED | REASSEMBLED))
 }

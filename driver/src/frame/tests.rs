@@ -89,6 +89,8 @@ enum Operation {
     Prepend(u8),
     TrimFront(u16),
     Truncate(u16),
+    /// Of frames of one segment only.
+    Narrow(u16, u16),
     Extend(u8),
     Append(bool, u8),
 }
@@ -98,6 +100,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         (0..40u8).prop_map(Operation::Prepend),
         (0..300u16).prop_map(Operation::TrimFront),
         (0..2000u16).prop_map(Operation::Truncate),
+        (0..60u16, 0..300u16).prop_map(|(front, length)| Operation::Narrow(front, length)),
         any::<u8>().prop_map(Operation::Extend),
         (any::<bool>(), any::<u8>()).prop_map(|(heap, length)| Operation::Append(heap, length)),
     ]
@@ -126,6 +129,14 @@ proptest! {
                 Operation::Truncate(length) => {
                     frame.truncate(usize::from(length));
                     model.truncate(usize::from(length));
+                }
+                Operation::Narrow(front, length) => {
+                    if !frame.is_chain() {
+                        let (front, length) = (usize::from(front), usize::from(length));
+                        frame = frame.narrow(front, length);
+                        model.drain(..front.min(model.len()));
+                        model.truncate(length);
+                    }
                 }
                 Operation::Extend(count) => {
                     let bytes = vec![fill; usize::from(count)];

@@ -101,10 +101,11 @@ impl Harness {
         offset.checked_sub(self.origin).expect("behind the rings") / SLOT_STRIDE
     }
 
-    /// The slot that the bytes lie in; `None` for the heap.
+    /// The slot that the bytes lie in; `None` for the heap. Behind the end of a slot, where none are
+    /// left, the next one begins; but in front of them there is always room for a header.
     fn slot_at(&self, bytes: &[u8]) -> Option<usize> {
-        let offset = self.hostile.offset_of(bytes.as_ptr());
-        (offset < self.hostile.memory_length()).then(|| self.slot(offset))
+        let before = self.hostile.offset_of(bytes.as_ptr()).wrapping_sub(1);
+        (before < self.hostile.memory_length()).then(|| self.slot(before))
     }
 
     /// Notes what the driver made available.

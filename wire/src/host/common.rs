@@ -190,7 +190,7 @@ impl<B: Buffer> Common<'_, B> {
     #[inline(always)]
     fn fits(&self, template: &Template) -> bool {
         self.peer.port() != 0
-            && !self.payload.is_chain()
+            && self.payload.is_simple()
             && self.payload.head().len() <= template.longest
             && self.payload.headroom() >= HEADERS
     }

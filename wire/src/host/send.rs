@@ -10,6 +10,7 @@ use super::output::{Outgoing, Plan};
 use crate::buffer::{Allocator, Buffer, Payload};
 use crate::checksum::Checksum;
 use crate::drops::DropReason;
+use crate::offload::Offload;
 use crate::reserved::push_reserved;
 use crate::time::Instant;
 use crate::udp::{self, SendOutcome, UdpDatagram, UdpSend, UdpSocketId};
@@ -271,6 +272,8 @@ impl<B: Buffer> Host<B> {
         }
         let taken = std::mem::replace(&mut send.payload, Payload::Empty);
         if let Payload::Buffer(mut buffer) = taken {
+            // What was said of a frame that the payload was in is not said of this one.
+            buffer.set_offload(Offload::NONE);
             // There is room, as was checked.
             if let Some(room) = buffer
                 .prepend(udp::HEADER)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use virtroupe_wire::offload::{
     ChecksumState, PartialChecksum, SegmentKind, Segmentation, complete_checksum,
 };
-use virtroupe_wire::{Buffer, DropReason, HeapBuffer, Offload, UdpDatagram};
+use virtroupe_wire::{Buffer, DropReason, HeapBuffer, Offload, Payload, UdpDatagram, UdpSend};
 
 use crate::support::*;
 
@@ -129,6 +129,31 @@ fn the_checksum_of_a_long_datagram_is_left_to_the_device() {
         });
         assert_eq!(sent[0], sent[1]);
         assert_eq!(read_udp(&sent[0]), (7, 9, pattern(length)));
+    }
+}
+
+/// An application may put what it received as a frame into a datagram.
+#[test]
+fn what_was_said_of_a_payload_is_not_said_of_the_datagram() {
+    for (length, each) in [(100, 2000), (300, 2000), (300, 200)] {
+        for offload in [
+            said(PARTIAL),
+            said(ChecksumState::Valid),
+            merged(SegmentKind::Udp, 60),
+        ] {
+            let mut bed = Bed::new(config());
+            let socket = bed.bind("0.0.0.0:7");
+            // The first goes another way: its path is not remembered yet.
+            for _ in 0..2 {
+                let payload = described(&pattern(length), each, offload);
+                let send = UdpSend::new((PEER, 9).into(), Payload::Buffer(payload));
+                let outcome = bed.send_burst(socket, &mut vec![send]);
+                assert_eq!(outcome.accepted, 1);
+                let frame = bed.host.transmit().last().expect("a frame");
+                assert_eq!(frame.offload(), Offload::NONE, "{length}, {offload:?}");
+                assert_eq!(read_udp(&bed.sent()[0]), (7, 9, pattern(length)));
+            }
+        }
     }
 }
 
