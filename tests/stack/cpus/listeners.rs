@@ -157,6 +157,24 @@ async fn connections_stay_where_they_are_while_listeners_come_and_go() {
     rig.stack.shutdown().await;
 }
 
+/// What begins when a cpu has only connections left, and another begins to listen, is the other's.
+#[actix::test]
+async fn a_cpu_that_listens_no_more_is_asked_for_no_new_connections_when_another_listens() {
+    let rig = Rig::start(rig_config(2, 4)).await;
+    let first = listen_on(&rig, 0).await;
+    shake_hands(&rig).await;
+    close_on(&rig, 0, first).await;
+    listen_on(&rig, 1).await;
+    for cpu in 0..4 {
+        let placement = rig.placement(cpu).await.expect("several cpus");
+        let owner =
+            |flow| placement.owner(&Flow::received_from_v4(Transport::Tcp, peer(flow), SERVER));
+        assert!((0..FLOWS).all(|flow| owner(flow) == 0), "cpu {cpu}");
+        assert!((FLOWS..2 * FLOWS).all(|flow| owner(flow) == 1), "cpu {cpu}");
+    }
+    rig.stack.shutdown().await;
+}
+
 /// Opens all flows. Returns what each peer acknowledges.
 async fn shake_hands(rig: &Rig) -> HashMap<SocketAddrV4, u32> {
     offer(rig, 0..FLOWS, |_| None);

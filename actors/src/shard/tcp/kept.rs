@@ -31,6 +31,11 @@ impl Shard {
         if changed.transport != Transport::Tcp {
             return None;
         }
+        let bound = self.tcp.bindings.get(&changed);
+        if bound.is_some_and(|bound| !bound.has_listener) && self.is_shared(changed) {
+            // Only connections were left here, and now another gets what begins.
+            self.leave_binding(changed);
+        }
         let at = TcpPort::of(&changed);
         let is_bound = self
             .tcp
