@@ -117,6 +117,15 @@ impl Peers {
         }
     }
 
+    /// As [`keep`](Self::keep), but nobody waits for it: a request that nobody waits for is not
+    /// handled.
+    pub(crate) fn note_kept(&self, keep: &KeepFlows) {
+        for peer in &self.0 {
+            // A few a minute, and one for each close, as in `retract`.
+            peer.kept.do_send(keep.clone());
+        }
+    }
+
     /// Tells all others of a socket that was closed. Nobody waits for it; the address is free
     /// when the last has taken note.
     pub(crate) fn retract(&self, mut reservation: Reservation, cpu: u16) {

@@ -260,6 +260,13 @@ impl Shard {
         }
     }
 
+    /// As [`now`](Self::now), where something is to happen some time later: an application may have
+    /// worked for long since the turn began.
+    pub(crate) fn exact_now(&mut self) -> Instant {
+        self.turn = self.turn.max(self.clock.now());
+        self.turn
+    }
+
     pub(crate) fn cpu(&self) -> u16 {
         self.cpu
     }

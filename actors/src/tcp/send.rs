@@ -192,13 +192,16 @@ async fn ends_well(
     tasks: &Tasks,
 ) -> bool {
     let limit = reader.connection.close_timeout();
-    let (mut arrival, mut is_sent) = (pin!(reader.receive()), pin!(is_sent));
+    let arrival = async {
+        // The end of the peer, or of the connection, says nothing of what is still to be sent.
+        if !matches!(reader.receive().await, Ok(Some(_))) {
+            pending::<()>().await;
+        }
+    };
+    let (mut arrival, mut is_sent) = (pin!(arrival), pin!(is_sent));
     let mut end = poll_fn(|cx| match is_sent.as_mut().poll(cx) {
         Poll::Ready(_) => Poll::Ready(true),
-        Poll::Pending => arrival
-            .as_mut()
-            .poll(cx)
-            .map(|arrived| !matches!(arrived, Ok(Some(_)))),
+        Poll::Pending => arrival.as_mut().poll(cx).map(|()| false),
     });
     loop {
         let before = tasks.taken.get();

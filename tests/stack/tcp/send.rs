@@ -229,27 +229,36 @@ async fn what_arrives_after_a_sent_stream_was_dropped_resets_it() {
 
 #[actix::test]
 async fn a_peer_that_takes_nothing_does_not_keep_a_sent_stream_that_was_dropped() {
-    let (client, server, _) = pair(LinkConfig::default()).await;
-    let options = TcpOptions {
-        close_timeout: Duration::from_millis(50),
-        ..small()
-    };
-    let (mut stream, result) = open(&client, &server, options, |stream| async move {
-        while stream.error().is_none() {
-            tokio::task::yield_now().await;
+    for has_peer_finished in [false, true] {
+        let (client, server, _) = pair(LinkConfig::default()).await;
+        let options = TcpOptions {
+            close_timeout: Duration::from_millis(50),
+            ..small()
+        };
+        let (mut stream, result) = open(&client, &server, options, move |mut stream| async move {
+            if has_peer_finished {
+                stream.shutdown().await.expect("finished");
+            }
+            while stream.error().is_none() {
+                tokio::task::yield_now().await;
+            }
+            stream.error().map(|error| error.kind())
+        })
+        .await;
+        within(stream.write_all(&bytes(2, STUCK)))
+            .await
+            .expect("taken");
+        if has_peer_finished {
+            let end = within(stream.read(&mut [0])).await;
+            assert_eq!(end.expect("no error"), 0);
         }
-        stream.error().map(|error| error.kind())
-    })
-    .await;
-    within(stream.write_all(&bytes(2, STUCK)))
-        .await
-        .expect("taken");
-    drop(stream);
-    let end = within(result).await.expect("it runs");
-    assert_eq!(end, Some(ErrorKind::ConnectionReset));
-    let counters = client.run_on(0, |local: LocalStack| async move { local.counters() });
-    let counters = within(counters).await.expect("it runs");
-    assert_eq!(counters.tcp.sockets, 0);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
+        drop(stream);
+        let end = within(result).await.expect("it runs");
+        assert_eq!(end, Some(ErrorKind::ConnectionReset));
+        let counters = client.run_on(0, |local: LocalStack| async move { local.counters() });
+        let counters = within(counters).await.expect("it runs");
+        assert_eq!(counters.tcp.sockets, 0);
+        within(server.shutdown()).await;
+        within(client.shutdown()).await;
+    }
 }

@@ -118,8 +118,15 @@ fn acknowledgments_are_not_delayed_if_so_set() {
         ack_delay: milliseconds(0),
         ..plain()
     };
-    let (mut bed, _) = Bed::accepted(options);
+    let mut bed = Bed::with(TcpConfig {
+        delay_end_acks: true,
+        ..TcpConfig::default()
+    });
+    bed.accept(options);
     assert_eq!(bed.data(1, 1, b"x").len(), 1);
+    let end = bed.send(FIN.with(ACK), (2, 1), HeaderOptions::default(), b"");
+    assert_eq!(end.len(), 1);
+    assert_eq!(end[0].numbers(), (1, 3));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use virtroupe_wire::tcp::{
 };
 use virtroupe_wire::{Buffer, DropReason};
 
-use crate::bed::{ACK, Bed, FIN, OURS, PSH, RST, SYN, plain};
+use crate::bed::{ACK, Bed, FIN, OURS, PSH, RST, SYN, flow, plain};
 use crate::network::{Network, Path};
 use crate::support::{
     FAMILIES, FAMILY, Family, HEADERS, address, content, milliseconds, options, seconds,
@@ -516,4 +516,32 @@ fn a_listener_that_is_held_answers_nobody_until_it_is_released() {
     bed.ack(1, 1);
     assert!(bed.engine.accept(bed.now, listener).is_some());
     assert!(bed.engine.flows(true).eq([flow]));
+}
+
+/// Strangers can make up as many half-open ones as there is room for.
+#[test]
+fn flows_begin_with_connections_and_end_with_those_in_time_wait() {
+    let mut bed = Bed::new();
+    let listener = bed.listen(plain());
+    let mut expected = [const { Vec::new() }; 3];
+    for port in 9000..9030 {
+        bed.flow = flow(port);
+        bed.send(SYN, (0, 0), none(), b"");
+        let place = usize::from((port + 2) % 3);
+        if place != 1 {
+            bed.ack(1, 1);
+            let id = bed.engine.accept(bed.now, listener).expect("it is open");
+            if place == 2 {
+                bed.engine.close(bed.now, id);
+                bed.sent();
+                bed.send(FIN.with(ACK), (1, 2), none(), b"");
+            }
+        }
+        expected[place].push(Flow::new(bed.flow.remote(), bed.flow.local()));
+    }
+    let [connections, half_open, time_wait] = expected;
+    assert_eq!(bed.engine.usage().time_wait, time_wait.len());
+    let most = [connections, half_open].concat();
+    assert!(bed.engine.flows(false).eq(most.iter().copied()));
+    assert!(bed.engine.flows(true).eq(most.into_iter().chain(time_wait)));
 }

@@ -186,7 +186,7 @@ impl Shard {
         wake(&self.wakes, &mut socket.reader);
         wake(&self.wakes, &mut socket.writer);
         let parked = socket.delivery.and_then(|delivery| delivery.parked);
-        let now = self.now();
+        let now = self.exact_now();
         if self.closed.is_some() {
             return;
         }
@@ -288,7 +288,7 @@ impl Shard {
     }
 
     pub(crate) fn set_keepalive(&mut self, id: ConnectionId, keepalive: Option<Keepalive>) {
-        let now = self.now();
+        let now = self.exact_now();
         self.tcp.engine.set_keepalive(now, id, keepalive);
         self.wake();
     }
@@ -298,7 +298,7 @@ impl Shard {
     }
 
     pub(crate) fn set_user_timeout(&mut self, id: ConnectionId, limit: Duration) {
-        let now = self.now();
+        let now = self.exact_now();
         self.tcp.engine.set_user_timeout(now, id, limit);
         self.wake();
     }

@@ -31,16 +31,22 @@ impl Shard {
         if changed.transport != Transport::Tcp {
             return None;
         }
+        let bound = self.tcp.bindings.get(&changed);
+        if bound.is_some_and(|bound| !bound.has_listener) && self.is_shared(changed) {
+            // Only connections were left here, and now another gets what begins.
+            self.leave_binding(changed);
+        }
         let at = TcpPort::of(&changed);
         let is_bound = self
             .tcp
             .bindings
             .keys()
             .any(|bound| TcpPort::of(bound) == at);
-        match is_bound || self.tcp.kept.contains(&at) {
-            true => self.keep_at(at),
-            false => None,
+        if !is_bound && !self.tcp.kept.contains(&at) {
+            return None;
         }
+        let keep = self.keep_at(at)?;
+        Some(self.peers.keep(keep))
     }
 
     /// When to look which of the kept connections are over.
@@ -55,10 +61,7 @@ impl Shard {
         }
         self.tcp.review_at = None;
         let ports: Vec<_> = self.tcp.kept.iter().copied().collect();
-        for at in ports {
-            // Told in the order of the mailboxes; nobody waits for it.
-            drop(self.keep_at(at));
-        }
+        ports.into_iter().for_each(|at| self.keep_and_tell(at));
     }
 
     /// The binding of a listener ends while others are bound there, too. Its connections stay here;
@@ -69,12 +72,17 @@ impl Shard {
         for kept in kept.chain(self.tcp.closing.values_mut()) {
             kept.binding.take_if(|bound| *bound == binding);
         }
+        self.unbind_tcp(binding);
+    }
+
+    /// A binding is needed no more, but for connections that stay.
+    pub(super) fn unbind_tcp(&mut self, binding: Binding) {
         let Some(bound) = self.tcp.bindings.remove(&binding) else {
             return;
         };
         self.change_binding(binding, self.cpu, false);
         // The others hear of these first.
-        drop(self.keep_at(TcpPort::of(&binding)));
+        self.keep_and_tell(TcpPort::of(&binding));
         self.peers.retract(bound.reservation, self.cpu);
     }
 
@@ -87,7 +95,16 @@ impl Shard {
         })
     }
 
-    fn keep_at(&mut self, at: TcpPort) -> Option<impl Future<Output = ()> + use<>> {
+    /// As [`keep_connections`](Self::keep_connections), where nobody waits until the others know.
+    fn keep_and_tell(&mut self, at: TcpPort) {
+        if let Some(keep) = self.keep_at(at) {
+            self.peers.note_kept(&keep);
+        }
+    }
+
+    /// Keeps the connections to a port that would be others'. What these are to know of it, if
+    /// anything.
+    fn keep_at(&mut self, at: TcpPort) -> Option<KeepFlows> {
         let flows = self.flows_of_others(at);
         let had_some = match flows.is_empty() {
             true => self.tcp.kept.remove(&at),
@@ -103,7 +120,7 @@ impl Shard {
             flows: flows.into(),
         };
         self.note_kept(&keep);
-        Some(self.peers.keep(keep))
+        Some(keep)
     }
 
     /// The connections of this cpu to a port that would be others' if they began now. Visits all.
@@ -150,7 +167,7 @@ impl Shard {
         for at in self.tcp.kept.drain() {
             let flows = Arc::new([]);
             let cpu = self.cpu;
-            drop(self.peers.keep(KeepFlows { at, cpu, flows }));
+            self.peers.note_kept(&KeepFlows { at, cpu, flows });
         }
     }
 }

@@ -204,14 +204,6 @@ impl Shard {
         self.wake();
     }
 
-    /// A binding is needed no more.
-    fn unbind_tcp(&mut self, binding: Binding) {
-        if let Some(bound) = self.tcp.bindings.remove(&binding) {
-            self.change_binding(binding, self.cpu, false);
-            self.peers.retract(bound.reservation, self.cpu);
-        }
-    }
-
     /// The address that a listener is bound to.
     pub(crate) fn listener_local(&self, id: ListenerId) -> Option<SocketAddr> {
         self.tcp.listeners.get(&id).map(|listener| listener.local)

@@ -175,3 +175,4 @@ fn a_long_train_is_refused_only_if_the_device_really_has_no_room() {
 }
 
 mod shares;
+mod times;

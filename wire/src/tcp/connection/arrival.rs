@@ -295,7 +295,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         // A merged segment counts as all that it was made of.
         let full = length / u64::from(self.longest_received.max(1));
         self.unacknowledged_segments = self.unacknowledged_segments.saturating_add(full as u16);
-        if self.unacknowledged_segments >= 2 || self.options.ack_delay.is_zero() {
+        if self.unacknowledged_segments >= 2 {
             self.wanted.ack = true;
         } else {
             self.delay_ack(cx.now);
@@ -305,7 +305,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Acknowledges in time, if nothing that is sent before does.
     fn delay_ack(&mut self, now: Instant) {
-        if !self.timers.is_set(Timer::DelayedAck) {
+        if self.options.ack_delay.is_zero() {
+            self.wanted.ack = true;
+        } else if !self.timers.is_set(Timer::DelayedAck) {
             let at = now + self.options.ack_delay;
             self.timers.set(Timer::DelayedAck, at);
         }

@@ -11,6 +11,7 @@ use crate::tcp::connection::{Connection, Owner};
 use crate::tcp::counters::ConnectionStats;
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::segment::Flow;
+use crate::tcp::slab::Slab;
 use crate::tcp::state::{ListenError, TcpConnectError, TcpError, TcpState, WriteError};
 use crate::time::Instant;
 
@@ -41,13 +42,17 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
-    /// Both ends of all connections, half-open ones included, and those in TIME-WAIT if asked for.
-    /// Visits all of them.
+    /// Both ends of all connections, then of half-open ones, and then of those in TIME-WAIT if asked
+    /// for: who has no room for all begins with those that matter most, and that peers can not make
+    /// up. Visits all of them.
     pub fn flows(&self, with_time_wait: bool) -> impl Iterator<Item = Flow> {
-        let entries = self.table.iter();
-        let wanted =
-            entries.filter(move |entry| with_time_wait || !matches!(entry, Entry::TimeWait(_)));
-        wanted.filter_map(|entry| self.flow_of(*entry).copied())
+        let connections = self.connections.iter().filter(|it| it.is_attached);
+        let time_wait = with_time_wait.then_some(&self.time_wait);
+        let time_wait = time_wait.into_iter().flat_map(Slab::iter);
+        connections
+            .map(|it| it.flow)
+            .chain(self.half_open.iter().map(|it| it.flow))
+            .chain(time_wait.map(|it| it.flow))
     }
 
     /// Waits no more. Connections that were not accepted are reset.

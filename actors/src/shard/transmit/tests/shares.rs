@@ -15,8 +15,8 @@ use crate::virtual_queue::VirtualQueue;
 
 /// A shard with TCP on a cpu without a queue, and the other side of its virtual queue: there is room
 /// for as many frames as the test takes out.
-struct Proxy {
-    shard: Shard,
+pub(super) struct Proxy {
+    pub(super) shard: Shard,
     lane: LaneReceiver,
     credits: Arc<Credits>,
     sockets: Vec<UdpSocketId>,
@@ -24,7 +24,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(features: FeatureBits, credits: u32, policy: TxReadyPolicy) -> Self {
+    pub(super) fn new(features: FeatureBits, credits: u32, policy: TxReadyPolicy) -> Self {
         let (end, _other) = Link::pair(LinkConfig::default());
         let config = EmbeddedConfig {
             features: features | FeatureBits::VERSION_1 | FeatureBits::MAC,
@@ -77,7 +77,7 @@ impl Proxy {
     }
 
     /// A turn of the loop.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         let ports = self.shard.ports.clone();
         for _ in 0..2 {
             let egress = &mut ports.borrow_mut().egress;

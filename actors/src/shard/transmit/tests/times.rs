@@ -1,0 +1,34 @@
+//! From when deadlines count that applications ask for.
+
+use std::net::SocketAddr;
+
+use virtroupe_wire::tcp::{ListenOptions, TcpOptions};
+
+use super::shares::Proxy;
+use super::*;
+
+/// Not from the beginning of a turn that the application has made long.
+#[test]
+fn the_time_to_close_counts_from_the_close() {
+    let mut proxy = Proxy::new(FeatureBits::CSUM, 64, TxReadyPolicy::Fair);
+    let server = SocketAddr::from(([10, 0, 0, 1], 80));
+    let shard = &mut proxy.shard;
+    let listening = shard.tcp.engine.listen(server, ListenOptions::default());
+    listening.expect("free");
+    // The first deadline of all.
+    let close_timeout = Duration::from_millis(1);
+    let options = TcpOptions {
+        close_timeout,
+        ..TcpOptions::default()
+    };
+    let connecting = shard.connect_tcp(None, server, &options);
+    let id = connecting.expect("a port");
+    proxy.turn();
+    let shard = &mut proxy.shard;
+    shard.begin_turn(shard.clock.now());
+    std::thread::sleep(2 * close_timeout);
+    let before = shard.clock.now();
+    shard.close_tcp(id);
+    let deadline = shard.tcp.engine.next_deadline();
+    assert!(deadline.is_some_and(|at| at >= before + close_timeout));
+}
