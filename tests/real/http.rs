@@ -56,8 +56,9 @@ fn http_server(family: Family) -> Outcome<(Namespace, Process)> {
     command.args(family.arguments());
     let server = Process::start(command, Some(&kernel))?;
     family.wait_for_kernel(&kernel)?;
-    // Until it listens.
-    let retry = "--retry 20 --retry-connrefused --retry-delay 1 --connect-timeout 2";
+    // Until it listens. A question for its Ethernet address that nobody has answered for three seconds
+    // fails the attempt that is under way then.
+    let retry = "--retry 20 --retry-all-errors --retry-delay 1 --connect-timeout 2";
     let arguments = format!("-sS {retry} http://{}/", family.stack(80));
     let said = kernel.run("curl", &arguments.split(' ').collect::<Vec<_>>())?;
     assert_eq!(said, "hello from Virtroupe\n");
