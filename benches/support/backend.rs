@@ -42,11 +42,17 @@ impl Backend {
         let socket =
             std::env::temp_dir().join(format!("virtroupe-bench-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&socket);
+        let mut forward = generator(traffic);
+        if traffic.task == Task::Echo {
+            // `RTE_ETH_RX_OFFLOAD_UDP_CKSUM`, which every NIC has: else `net_vhost` would itself read all
+            // of a packet whose checksum was left to the device.
+            forward.push("--rx-offloads=0x4".into());
+        }
         let mut testpmd = Testpmd::start(&Options {
             role: "backend",
             core,
             vdev: format!("net_vhost0,iface={},queues=1", socket.display()),
-            forward: generator(traffic),
+            forward,
             namespace: None,
         })?;
         testpmd.forward()?;
@@ -129,16 +135,13 @@ impl Drop for Backend {
 /// What testpmd does for a task. Its generators send UDP from 00:01:02:03:04:00,
 /// 10.254.0.0:1000 to 00:01:02:03:04:01, port 1001, with a UDP checksum of zero. flowgen
 /// varies the destination over 1024 addresses from 10.253.0.0 on, and takes 4 bytes of the
-/// length for a frame check sequence that is not sent. It offers `RTE_ETH_RX_OFFLOAD_UDP_CKSUM`,
-/// as every NIC does; else `net_vhost` would itself read all of a packet whose checksum was left to
-/// the device.
+/// length for a frame check sequence that is not sent.
 pub fn generator(traffic: Traffic) -> Vec<String> {
     let length = traffic.length;
     match traffic.task {
         Task::Echo => vec![
             "--forward-mode=flowgen".into(),
             format!("--txpkts={}", length + 4),
-            "--rx-offloads=0x4".into(),
         ],
         Task::Receive => vec![
             "--forward-mode=txonly".into(),
