@@ -1,12 +1,34 @@
-//! An echo that tells where it runs.
+//! An echo that does something with each datagram first.
 
 use actix::prelude::*;
-use virtroupe::{Buffer, UdpReceived, UdpSocket};
+use virtroupe::{Buffer, Frame, UdpDatagram, UdpReceived, UdpSocket};
 
-/// Sends each datagram back, with the number of its cpu as first byte.
+/// What is done with a datagram before it goes back.
+type Each = Box<dyn FnMut(&mut UdpDatagram<Frame>)>;
+
+/// Sends each datagram back.
 pub struct Echo {
-    pub cpu: u16,
-    pub socket: UdpSocket,
+    socket: UdpSocket,
+    each: Each,
+}
+
+impl Echo {
+    /// An echo that does `each` with every datagram before.
+    pub fn new(socket: UdpSocket, each: impl FnMut(&mut UdpDatagram<Frame>) + 'static) -> Self {
+        Echo {
+            socket,
+            each: Box::new(each),
+        }
+    }
+
+    /// An echo that writes its number into the first byte.
+    pub fn numbered(socket: UdpSocket, number: u16) -> Self {
+        Self::new(socket, move |datagram| {
+            if let Some(first) = datagram.payload.head_mut().first_mut() {
+                *first = number as u8;
+            }
+        })
+    }
 }
 
 impl Actor for Echo {
@@ -21,11 +43,7 @@ impl Handler<UdpReceived> for Echo {
     type Result = ();
 
     fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        for datagram in received.datagrams.iter_mut() {
-            if let Some(first) = datagram.payload.head_mut().first_mut() {
-                *first = self.cpu as u8;
-            }
-        }
+        received.datagrams.iter_mut().for_each(&mut self.each);
         let outcome = self.socket.reply(received.datagrams.drain(..));
         assert_eq!(outcome.refused, 0, "{:?}", outcome.reason);
     }

@@ -121,7 +121,7 @@ async fn fragments_on_any_queue_make_a_datagram_for_the_owner_of_its_ports() {
         let echoes = rig.stack.run_on_each(|local| async move {
             let socket = local.bind_udp_per_cpu(address("0.0.0.0:7")).await?;
             let cpu = local.cpu();
-            Ok::<_, BindError>(Echo { cpu, socket }.start())
+            Ok::<_, BindError>(Echo::numbered(socket, cpu).start())
         });
         let echoes = within(echoes).await.expect("running");
         let placement = rig.placement(0).await;

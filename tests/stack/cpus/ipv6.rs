@@ -141,7 +141,7 @@ async fn flows_and_fragments_reach_their_owners_over_ipv6() {
         let echoes = rig.stack.run_on_each(|local| async move {
             let socket = local.bind_udp_per_cpu(address("[::]:7")).await?;
             let cpu = local.cpu();
-            Ok::<_, BindError>(Echo { cpu, socket }.start())
+            Ok::<_, BindError>(Echo::numbered(socket, cpu).start())
         });
         let echoes = within(echoes).await.expect("running");
         let placement = rig.placement(0).await;

@@ -5,44 +5,19 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use actix::prelude::*;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use virtroupe::driver::embedded::{Link, LinkConfig};
-use virtroupe::{BindError, Buffer, CpuRole, Payload, Stack, UdpReceived, UdpSend, UdpSocket};
+use virtroupe::{
+    BindError, Buffer, CpuRole, Frame, Payload, Stack, UdpDatagram, UdpReceived, UdpSend, UdpSocket,
+};
 
+use super::echo::Echo;
 use crate::stack::support::{address, config, start, within};
 
 /// Flows of the client, each from an address of its own.
 const FLOWS: u32 = 1000;
 /// Datagrams of each flow.
 const ROUNDS: u32 = 4;
-
-/// Sends each datagram back, and tells which flows it saw.
-struct Echo {
-    cpu: u16,
-    socket: UdpSocket,
-    seen: UnboundedSender<(u16, SocketAddr, u32)>,
-}
-
-impl Actor for Echo {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.socket.deliver_to(ctx.address());
-    }
-}
-
-impl Handler<UdpReceived> for Echo {
-    type Result = ();
-
-    fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        for datagram in received.datagrams.iter() {
-            let sequence = sequence_of(datagram.payload.head());
-            let _ = self.seen.send((self.cpu, datagram.source, sequence));
-        }
-        let outcome = self.socket.reply(received.datagrams.drain(..));
-        assert_eq!(outcome.refused, 0, "{:?}", outcome.reason);
-    }
-}
 
 fn sequence_of(payload: &[u8]) -> u32 {
     u32::from_be_bytes(*payload.first_chunk().expect("four bytes"))
@@ -146,7 +121,11 @@ async fn run(queues: u16, cpus: u16, device: u16) {
         async move {
             let socket = local.bind_udp_per_cpu(address("0.0.0.0:7")).await?;
             let cpu = local.cpu();
-            Ok::<_, BindError>(Echo { cpu, socket, seen }.start())
+            let tell = move |datagram: &mut UdpDatagram<Frame>| {
+                let sequence = sequence_of(datagram.payload.head());
+                let _ = seen.send((cpu, datagram.source, sequence));
+            };
+            Ok::<_, BindError>(Echo::new(socket, tell).start())
         }
     });
     let echoes = within(echoes).await.expect("the stack runs");

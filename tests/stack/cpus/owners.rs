@@ -8,10 +8,11 @@ use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use virtroupe::wire::placement::{Flow, Placement, Transport};
 use virtroupe::{
-    BindError, Buffer, Capture, Config, CpuRole, Filter, PacketSocket, PacketsReceived,
-    UdpReceived, UdpSocket,
+    BindError, Buffer, Capture, Config, CpuRole, Filter, Frame, PacketSocket, PacketsReceived,
+    UdpDatagram,
 };
 
+use super::echo::Echo;
 use super::wire::{Rig, flow_of, parse_udp, peer, rig_config, udp_frame};
 use crate::stack::support::{address, within};
 
@@ -23,37 +24,6 @@ const WINDOW: u32 = 192;
 
 /// Which cpu saw a datagram of which peer, with which number.
 type Sighting = (u16, SocketAddrV4, u32);
-
-/// Sends each datagram back, and tells what it saw.
-struct Echo {
-    cpu: u16,
-    socket: UdpSocket,
-    seen: UnboundedSender<Sighting>,
-}
-
-impl Actor for Echo {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.socket.deliver_to(ctx.address());
-    }
-}
-
-impl Handler<UdpReceived> for Echo {
-    type Result = ();
-
-    fn handle(&mut self, mut received: UdpReceived, _: &mut Self::Context) {
-        for datagram in received.datagrams.iter() {
-            let SocketAddr::V4(source) = datagram.source else {
-                panic!("an IPv4 address");
-            };
-            let number = number(datagram.payload.head());
-            let _ = self.seen.send((self.cpu, source, number));
-        }
-        let outcome = self.socket.reply(received.datagrams.drain(..));
-        assert_eq!(outcome.refused, 0, "{:?}", outcome.reason);
-    }
-}
 
 /// As [`Echo`], by the packet API: turns whole frames round.
 struct Mirror {
@@ -106,7 +76,13 @@ async fn start_echoes(rig: &Rig, api: Api) -> UnboundedReceiver<Sighting> {
             match api {
                 Api::Udp => {
                     let socket = local.bind_udp_per_cpu(address("0.0.0.0:7")).await?;
-                    Echo { cpu, socket, seen }.start();
+                    let tell = move |datagram: &mut UdpDatagram<Frame>| {
+                        let SocketAddr::V4(source) = datagram.source else {
+                            panic!("an IPv4 address");
+                        };
+                        let _ = seen.send((cpu, source, number(datagram.payload.head())));
+                    };
+                    Echo::new(socket, tell).start();
                 }
                 Api::Packets => {
                     Mirror::create(|ctx| {

@@ -12,6 +12,11 @@ use virtroupe::{LocalStack, SendTcpStream, Stack, TcpOptions, TcpStream};
 use super::super::support::{address, pair, within};
 use super::support::{bytes, connect, echo_server, listen};
 
+async fn stop(server: &Stack, client: &Stack) {
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}
+
 #[actix::test]
 async fn a_stream_can_be_used_on_another_thread() {
     let (client, server, _) = pair(LinkConfig::default()).await;
@@ -35,8 +40,7 @@ async fn a_stream_can_be_used_on_another_thread() {
         received
     });
     assert!(received.await == expected);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
+    stop(&server, &client).await;
 }
 
 #[actix::test]
@@ -69,8 +73,7 @@ async fn what_is_written_before_a_sent_stream_is_dropped_arrives_and_a_reset_is_
     let mut stream = within(open()).await.expect("it runs");
     let error = within(stream.read_u8()).await.expect_err("it was reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
+    stop(&server, &client).await;
 }
 
 /// The pipe to a reader that does not read is full, and so is that from the writer.
@@ -96,8 +99,7 @@ async fn who_writes_to_a_sent_stream_without_reading_learns_of_a_reset() {
         ErrorKind::ConnectionReset
     );
     drop(stream);
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
+    stop(&server, &client).await;
 }
 
 /// More than the window of a peer that does not read and [`small`] hold, so that some of it waits
@@ -172,8 +174,7 @@ async fn a_sent_stream_that_is_dropped_with_bytes_unread_in_its_pipe_is_reset() 
         drop(stream);
         let end = within(result).await.expect("it runs");
         assert_eq!(end, Err(ErrorKind::ConnectionReset));
-        within(server.shutdown()).await;
-        within(client.shutdown()).await;
+        stop(&server, &client).await;
     }
 }
 
@@ -197,8 +198,7 @@ async fn a_sent_stream_that_is_dropped_when_all_was_read_sends_what_waits_and_en
     let _ = release.send(());
     let end = within(result).await.expect("it runs");
     assert_eq!(end, Ok(STUCK));
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
+    stop(&server, &client).await;
 }
 
 /// As a connection that was closed, whose bytes are not all sent yet: nobody will read it.
@@ -223,8 +223,7 @@ async fn what_arrives_after_a_sent_stream_was_dropped_resets_it() {
     let _ = release.send(());
     let end = within(result).await.expect("it runs");
     assert_eq!(end, Some(ErrorKind::ConnectionReset));
-    within(server.shutdown()).await;
-    within(client.shutdown()).await;
+    stop(&server, &client).await;
 }
 
 #[actix::test]
@@ -258,7 +257,6 @@ async fn a_peer_that_takes_nothing_does_not_keep_a_sent_stream_that_was_dropped(
         let counters = client.run_on(0, |local: LocalStack| async move { local.counters() });
         let counters = within(counters).await.expect("it runs");
         assert_eq!(counters.tcp.sockets, 0);
-        within(server.shutdown()).await;
-        within(client.shutdown()).await;
+        stop(&server, &client).await;
     }
 }
