@@ -47,10 +47,11 @@ pub struct DeviceOptions {
     /// pauses; shorter ones stay in the cache. Half of the receive ring holds at least one frame:
     /// an MTU of 9000 takes 16 descriptors, one of 65535 takes 62 (64 in split rings).
     pub queue_size: u16,
-    /// Packet slots for each queue pair, and for each cpu that has none, 2240 bytes each. At least
-    /// twice `queue_size` plus 128. 2048 by default. What applications hold comes from here, and
-    /// what TCP has sent until it is acknowledged; when it runs low, received packets are copied to
-    /// the heap.
+    /// Packet slots for each queue pair, and for each cpu that has none, 2240 bytes each; and for each
+    /// 32 of them a [long slot](crate::pool::LONG_SLOT) of 35 840, for what streams write. At least
+    /// twice `queue_size` plus 128. 2048 by default, which is 7 MB. What applications hold comes from
+    /// here, and what TCP has sent until it is acknowledged; when it runs low, received packets are
+    /// copied to the heap.
     pub pool_frames: u32,
     /// Whether packet memory lies in huge pages.
     pub huge_pages: HugePages,

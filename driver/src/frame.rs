@@ -10,6 +10,8 @@
 //!  | headroom     | header    | packet ...                                   |
 //! ```
 //!
+//! Bytes for a stream can lie in a long slot, which is as much as sixteen.
+//!
 //! A frame that is not in a slot is on the heap: when the pool runs low, the receive path copies
 //! out, so that an application that keeps frames can not starve the ring.
 //!
@@ -26,7 +28,7 @@ use virtroupe_wire::{Buffer, Offload};
 
 use crate::chunk::Chunk;
 use crate::memory::{prefetch_read, prefetch_write};
-use crate::pool::{Home, SLOT_STRIDE};
+use crate::pool::{Home, LONG_SLOT, SLOT_STRIDE};
 use crate::sync::AtomicU32;
 
 use heap::{heap_header, heap_layout};
@@ -71,7 +73,7 @@ unsafe impl Sync for Frame {}
 
 impl Frame {
     /// Numbers of slots and links are below this.
-    pub(crate) const SLOT_LIMIT: u32 = Place::LINK as u32;
+    pub(crate) const SLOT_LIMIT: u32 = Place::LONG as u32;
 
     /// A frame of a slot that the caller took from the pool of `home`, whose address is `base`.
     pub(crate) fn in_slot(
@@ -86,6 +88,20 @@ impl Frame {
             base,
             home: Some(home),
             place: Place::new(slot, start, length),
+        }
+    }
+
+    /// The same of a long slot, empty.
+    pub(crate) fn in_long_slot(
+        home: NonNull<Home>,
+        base: NonNull<u8>,
+        number: u32,
+        start: u16,
+    ) -> Self {
+        Frame {
+            base,
+            home: Some(home),
+            place: Place(Place::new(number, start, 0).0 | Place::LONG),
         }
     }
 
@@ -158,11 +174,17 @@ impl Frame {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        if self.home.is_some() {
-            SLOT_STRIDE
-        } else {
-            self.place.slot() as usize
+        match self.home {
+            Some(_) if self.is_long() => LONG_SLOT,
+            Some(_) => SLOT_STRIDE,
+            None => self.place.slot() as usize,
         }
+    }
+
+    /// Whether the bytes lie in a long slot that is the frame's own.
+    #[inline(always)]
+    fn is_long(&self) -> bool {
+        self.place.0 & Place::LONG != 0
     }
 
     pub(crate) fn home(&self) -> Option<NonNull<Home>> {
@@ -179,18 +201,18 @@ impl Frame {
         unsafe { self.base.add(self.place.start()) }
     }
 
-    /// Whether the frame is one segment of the pool of `home`, and asks for no offload. No flag is
+    /// Whether the frame is one slot of the pool of `home`, and asks for no offload. No flag is
     /// set then, so [`slot`](Self::slot) has none to mask.
     #[inline(always)]
     pub(crate) fn is_plain(&self, home: NonNull<Home>) -> bool {
-        let flags = Place::CHAINED | Place::OFFLOAD | Place::LINK;
+        let flags = Place::CHAINED | Place::OFFLOAD | Place::LINK | Place::LONG;
         self.home == Some(home) && self.place.0 & flags == 0
     }
 
     /// Whether the frame is one segment of the pool of `home`, in a slot of its own.
     #[inline(always)]
     pub(crate) fn is_single(&self, home: NonNull<Home>) -> bool {
-        self.home == Some(home) && self.place.0 & (Place::CHAINED | Place::LINK) == 0
+        self.home == Some(home) && self.place.0 & Place::NOT_SINGLE == 0
     }
 
     /// Whether something is to be done for the packet, or was done: [`Buffer::offload`] says
@@ -308,7 +330,7 @@ impl Frame {
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
-        if self.place.0 & (Place::CHAINED | Place::LINK) != 0 && self.let_go() {
+        if self.place.0 & Place::NOT_SINGLE != 0 && self.let_go() {
             return;
         }
         match self.home {

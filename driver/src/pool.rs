@@ -14,10 +14,15 @@
 //! The bookkeeping (`Home`) outlives the pool until the last frame is back, without a count
 //! per frame: frames that are still out when the pool closes are counted once, at that moment.
 
+mod batch;
 mod burst;
+mod links;
+mod long;
 
+pub use batch::batch_returns;
 pub use burst::drop_burst;
 pub(crate) use burst::forget_front;
+pub use long::LONG_SLOT;
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
@@ -29,8 +34,6 @@ use crate::chunk::Chunk;
 use crate::frame::{Frame, SLOT_DATA};
 use crate::memory::DmaMemory;
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering, Shared};
-
-mod links;
 
 /// Distance in bytes between two slots.
 ///
@@ -61,28 +64,33 @@ pub(crate) struct Home {
     /// The thread on which `local` may be touched; 0 is none.
     owner: AtomicU64,
     local: UnsafeCell<Vec<u32>>,
-    /// Free links, which count on from the slots.
+    /// Free long slots, whose numbers follow those of the slots.
+    long: UnsafeCell<Vec<u32>>,
+    /// Free links, whose numbers follow those of the long slots.
     links: UnsafeCell<Vec<u32>>,
-    /// Head of the list of slots and links that other threads returned.
+    /// The number of the first link.
+    first_link: u32,
+    /// Head of the list of what other threads returned: slots of both kinds, and links.
     remote: AtomicU32,
-    /// The next one in the remote list, for each slot and link.
+    /// The next one in the remote list, for each number.
     next: Box<[AtomicU32]>,
     /// The chunk whose bytes a link shows, for each link. Belongs to whoever holds the link.
     attached: Box<[UnsafeCell<Option<Chunk>>]>,
-    /// The next segment of a chain, for each slot and link. Belongs to whoever holds its frame.
+    /// The next segment of a chain, for each number. Belongs to whoever holds its frame.
     pub(crate) tails: Box<[UnsafeCell<Option<Frame>>]>,
-    /// The offload of a packet that has one, for each slot. Belongs to the same.
+    /// The offload of a packet that has one, for each slot of both kinds. Belongs to the same.
     pub(crate) offloads: Box<[UnsafeCell<Offload>]>,
-    /// References held by chunks, for each slot.
+    /// References held by chunks, for each slot of both kinds.
     pub(crate) references: Box<[AtomicU32]>,
     /// `OPEN` while the pool lives, then the number of frames and links that are still out.
     remaining: AtomicI64,
     shared: Shared,
 }
 
-// SAFETY: `local` and `links` are only touched by the owner thread (`is_owner`) or, while there is
-// no owner, by the one holder of the `UnboundPool`. `tails[i]`, `offloads[i]` and `attached[i]` are
-// only touched by the unique holder of slot or link i. Everything else is atomic or immutable.
+// SAFETY: `local`, `long` and `links` are only touched by the owner thread (`is_owner`) or, while
+// there is no owner, by the one holder of the `UnboundPool`. `tails[i]`, `offloads[i]` and
+// `attached[i]` are only touched by the unique holder of slot or link i. Everything else is atomic
+// or immutable.
 // `slots` points into `memory`.
 unsafe impl Send for Home {}
 // SAFETY: as above.
@@ -91,13 +99,11 @@ unsafe impl Sync for Home {}
 #[cfg(not(virtroupe_loom))]
 thread_local! {
     static THREAD: Cell<u64> = const { Cell::new(0) };
-    static BATCH: Batch = const { Batch::new() };
 }
 
 #[cfg(virtroupe_loom)]
 loom::thread_local! {
     static THREAD: Cell<u64> = Cell::new(0);
-    static BATCH: Batch = Batch::new();
 }
 
 /// A number that no other thread of this process has or ever had.
@@ -116,7 +122,7 @@ impl Home {
     pub(crate) fn slot_address(&self, slot: u32) -> NonNull<u8> {
         debug_assert!(slot < self.count);
         // SAFETY: every slot number comes from this home's stack, so it is below `count`, and
-        // `count * SLOT_STRIDE` bytes from `slots` are inside the mapping (`UnboundPool::new`).
+        // `count * SLOT_STRIDE` bytes from `slots` are inside the mapping (`UnboundPool::bytes`).
         unsafe { self.slots.add(slot as usize * SLOT_STRIDE) }
     }
 
@@ -151,10 +157,7 @@ impl Home {
     /// # Safety
     /// As for [`take_back`](Self::take_back).
     unsafe fn give_remote(home: NonNull<Home>, slot: u32) {
-        let batched = BATCH
-            .try_with(|batch| batch.add(home, slot))
-            .unwrap_or(false);
-        if !batched {
+        if !batch::add(home, slot) {
             // SAFETY: alive, and a list of one.
             unsafe { Home::push_remote(home, slot, slot, 1) };
         }
@@ -171,6 +174,8 @@ impl Home {
         }
         // SAFETY: by contract.
         let (local, links) = unsafe { (&mut *self.local.get(), &mut *self.links.get()) };
+        // SAFETY: by contract.
+        let long = unsafe { &mut *self.long.get() };
         let before = local.len();
         // Acquire: pairs with the Release of those who pushed.
         let mut slot = self.remote.swap(NONE, Ordering::Acquire);
@@ -178,6 +183,8 @@ impl Home {
             let following = next.load(Ordering::Relaxed);
             if slot < self.count {
                 local.push(slot);
+            } else if slot < self.first_link {
+                long.push(slot);
             } else {
                 links.push(slot);
             }
@@ -233,79 +240,6 @@ impl Home {
     }
 }
 
-/// Slots that the current thread will return together.
-struct Batch {
-    open: Cell<bool>,
-    home: Cell<Option<NonNull<Home>>>,
-    first: Cell<u32>,
-    last: Cell<u32>,
-    count: Cell<u32>,
-}
-
-impl Batch {
-    const fn new() -> Self {
-        Batch {
-            open: Cell::new(false),
-            home: Cell::new(None),
-            first: Cell::new(NONE),
-            last: Cell::new(NONE),
-            count: Cell::new(0),
-        }
-    }
-
-    /// Adds a slot, if a batch is open on this thread.
-    fn add(&self, home: NonNull<Home>, slot: u32) -> bool {
-        if !self.open.get() {
-            return false;
-        }
-        if self.home.get() != Some(home) {
-            self.flush();
-            self.home.set(Some(home));
-            self.last.set(slot);
-        }
-        // SAFETY: the home is alive, because `slot` is still out.
-        if let Some(next) = unsafe { home.as_ref() }.next.get(slot as usize) {
-            next.store(self.first.get(), Ordering::Relaxed);
-        }
-        self.first.set(slot);
-        self.count.set(self.count.get() + 1);
-        true
-    }
-
-    fn flush(&self) {
-        if let Some(home) = self.home.take() {
-            let (first, last, count) = (self.first.get(), self.last.get(), self.count.get());
-            self.first.set(NONE);
-            self.count.set(0);
-            // SAFETY: the slots of the batch are out and only listed here, so the home is alive.
-            unsafe { Home::push_remote(home, first, last, count) };
-        }
-    }
-}
-
-/// Runs `work`; frames of other threads' pools that it drops go home together at its end.
-///
-/// Cheaper by a third for each frame than returning one by one. Frames are never held back
-/// beyond the scope, also when `work` panics. Scopes may nest; the outermost counts.
-pub fn batch_returns<T>(work: impl FnOnce() -> T) -> T {
-    struct Scope(bool);
-    impl Drop for Scope {
-        fn drop(&mut self) {
-            if !self.0 {
-                let _ = BATCH.try_with(|batch| {
-                    batch.open.set(false);
-                    batch.flush();
-                });
-            }
-        }
-    }
-    let nested = BATCH
-        .try_with(|batch| batch.open.replace(true))
-        .unwrap_or(true);
-    let _scope = Scope(nested);
-    work()
-}
-
 /// A pool that is not yet tied to a thread.
 pub struct UnboundPool {
     home: NonNull<Home>,
@@ -316,15 +250,15 @@ pub struct UnboundPool {
 unsafe impl Send for UnboundPool {}
 
 impl UnboundPool {
-    /// Makes `count` slots out of `count * SLOT_STRIDE` bytes of `memory` at `offset`.
+    /// Makes `count` slots, and long ones, out of [`bytes`](Self::bytes) of `memory` at `offset`.
     ///
     /// Returns `None` if they do not fit into the memory. The bytes must be used by nobody
-    /// else; `queue_pair` lays them out.
+    /// else; `device::layout` lays them out.
     pub(crate) fn new(memory: Arc<DmaMemory>, offset: usize, count: u32) -> Option<Self> {
-        let slots = memory.range(offset, (count as usize).checked_mul(SLOT_STRIDE)?)?;
-        let numbers = 0..count
-            .checked_mul(2)
-            .filter(|end| *end <= Frame::SLOT_LIMIT)?;
+        let slots = memory.range(offset, Self::bytes(count))?;
+        let first_link = count.checked_add(long::count(count))?;
+        let end = first_link.checked_add(count);
+        let numbers = 0..end.filter(|end| *end <= Frame::SLOT_LIMIT)?;
         let home = Home {
             memory,
             slots,
@@ -332,19 +266,28 @@ impl UnboundPool {
             owner: AtomicU64::new(0),
             // The lowest slot on top: fresh pools use few pages.
             local: UnsafeCell::new((0..count).rev().collect()),
-            links: UnsafeCell::new((count..numbers.end).rev().collect()),
+            long: UnsafeCell::new((count..first_link).rev().collect()),
+            links: UnsafeCell::new((first_link..numbers.end).rev().collect()),
+            first_link,
             remote: AtomicU32::new(NONE),
             next: numbers.clone().map(|_| AtomicU32::new(NONE)).collect(),
             attached: (0..count).map(|_| UnsafeCell::new(None)).collect(),
             tails: numbers.map(|_| UnsafeCell::new(None)).collect(),
-            offloads: (0..count).map(|_| UnsafeCell::new(Offload::NONE)).collect(),
-            references: (0..count).map(|_| AtomicU32::new(0)).collect(),
+            offloads: (0..first_link)
+                .map(|_| UnsafeCell::new(Offload::NONE))
+                .collect(),
+            references: (0..first_link).map(|_| AtomicU32::new(0)).collect(),
             remaining: AtomicI64::new(OPEN),
             shared: Shared::default(),
         };
         Some(UnboundPool {
             home: NonNull::from(Box::leak(Box::new(home))),
         })
+    }
+
+    /// Bytes of memory of a pool of `count` slots.
+    pub(crate) fn bytes(count: u32) -> usize {
+        count as usize * SLOT_STRIDE + long::count(count) as usize * LONG_SLOT
     }
 
     /// Ties the pool to the current thread.
@@ -501,7 +444,9 @@ fn close(home: NonNull<Home>) {
         returned += 1;
     }
     // SAFETY: the dropping thread holds the pool, so nobody else touches the stacks.
-    let free = unsafe { (*this.local.get()).len() + (*this.links.get()).len() };
+    let (slots, links) = unsafe { ((*this.local.get()).len(), (*this.links.get()).len()) };
+    // SAFETY: as above.
+    let free = slots + links + unsafe { (*this.long.get()).len() };
     let out = this.tails.len() as i64 - returned - free as i64;
     // `remaining` is OPEN less what came back since the swap; leave exactly what is still out.
     // SAFETY: not used after this call.
@@ -512,68 +457,4 @@ fn close(home: NonNull<Home>) {
 mod interleavings;
 
 #[cfg(all(test, not(virtroupe_loom)))]
-pub(crate) mod tests {
-    use super::*;
-    use crate::memory::HugePages;
-
-    /// A pool of so many slots, for the tests of whatever takes frames from one.
-    pub(crate) fn pool(count: u32) -> Pool {
-        let memory = DmaMemory::allocate(count as usize * SLOT_STRIDE, HugePages::Never);
-        UnboundPool::new(Arc::new(memory.expect("memory")), 0, count)
-            .expect("it fits")
-            .bind()
-    }
-
-    #[test]
-    fn frames_dropped_on_another_thread_come_home_one_by_one_and_in_batches() {
-        let mut pool = pool(64);
-        for batched in [false, true] {
-            let frames: Vec<_> = std::iter::from_fn(|| pool.frame()).collect();
-            assert_eq!(frames.len(), 64);
-            assert!(pool.frame().is_none());
-            std::thread::spawn(move || {
-                if batched {
-                    batch_returns(|| drop(frames))
-                } else {
-                    drop(frames)
-                }
-            })
-            .join()
-            .expect("the thread drops frames");
-            assert_eq!(pool.available(), 0);
-            assert_eq!(pool.collect(), 64);
-            assert_eq!(pool.available(), 64);
-        }
-    }
-
-    #[test]
-    fn a_batch_of_two_pools_returns_each_slot_to_its_own() {
-        let (mut first, mut second) = (pool(8), pool(8));
-        let mut frames = Vec::new();
-        for _ in 0..8 {
-            frames.extend([first.frame().expect("free"), second.frame().expect("free")]);
-        }
-        std::thread::spawn(move || batch_returns(|| drop(frames)))
-            .join()
-            .expect("joined");
-        assert_eq!((first.collect(), second.collect()), (8, 8));
-    }
-
-    #[test]
-    fn frames_may_outlive_their_pool_and_free_the_memory_with_the_last_one() {
-        let memory =
-            Arc::new(DmaMemory::allocate(4 * SLOT_STRIDE, HugePages::Never).expect("memory"));
-        let mut pool = UnboundPool::new(memory.clone(), 0, 4)
-            .expect("it fits")
-            .bind();
-        let (first, second) = (pool.frame(), pool.frame());
-        drop(pool);
-        assert_eq!(Arc::strong_count(&memory), 2);
-        drop(first);
-        assert_eq!(Arc::strong_count(&memory), 2);
-        std::thread::spawn(move || drop(second))
-            .join()
-            .expect("joined");
-        assert_eq!(Arc::strong_count(&memory), 1);
-    }
-}
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ const SLOTS: u32 = 64;
 
 /// Pools of the same memory.
 fn pools<const N: usize>() -> [Pool; N] {
-    let bytes = SLOTS as usize * SLOT_STRIDE;
+    let bytes = UnboundPool::bytes(SLOTS);
     let memory = DmaMemory::allocate(N * bytes, HugePages::Never);
     let memory = Arc::new(memory.expect("memory"));
     std::array::from_fn(|index| {
@@ -166,6 +166,8 @@ fn a_chunk_that_nobody_shares_becomes_a_frame_again() {
 enum Operation {
     /// A fresh frame of so many bytes, of the pool or the heap.
     Make(bool, u16),
+    /// A fresh frame of so many bytes in a long slot, if one is free.
+    MakeLong(u16),
     Freeze(usize),
     /// Part of a chunk, as a further chunk.
     Slice(usize, u16, u16),
@@ -188,6 +190,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let any_of = 0..1000usize;
     prop_oneof![
         2 => (prop::bool::weighted(0.2), 0..2000u16).prop_map(|(heap, length)| Make(heap, length)),
+        1 => (0..35_712u16).prop_map(MakeLong),
         2 => any_of.clone().prop_map(Freeze),
         1 => (any_of.clone(), 0..2000u16, 0..2000u16).prop_map(|(at, a, b)| Slice(at, a, b)),
         6 => (any_of.clone(), any_of.clone(), 0..1000u16, 0..2000u16)
@@ -243,6 +246,13 @@ impl World {
                     _ => Frame::on_heap(&bytes),
                 };
                 self.frames.push((frame, bytes));
+            }
+            Operation::MakeLong(length) => {
+                if let Some(mut frame) = self.pool.long_frame() {
+                    let bytes = vec![fill; length.into()];
+                    assert!(frame.extend_from_slice(&bytes));
+                    self.frames.push((frame, bytes));
+                }
             }
             Operation::Freeze(at) if !self.frames.is_empty() => {
                 let at = at % self.frames.len();

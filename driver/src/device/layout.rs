@@ -1,7 +1,7 @@
 //! Where the parts of the queue pairs lie in the DMA memory.
 
 use crate::features::FeatureBits;
-use crate::pool::SLOT_STRIDE;
+use crate::pool::UnboundPool;
 use crate::ring::{packed, split};
 use crate::transport::RingLayout;
 
@@ -38,7 +38,7 @@ impl PairLayout {
 
 /// Bytes of a pool of `frames` slots, in whole pages.
 pub(super) fn pool_bytes(frames: u32) -> usize {
-    (frames as usize * SLOT_STRIDE).next_multiple_of(PAGE)
+    UnboundPool::bytes(frames).next_multiple_of(PAGE)
 }
 
 /// A ring at `at`, and the first byte behind it.

@@ -90,8 +90,8 @@ impl Frame {
         copy
     }
 
-    /// Drops the segments behind this one and, of a link, the chunk; returns whether it was one,
-    /// and must then not be used any more.
+    /// Drops the segments behind this one, and gives a link back with its chunk, or a long slot. Returns
+    /// whether it was one of these, and must then not be used any more.
     #[cold]
     pub(super) fn let_go(&mut self) -> bool {
         // Iterative: a chain may be long, and the stack is not.
@@ -99,11 +99,14 @@ impl Frame {
         while let Some(mut segment) = tail {
             tail = segment.take_tail();
         }
-        if let Some(home) = self.home.filter(|_| self.is_link()) {
+        match self.home {
             // SAFETY: the home lives while this link is out; this was the only handle.
-            unsafe { Home::give_link(home, self.slot()) };
+            Some(home) if self.is_link() => unsafe { Home::give_link(home, self.slot()) },
+            // SAFETY: the same of a long slot.
+            Some(home) if self.is_long() => unsafe { Home::take_back_long(home, self.slot()) },
+            _ => return false,
         }
-        self.is_link()
+        true
     }
 
     /// An empty frame of the same pool, if that belongs to this thread and has one.

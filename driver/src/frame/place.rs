@@ -1,8 +1,8 @@
 //! Where the bytes of a frame are, in one number.
 
-/// From the lowest bit: the number of the slot or link, or the capacity of the heap block (29
-/// bits), whether it is a link (1), whether there is an offload (1), whether there is a tail (1),
-/// where the packet starts (16), and its length (16).
+/// From the lowest bit: the number of the slot or link, or the capacity of the heap block (28
+/// bits), whether the slot is a long one (1), whether it is a link (1), whether there is an offload
+/// (1), whether there is a tail (1), where the packet starts (16), and its length (16).
 ///
 /// One number, because a frame is changed in part and moved whole: a load that spans a narrower
 /// store just before it waits until that store has left the core.
@@ -10,9 +10,13 @@
 pub(super) struct Place(pub(super) u64);
 
 impl Place {
+    /// Above all numbers.
+    pub(super) const LONG: u64 = 1 << 28;
     pub(super) const LINK: u64 = 1 << 29;
     pub(super) const OFFLOAD: u64 = 1 << 30;
     pub(super) const CHAINED: u64 = 1 << 31;
+    /// What is set in anything but a single slot.
+    pub(super) const NOT_SINGLE: u64 = Self::CHAINED | Self::LINK | Self::LONG;
     const START: u32 = 32;
     const LENGTH: u32 = 48;
 
@@ -22,7 +26,7 @@ impl Place {
 
     #[inline(always)]
     pub(super) fn slot(self) -> u32 {
-        self.0 as u32 & (Self::LINK as u32 - 1)
+        self.0 as u32 & (Self::LONG as u32 - 1)
     }
 
     #[inline(always)]

@@ -29,7 +29,7 @@ fn explore(model: impl Fn() + Send + Sync + 'static) {
 
 /// Memory for the pools of all runs of a model.
 fn memory(slots: u32) -> Arc<DmaMemory> {
-    let memory = DmaMemory::allocate(slots as usize * SLOT_STRIDE, HugePages::Never);
+    let memory = DmaMemory::allocate(UnboundPool::bytes(slots), HugePages::Never);
     Arc::new(memory.expect("memory"))
 }
 

@@ -93,7 +93,7 @@ impl Home {
     }
 
     fn attached(&self, link: u32) -> Option<*mut Option<Chunk>> {
-        let index = link.checked_sub(self.count)?;
+        let index = link.checked_sub(self.first_link)?;
         Some(self.attached.get(index as usize)?.get())
     }
 }

@@ -186,7 +186,14 @@ impl Station {
     }
 
     fn shaped(&mut self, shape: u16, bytes: &[u8]) -> Option<Frame> {
+        let in_long_slots = shape & 0x100 != 0;
         let mut fresh = |bytes: &[u8]| {
+            if in_long_slots
+                && let Some(mut frame) = self.pair.pool().long_frame()
+                && frame.extend_from_slice(bytes)
+            {
+                return Some(frame);
+            }
             // A long frame takes several slots; those taken come home if there are too few.
             let mut slots = bytes.chunks(2000);
             let mut frame = self.pair.pool().frame()?;

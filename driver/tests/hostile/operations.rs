@@ -1,7 +1,7 @@
 //! Random work of the driver and random misdeeds of the device, out of plain numbers, so that
 //! property tests and fuzzers share them.
 
-use virtroupe_driver::pool::SLOT_STRIDE;
+use virtroupe_driver::pool::{LONG_SLOT, SLOT_STRIDE};
 use virtroupe_driver::{Frame, Violation, drop_burst};
 use virtroupe_wire::Buffer;
 
@@ -78,7 +78,7 @@ fn elsewhere(harness: &mut Harness, count: usize) {
         .expect("dropped");
 }
 
-/// A frame of several segments, some of them on the heap, some empty, some shared.
+/// A frame of several segments, some of them on the heap, some empty, some shared, some in long slots.
 fn chain(harness: &mut Harness, segments: usize, length: usize) -> Option<Frame> {
     let mut head = harness.pair.pool().frame()?;
     head.extend_from_slice(&[1; 14]);
@@ -91,7 +91,9 @@ fn chain(harness: &mut Harness, segments: usize, length: usize) -> Option<Frame>
             0 => Frame::on_heap(&vec![number as u8; length]),
             1 => Frame::on_heap(&[]),
             _ => {
-                let mut segment = harness.pair.pool().frame()?;
+                let pool = harness.pair.pool();
+                let long = (number % 8 == 6).then(|| pool.long_frame()).flatten();
+                let mut segment = long.or_else(|| pool.frame())?;
                 segment.extend_from_slice(&vec![number as u8; length]);
                 segment
             }
@@ -160,10 +162,12 @@ fn misbehave(harness: &mut Harness, kind: u8, a: u16, b: u16, c: u16) {
         22 => harness.spoil_descriptor(queue, b, c as u8),
         23 => spoil_what_is_available(harness, queue, a, b, c),
         _ => {
-            // Payload and headers, whoever holds them: the slots fill the memory's end. Not tables,
-            // which the model reads after the driver.
-            let slots = 128 * SLOT_STRIDE;
-            let offset = harness.hostile.memory_length() - slots + usize::from(b) * 4 % (slots - 4);
+            // Payload and headers, whoever holds them: the slots of both kinds fill the memory's end. Not
+            // tables, which the model reads after the driver.
+            let (count, _) = harness.pair.pool_level();
+            let slots = count * SLOT_STRIDE + count / 32 * LONG_SLOT;
+            let offset =
+                harness.hostile.memory_length() - slots + usize::from(b) * 24 % (slots - 4);
             if !harness.setup.indirect {
                 harness.hostile.write(offset, &[a as u8, c as u8, 0xff, 0]);
             }

@@ -23,6 +23,8 @@ fn a_half_open_connection_answers_what_is_not_acceptable() {
     let told = |sent: &[Sent]| {
         assert_eq!(sent.len(), 1);
         assert_eq!((sent[0].header.flags, sent[0].numbers()), (ACK, (1, 1)));
+        // For the peer the connection may be open: no window would stop it.
+        assert_eq!(sent[0].header.window, 65_535);
     };
     // Outside of the window, even if its acknowledgment is wrong too; behind it, not at all.
     told(&bed.ack(200_000, 1));
@@ -38,6 +40,24 @@ fn a_half_open_connection_answers_what_is_not_acceptable() {
     assert_eq!(bed.engine.usage().half_open, 1);
     bed.ack(1, 1);
     assert!(bed.engine.accept(bed.now, listener).is_some());
+}
+
+/// RFC 7323, section 2.2: only in segments with SYN it is not scaled.
+#[test]
+fn the_window_of_a_half_open_connection_is_scaled() {
+    let mut bed = Bed::new();
+    bed.listen(TcpOptions {
+        window_scaling: WindowScaling::Fixed(WindowScale::new(2)),
+        ..plain()
+    });
+    let scaled = HeaderOptions {
+        window_scale: Some(WindowScale::new(7)),
+        ..none()
+    };
+    let answer = bed.send(SYN, (0, 0), scaled, b"");
+    assert_eq!(answer[0].header.window, 65_535);
+    let answer = bed.ack(200_000, 1);
+    assert_eq!(answer[0].header.window, 65_535 >> 2);
 }
 
 /// A client that begins anew with another number learns of the old attempt, and ends it.

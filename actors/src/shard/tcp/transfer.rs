@@ -1,7 +1,7 @@
 //! Bytes of connections: frames out of the engine, chunks into it.
 //!
-//! What is written is copied once, into slots of the shard's pool. Writers together leave a
-//! quarter of it to all others, so that received packets need not be copied to the heap; one that waits for
+//! What is written is copied once, into slots of the shard's pool, long ones where there is enough for
+//! one. Writers together leave a quarter of the others to all others, so that received packets need not be copied to the heap; one that waits for
 //! memory is woken in its turn.
 
 use std::io::{self, IoSlice};
@@ -23,6 +23,9 @@ use crate::tcp::{StackClosed, TcpEventKind, TcpPayload, TcpRefused, TcpSendError
 /// Bytes that a connection may write to the heap at once when slots are short, if it has no more
 /// under way: enough to keep a fast link busy.
 const ON_HEAP: usize = 32 << 10;
+
+/// Bytes from which on a write takes a long slot, if one is free.
+const LONG: usize = 8 << 10;
 
 /// Bytes that a stream may write in one turn of the loop. What is written lies in the caches then
 /// when it is sent, and a writer that never waits lets the loop and other tasks run.
@@ -50,6 +53,15 @@ impl<'a> Gather<'a> {
             }
         }
         None
+    }
+
+    /// Whether at least `count` bytes are left.
+    fn has(&self, count: usize) -> bool {
+        let mut left = 0;
+        self.slices.iter().any(|slice| {
+            left += slice.len();
+            left >= count + self.taken
+        })
     }
 
     /// Copies up to `limit` bytes into `frame`, which has room for them. Returns how many.
@@ -163,15 +175,20 @@ impl Shard {
             let mut ports = ports.borrow_mut();
             let mut spare = Self::spare_slots(&mut ports.egress);
             let pool = ports.egress.pool();
-            while room > 0 && spare > 0 && source.next().is_some() {
-                let Some(mut frame) = pool.frame() else {
-                    break;
-                };
+            let mut finds_long = true;
+            while room > 0 && source.next().is_some() {
+                finds_long = finds_long && room >= LONG && source.has(LONG);
+                let long = if finds_long { pool.long_frame() } else { None };
+                finds_long = long.is_some();
+                let frame = long.or_else(|| {
+                    spare = spare.checked_sub(1)?;
+                    pool.frame()
+                });
+                let Some(mut frame) = frame else { break };
                 let limit = frame.tailroom().min(room);
                 let copied = source.copy_into(&mut frame, limit);
                 self.tcp.chunks.push(frame.freeze());
                 room -= copied;
-                spare -= 1;
                 written += copied;
             }
         }

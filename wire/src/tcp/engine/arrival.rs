@@ -217,7 +217,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             value: self.timestamp(now, &record.flow),
             echo,
         });
-        self.acknowledge(record.flow, record.ours, record.theirs, timestamps)?;
+        // Nothing can come any more, so no window is kept.
+        self.acknowledge(record.flow, record.ours, record.theirs, 0, timestamps)?;
         Err(DropReason::OutOfWindow.into())
     }
 
@@ -233,6 +234,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         flow: Flow,
         ours: SeqNumber,
         theirs: SeqNumber,
+        window: u16,
         timestamps: Option<Timestamps>,
     ) -> Result<(), Refusal> {
         let header = TcpHeader {
@@ -241,6 +243,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             sequence: ours,
             acknowledgment: theirs,
             flags: TcpFlags::ACK,
+            window,
             options: HeaderOptions {
                 timestamps,
                 ..HeaderOptions::default()

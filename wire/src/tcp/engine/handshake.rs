@@ -128,7 +128,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             theirs: opened.theirs,
             agreed: opened.negotiated,
             mss: options.announced_mss(self.config.mtu, opened.flow.ip_header()),
-            window: options.first_buffer() as u64,
+            window: handshake_window(options),
             timestamps: Timestamps {
                 value: timestamp,
                 echo: opened.recent,
@@ -186,7 +186,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             });
         };
         let header = &segment.header;
-        let window = options.first_buffer().min(u16::MAX.into()) as i64;
+        let window = handshake_window(options) as i64;
         let scale = options.scale();
         let ahead = i64::from(header.sequence.distance(record.theirs + 1));
         let is_within = (0..window).contains(&ahead);
@@ -268,7 +268,13 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             value: self.timestamp(now, &record.flow),
             echo,
         });
-        self.acknowledge(record.flow, record.ours + 1, record.theirs + 1, timestamps)?;
+        // The window of the SYN-ACK: a peer for whom the connection is open believes this one.
+        let window = self.listener_of(record).map_or(0, |options| {
+            let scale = record.offer.negotiated(options.scale()).our_scale;
+            scale.field(handshake_window(options))
+        });
+        let (ours, theirs) = (record.ours + 1, record.theirs + 1);
+        self.acknowledge(record.flow, ours, theirs, window, timestamps)?;
         self.counters.challenge_acks += 1;
         Err(reason.into())
     }
@@ -360,6 +366,12 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             self.half_open.remove(index);
         }
     }
+}
+
+/// The window in bytes of a connection that is not open yet: no SYN-ACK can announce more, as its own is
+/// not scaled (RFC 7323, section 2.2).
+fn handshake_window(options: &TcpOptions) -> u64 {
+    options.first_buffer().min(u16::MAX.into()) as u64
 }
 
 /// What a SYN and our settings have in common (RFC 7323, section 1.3; RFC 2018, section 2; RFC
