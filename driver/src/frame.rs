@@ -45,6 +45,9 @@ pub const NET_HEADER: usize = 12;
 /// Bytes in a cache line.
 const LINE: usize = 64;
 
+/// The longest packet of which more than the headers is fetched before it is read.
+const SHORT: usize = 4 * LINE;
+
 /// Where the packet starts in a fresh slot: at a cache line.
 pub(crate) const SLOT_DATA: u16 = (HEADROOM + NET_HEADER).next_multiple_of(LINE) as u16;
 
@@ -125,17 +128,18 @@ impl Frame {
         (self, tail)
     }
 
-    /// Starts fetching the first two lines of the packet: the headers, and more of what its
-    /// checksum covers. The first is fetched to be written too, as most packets are answered in
-    /// their own memory.
+    /// Starts fetching the first line of the packet, which has its headers, to be written too, as
+    /// most packets are answered in their own memory; and of a short packet the second line, which its
+    /// checksum covers.
     ///
     /// A device's core has just written them, so the first access would wait for that core. Who
-    /// does not read them should not fetch them either: the device would have to take them back.
+    /// does not read them should not fetch them either: the device would have to take them back. So
+    /// the payload of a long packet stays where it is, as its checksum may be left to the device.
     #[inline]
     pub fn prefetch(&self) {
         let data = self.data();
         prefetch_write(data);
-        if self.place.length() > LINE {
+        if (LINE + 1..=SHORT).contains(&self.place.length()) {
             // SAFETY: the frame is longer than that.
             prefetch_read(unsafe { data.add(LINE) });
         }

@@ -100,6 +100,8 @@ pub struct Host<B: Buffer> {
     random: Random,
     /// Reused by `receive_run`: what was read of the datagrams of one run.
     run: Vec<FastUdp>,
+    /// Reused by `write_run`.
+    outgoing: common::Run,
     /// Frames for the caller.
     transmit: Vec<B>,
     /// How many more frames the caller takes.
@@ -200,6 +202,7 @@ impl<B: Buffer> Host<B> {
             errors: TokenBucket::new(limits.icmp_errors_per_second, limits.icmp_errors_burst),
             random,
             run: Vec::new(),
+            outgoing: common::Run::default(),
             transmit: Vec::new(),
             room: 0,
             most_frames: usize::MAX,

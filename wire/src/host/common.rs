@@ -26,6 +26,9 @@ const PARTIAL: Offload = Offload {
     segmentation: None,
 };
 
+/// Datagrams of a run that are looked at before the first of their headers is written.
+const RUN: usize = 64;
+
 /// A datagram to send, as far as it is of the common kind.
 pub(super) struct Common<'a, B> {
     peer: SocketAddrV4,
@@ -34,20 +37,42 @@ pub(super) struct Common<'a, B> {
     /// `None`: the host's setting.
     ttl: Option<u8>,
     dscp_ecn: u8,
-    payload: &'a mut B,
+    payload: &'a B,
 }
 
 /// What a run is made of.
 pub(super) trait Outbound<B> {
     /// The datagram; `None` if it is not of the common kind.
-    fn common(&mut self) -> Option<Common<'_, B>>;
+    fn common(&self) -> Option<Common<'_, B>>;
+
+    /// Its payload, if it lies in a buffer.
+    fn payload(&mut self) -> Option<&mut B>;
+}
+
+/// What was decided about a datagram whose headers will be written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Decided {
+    /// The address that it is sent from.
+    source: u32,
+    /// The port that it is sent to.
+    port: u16,
+}
+
+/// Reused by [`Host::write_run`]: the datagrams of one run.
+#[derive(Debug)]
+pub(super) struct Run(Box<[Decided; RUN]>);
+
+impl Default for Run {
+    fn default() -> Self {
+        Run(Box::new([Decided::default(); RUN]))
+    }
 }
 
 impl<B> Outbound<B> for UdpSend<B> {
     #[inline(always)]
-    fn common(&mut self) -> Option<Common<'_, B>> {
+    fn common(&self) -> Option<Common<'_, B>> {
         let (SocketAddr::V4(peer), Payload::Buffer(payload), None) =
-            (self.destination, &mut self.payload, self.segment_size)
+            (self.destination, &self.payload, self.segment_size)
         else {
             return None;
         };
@@ -64,12 +89,20 @@ impl<B> Outbound<B> for UdpSend<B> {
             payload,
         })
     }
+
+    #[inline(always)]
+    fn payload(&mut self) -> Option<&mut B> {
+        match &mut self.payload {
+            Payload::Buffer(payload) => Some(payload),
+            Payload::Bytes(_) | Payload::Empty => None,
+        }
+    }
 }
 
 /// The reply to it, as [`UdpSend::reply`] makes it.
 impl<B> Outbound<B> for UdpDatagram<B> {
     #[inline(always)]
-    fn common(&mut self) -> Option<Common<'_, B>> {
+    fn common(&self) -> Option<Common<'_, B>> {
         let (SocketAddr::V4(peer), SocketAddr::V4(asked)) = (self.source, self.destination) else {
             return None;
         };
@@ -78,8 +111,13 @@ impl<B> Outbound<B> for UdpDatagram<B> {
             source: Some(*asked.ip()),
             ttl: None,
             dscp_ecn: 0,
-            payload: &mut self.payload,
+            payload: &self.payload,
         })
+    }
+
+    #[inline(always)]
+    fn payload(&mut self) -> Option<&mut B> {
+        Some(&mut self.payload)
     }
 }
 
@@ -99,48 +137,82 @@ impl<B: Buffer> Host<B> {
     ) -> usize {
         let most = burst.len().min(self.room);
         self.transmit.reserve(most);
+        let burst = burst.get_mut(..most).unwrap_or_default();
+        let mut written = 0;
+        loop {
+            let rest = burst.get_mut(written..).unwrap_or_default();
+            let template = rest.first().and_then(Outbound::common);
+            let template = template.and_then(|common| self.template(now, local, &common));
+            let Some(template) = template else { break };
+            let decided = self.decide(local, &template, rest);
+            let run = rest.get_mut(..decided).unwrap_or_default();
+            let count = self.write(&template, run);
+            written += count;
+            if count == 0 || count < decided {
+                break;
+            }
+        }
+        self.room -= written;
+        self.counters.tx_frames += written as u64;
+        written
+    }
+
+    /// For how many datagrams from the front of `burst` on `template` is, at most `RUN`. What their
+    /// headers need besides is in `self.outgoing`.
+    ///
+    /// Nothing is written yet: a loop that does both has too much at hand for the registers, and what
+    /// it keeps in memory instead is stored anew for each packet.
+    #[inline(always)]
+    fn decide<O: Outbound<B>>(&mut self, local: &Local, template: &Template, burst: &[O]) -> usize {
+        // Replies of a burst are mostly from addresses of one prefix.
+        let mut owner = Masked::NONE;
+        let mut count = 0;
+        for (datagram, decided) in burst.iter().zip(&mut self.outgoing.0[..]) {
+            let Some(common) = datagram.common() else {
+                break;
+            };
+            if !common.is_like(template, self.ttl) || !common.fits(template) {
+                break;
+            }
+            let source = common.source_of(local, template, &self.addresses, &mut owner);
+            let Some(source) = source else { break };
+            *decided = Decided {
+                source: source.to_bits(),
+                port: common.peer.port(),
+            };
+            count += 1;
+        }
+        count
+    }
+
+    /// Writes the headers of datagrams about which all is decided; returns of how many. It is less
+    /// than all if one is too long for its memory to tell.
+    #[inline(always)]
+    fn write<O: Outbound<B>>(&mut self, template: &Template, burst: &mut [O]) -> usize {
         // Of these the device completes the checksums.
         let shortest = match self.offloads_checksum {
             true => LONG,
             false => usize::MAX,
         };
-        let mut template = None;
-        // Replies of a burst are mostly from addresses of one prefix.
-        let mut owner = Masked::NONE;
         let (mut written, mut bytes) = (0, 0);
-        for datagram in burst.iter_mut().take(most) {
-            let Some(common) = datagram.common() else {
+        for (datagram, decided) in burst.iter_mut().zip(&self.outgoing.0[..]) {
+            let Some(payload) = datagram.payload() else {
                 break;
             };
-            // What was found for the datagram before still holds.
-            let template = match &template {
-                Some(known) if common.is_like(known, self.ttl) => known,
-                _ => match self.template(now, local, &common) {
-                    Some(found) => template.insert(found),
-                    None => break,
-                },
+            let length = payload.head().len();
+            let sum = match length < shortest {
+                true => Some(checksum::sum_bytes(payload.head())),
+                false => leave_checksum(payload),
             };
-            let source = common.source_of(local, template, &self.addresses, &mut owner);
-            let Some(source) = source.filter(|_| common.fits(template)) else {
-                break;
-            };
-            let length = common.payload.head().len();
-            let is_summed = length < shortest || !common.payload.set_offload(PARTIAL);
-            let sum = is_summed.then(|| checksum::sum_bytes(common.payload.head()));
-            let Some(room) = common
-                .payload
-                .prepend(HEADERS)
-                .and_then(|room| room.first_chunk_mut())
-            else {
+            let room = payload.prepend(HEADERS);
+            let Some(room) = room.and_then(|room| room.first_chunk_mut()) else {
                 break;
             };
             let id = self.random.identification(template.dont_fragment);
-            template.write(room, source, common.peer.port(), id, (length, sum));
+            template.write(room, decided.source, decided.port, id, (length, sum));
             written += 1;
             bytes += HEADERS + length;
         }
-        self.room -= written;
-        self.counters.tx_frames += written as u64;
         self.counters.tx_bytes += bytes as u64;
         written
     }
@@ -193,5 +265,14 @@ impl<B: Buffer> Common<'_, B> {
             && self.payload.is_simple()
             && self.payload.head().len() <= template.longest
             && self.payload.headroom() >= HEADERS
+    }
+}
+
+/// Leaves the checksum over `payload` to the device; the sum over it, if its memory can not say so.
+#[inline(never)]
+fn leave_checksum<B: Buffer>(payload: &mut B) -> Option<u64> {
+    match payload.set_offload(PARTIAL) {
+        true => None,
+        false => Some(checksum::sum_bytes(payload.head())),
     }
 }

@@ -21,23 +21,30 @@ pub(super) struct Template {
     pub(super) route_source: Ipv4Addr,
     /// The longest payload in bytes that fits into one packet.
     pub(super) longest: usize,
-    local_port: u16,
     /// The Ethernet header, and two bytes more, so that it is copied at once.
     link: [u8; ethernet::HEADER + 2],
-    /// The first 8 bytes of the IPv4 header, without total length and identification.
-    network: u64,
-    /// The sum over the fields of the IPv4 header that are known. Much less than 2^64: fields of
-    /// 32 bits can be added without a carry.
+    /// The first 16 bytes of the IPv4 header, of a datagram without payload: no identification, no
+    /// checksum, no source.
+    network: [u64; 2],
+    /// The sum over its fields, the destination among them. Much less than 2^64: fields of 32 bits
+    /// can be added without a carry.
     network_sum: u64,
-    /// The same for the pseudo-header.
+    /// The UDP header of such a datagram, without destination port and checksum.
+    transport: u64,
+    /// The sums over its fields, and over those of the pseudo-header.
+    transport_sum: u64,
     pseudo_sum: u64,
 }
 
 impl Template {
     pub(super) fn new(path: &Path, local_port: u16, ttl: u8, dscp_ecn: u8) -> Self {
-        let network = 0x4500_0000_0000_0000
+        const LENGTH: u64 = udp::HEADER as u64;
+        const TOTAL: u64 = LENGTH + ipv4::HEADER as u64;
+        let first = 0x4500_0000_0000_0000
             | u64::from(dscp_ecn) << 48
+            | TOTAL << 32
             | u64::from(path.mtu.dont_fragment) << 14;
+        let second = u64::from(ttl) << 56 | u64::from(ipv4::UDP) << 48;
         let peer = u64::from(path.destination.to_bits());
         Template {
             peer: path.destination,
@@ -46,14 +53,12 @@ impl Template {
             dont_fragment: path.mtu.dont_fragment,
             route_source: path.source,
             longest: path.mtu.mtu.saturating_sub(ipv4::HEADER + udp::HEADER),
-            local_port,
             link: path.link,
-            network,
-            network_sum: (network >> 48)
-                + (network & 0xffff)
-                + (u64::from(ttl) << 8 | u64::from(ipv4::UDP))
-                + peer,
-            pseudo_sum: peer + u64::from(ipv4::UDP),
+            network: [first, second],
+            network_sum: (first >> 32) + (first & 0xffff_ffff) + (second >> 48) + peer,
+            transport: u64::from(local_port) << 48 | LENGTH << 16,
+            transport_sum: u64::from(local_port) + LENGTH,
+            pseudo_sum: peer + u64::from(ipv4::UDP) + LENGTH,
         }
     }
 
@@ -64,30 +69,26 @@ impl Template {
     pub(super) fn write(
         &self,
         room: &mut [u8; HEADERS],
-        source: Ipv4Addr,
+        source: u32,
         port: u16,
         id: u16,
         (length, payload): (usize, Option<u64>),
     ) {
-        let source = u64::from(source.to_bits());
-        let length = (length + udp::HEADER) as u64;
-        let total = length + ipv4::HEADER as u64;
-        let sum = checksum::finish_sum(self.network_sum + total + u64::from(id) + source);
-        let first = self.network | total << 32 | u64::from(id) << 16;
-        let second =
-            u64::from(self.ttl) << 56 | u64::from(ipv4::UDP) << 48 | u64::from(sum) << 32 | source;
+        let (source, port, id) = (u64::from(source), u64::from(port), u64::from(id));
+        let length = length as u64;
+        let [first, second] = self.network;
+        let sum = checksum::finish_sum(self.network_sum + length + id + source);
+        let first = first.wrapping_add(length << 32) | id << 16;
+        let second = second | u64::from(sum) << 32 | source;
         let pseudo = self.pseudo_sum + length + source;
         let sum = match payload {
             Some(payload) => {
-                let header = u64::from(self.local_port) + u64::from(port) + length;
+                let header = self.transport_sum + length + port;
                 checksum::finish_udp_sum(checksum::sum_numbers([payload, pseudo + header]))
             }
             None => !checksum::finish_sum(pseudo),
         };
-        let transport = u64::from(self.local_port) << 48
-            | u64::from(port) << 32
-            | length << 16
-            | u64::from(sum);
+        let transport = self.transport.wrapping_add(length << 16) | port << 32 | u64::from(sum);
         // All of it in one store; the IPv4 header then covers what is too much.
         put::<0, { ethernet::HEADER + 2 }>(room, self.link);
         put::<14, 8>(room, first.to_be_bytes());

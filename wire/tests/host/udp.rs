@@ -4,11 +4,15 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use virtroupe_wire::{
-    Buffer, DropReason, HeapBuffer, HostConfig, Payload, SendOutcome, UdpDatagram, UdpSend,
-    UdpSocketId,
+    Buffer, DropReason, HeapBuffer, HostConfig, MacAddr, Neighbor, Payload, SendOutcome,
+    UdpDatagram, UdpSend, UdpSocketId,
 };
 
 use crate::support::*;
+
+/// A second peer.
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+const OTHER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
 
 #[test]
 fn a_datagram_is_delivered_with_everything_about_it() {
@@ -151,6 +155,45 @@ proptest! {
         prop_assert_eq!(header.time_to_live, ttl.unwrap_or(64));
         prop_assert_eq!(header.dscp.value() << 2 | header.ecn.value(), dscp_ecn);
         prop_assert_eq!(header.source, OUR.octets());
+    }
+}
+
+proptest! {
+    /// Also of more datagrams than are looked at before the first is written, and to several hosts.
+    #[test]
+    fn a_long_burst_is_sent_in_order(
+        sends in proptest::collection::vec(
+            (prop_oneof![9 => Just(PEER), 1 => Just(OTHER)], 0_usize..80),
+            0..200,
+        ),
+    ) {
+        let neighbor = |address: Ipv4Addr, mac| Neighbor { address: address.into(), mac };
+        let mut bed = Bed::new(HostConfig {
+            neighbors: vec![neighbor(PEER, PEER_MAC), neighbor(OTHER, OTHER_MAC)],
+            ..config()
+        });
+        let socket = bed.bind("0.0.0.0:7");
+        // From here on both paths are remembered.
+        for peer in [PEER, OTHER] {
+            let _ = bed.send(socket, (peer, 9), &[b"first"]);
+        }
+        bed.sent();
+        let mut burst: Vec<_> = (1..)
+            .zip(&sends)
+            .map(|(port, (peer, length))| {
+                let payload = Payload::Buffer(HeapBuffer::new(&pattern(*length)));
+                UdpSend::new((*peer, port).into(), payload)
+            })
+            .collect();
+        prop_assert_eq!(bed.send_burst(socket, &mut burst).refused, 0);
+        let sent = bed.sent();
+        prop_assert_eq!(sent.len(), sends.len());
+        for ((port, (peer, length)), frame) in (1..).zip(&sends).zip(&sent) {
+            let mac = if *peer == PEER { PEER_MAC } else { OTHER_MAC };
+            prop_assert_eq!(&frame[..6], &mac.0);
+            prop_assert_eq!(read_ipv4(frame).0.destination, peer.octets());
+            prop_assert_eq!(read_udp(frame), (7, port, pattern(*length)));
+        }
     }
 }
 
