@@ -2,14 +2,13 @@
 //! (RFC 9293, section 3.3.1: the receive sequence variables).
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::reassembly::{Range, Reassembly};
 use super::sequence::{Origin, SeqNumber};
 use super::spare;
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// A payload up to this length is copied behind the one before it, if that has room, so that
 /// short segments do not hold a whole buffer each.
@@ -230,12 +229,12 @@ impl<B: Buffer> Receiver<B> {
     }
 
     /// Takes the next payload for the application. `rtt` is the round-trip time, if known.
-    pub(crate) fn take(&mut self, now: Instant, rtt: Duration) -> Option<B> {
+    pub(crate) fn take(&mut self, now: Instant, rtt: Span) -> Option<B> {
         let payload = self.queue.pop_front()?;
         self.queue_memory = self.queue_memory.saturating_sub(payload.memory());
         self.taken = self.taken.saturating_add(payload.len());
         // An application that takes half of the buffer in a round trip could take more.
-        if !rtt.is_zero() && now.since(self.round) >= rtt {
+        if rtt > Span::ZERO && now.span_since(self.round) >= rtt {
             if self.taken > self.buffer / 2 {
                 self.buffer = self.buffer.saturating_mul(2).min(self.most_buffer);
             }

@@ -154,22 +154,19 @@ impl<T> Slab<T> {
         })
     }
 
-    /// Whether the value that `key` names is still there.
-    pub(crate) fn contains(&self, key: Key) -> bool {
-        self.key(key.index) == Some(key)
-    }
-
     /// The value that `key` names.
+    #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        self.contains(key).then(|| self.at(key.index)).flatten()
+        let page = self.pages.get(key.index as usize / PAGE)?.as_ref()?;
+        let (generation, value) = page.values.get(key.index as usize % PAGE)?.as_ref()?;
+        (*generation == key.generation).then_some(value)
     }
 
     /// The value that `key` names.
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.contains(key) {
-            true => self.at_mut(key.index),
-            false => None,
-        }
+        let (generation, value) = self.entry(key.index)?.as_mut()?;
+        (*generation == key.generation).then_some(value)
     }
 
     /// All keys. Visits every page.

@@ -118,7 +118,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Sets a new user timeout (RFC 5482).
     pub(crate) fn set_user_timeout(&mut self, timeout: Duration, now: Instant) {
-        self.user_timeout = timeout;
+        self.user_timeout = timeout.into();
         Arc::make_mut(&mut self.options).user_timeout = timeout;
         self.wanted.user_timeout = self.options.announce_user_timeout;
         if self.timers.is_set(Timer::User) {

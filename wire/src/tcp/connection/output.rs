@@ -1,7 +1,5 @@
 //! What a connection sends next (RFC 9293, sections 3.7.4, 3.8.6 and 3.10.2).
 
-use std::time::Duration;
-
 use super::{Connection, Context};
 use crate::buffer::Buffer;
 use crate::tcp::header::{HeaderOptions, TcpFlags};
@@ -13,7 +11,7 @@ use crate::tcp::segment::Outgoing;
 use crate::tcp::sequence::Origin;
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// The ECN field of a packet whose sender understands marks (RFC 3168, section 5).
 const ECN_CAPABLE: u8 = 2;
@@ -248,7 +246,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// After a while without sending, the window is no measure of the path (RFC 5681, section
     /// 4.1).
     fn restart_after_idle(&mut self, now: Instant) {
-        if self.send.board.is_empty() && now.since(self.last_sent) > self.rtt.timeout() {
+        if self.send.board.is_empty() && now.span_since(self.last_sent) > self.rtt.timeout() {
             self.congestion.get_mut().on_idle();
             self.last_sent = now;
         }
@@ -380,10 +378,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !is_wanted {
             return self.timers.clear(Timer::TailProbe);
         }
-        let mut timeout = self.rtt.smoothed() * 2 + LEAST_PROBE_DELAY;
+        let mut timeout = self.rtt.smoothed().times(2) + LEAST_PROBE_DELAY;
         if self.send.nxt - self.send.una <= self.segment_size() {
             // The peer may wait for a second segment before it acknowledges.
-            timeout += MOST_ACK_DELAY;
+            timeout = timeout + MOST_ACK_DELAY;
         }
         let at = (now + timeout).min(self.timers.get(Timer::Retransmit));
         self.timers.set(Timer::TailProbe, at);
@@ -398,7 +396,7 @@ const SYN: Range = Range {
 
 /// What is added to two round trips before a tail loss probe, so that on a short path a peer that
 /// was not scheduled for a moment is not probed.
-const LEAST_PROBE_DELAY: Duration = Duration::from_millis(2);
+const LEAST_PROBE_DELAY: Span = Span::from_millis(2);
 
 /// How long a peer may delay an acknowledgment (RFC 8985, section 7.2: WCDelAckT).
-const MOST_ACK_DELAY: Duration = Duration::from_millis(200);
+const MOST_ACK_DELAY: Span = Span::from_millis(200);
