@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Host;
 use super::family::Family;
+use super::fast::FastTcp;
 use super::icmp::Cited;
 use super::output::{Outgoing as Packet, Plan};
 use super::receive::{Carrier, Link};
@@ -109,6 +110,31 @@ impl<B: Buffer> Host<B> {
     /// Whether segments or errors wait for [`exchange`].
     pub fn has_for_tcp(&self) -> bool {
         !(self.tcp_segments.is_empty() && self.tcp_errors.is_empty())
+    }
+
+    /// Keeps the segment in an ordinary frame for the engine. Gives back any other frame.
+    #[inline]
+    pub(super) fn receive_segment(&mut self, frame: B) -> Result<(), B> {
+        if !(self.has_tcp && frame.is_simple() && self.tcp_segments.len() < MOST_WAITING) {
+            return Err(frame);
+        }
+        let Some(fast) = FastTcp::parse(frame.head(), self.mac) else {
+            return Err(frame);
+        };
+        let (source, destination) = (fast.source, fast.destination);
+        if !self.addresses.is_own(destination) || !self.addresses.is_foreign_source(source) {
+            return Err(frame);
+        }
+        self.counters.delivered += 1;
+        let (source, destination) = (source.into(), destination.into());
+        self.tcp_segments.push(Segment {
+            flow: Flow::of_received(source, destination, &fast.header),
+            header: fast.header,
+            payload: frame.narrow(fast.headers, fast.payload),
+            ecn: fast.dscp_ecn & 3,
+            merged: 1,
+        });
+        Ok(())
     }
 
     /// Keeps a segment for the engine.

@@ -154,6 +154,7 @@ impl TcpHeader {
     ///
     /// # Errors
     /// `Malformed` if `bytes` ends within the header or the data offset is below 5.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), DropReason> {
         let fixed = bytes.first_chunk::<HEADER>().ok_or(DropReason::Malformed)?;
         let [
@@ -199,20 +200,35 @@ impl TcpHeader {
         let mut bytes = [0; MAX_HEADER];
         let (fixed, options) = bytes.split_at_mut(HEADER);
         let length = HEADER + self.options.write(options);
-        let parts: [&[u8]; 7] = [
-            &self.source_port.to_be_bytes(),
-            &self.destination_port.to_be_bytes(),
-            &self.sequence.0.to_be_bytes(),
-            &self.acknowledgment.0.to_be_bytes(),
-            &[(length / 4 * 16) as u8, self.flags.0],
-            &self.window.to_be_bytes(),
-            &[0, 0],
-        ];
-        let mut rest = fixed;
-        for part in parts {
-            rest = put(rest, part);
-        }
-        put(rest, &self.urgent.to_be_bytes());
+        let [s0, s1] = self.source_port.to_be_bytes();
+        let [d0, d1] = self.destination_port.to_be_bytes();
+        let [q0, q1, q2, q3] = self.sequence.0.to_be_bytes();
+        let [a0, a1, a2, a3] = self.acknowledgment.0.to_be_bytes();
+        let [w0, w1] = self.window.to_be_bytes();
+        let [u0, u1] = self.urgent.to_be_bytes();
+        let offset = (length / 4 * 16) as u8;
+        fixed.copy_from_slice(&[
+            s0,
+            s1,
+            d0,
+            d1,
+            q0,
+            q1,
+            q2,
+            q3,
+            a0,
+            a1,
+            a2,
+            a3,
+            offset,
+            self.flags.0,
+            w0,
+            w1,
+            0,
+            0,
+            u0,
+            u1,
+        ]);
         (bytes, length)
     }
 }
@@ -259,6 +275,7 @@ impl HeaderOptions {
         Self::parse_any(list)
     }
 
+    #[inline(never)]
     fn parse_any(mut list: &[u8]) -> Self {
         let mut options = HeaderOptions::default();
         while let Some((&kind, rest)) = list.split_first() {

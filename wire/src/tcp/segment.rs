@@ -30,6 +30,21 @@ impl Flow {
         }
     }
 
+    /// The flow of a segment that was received from `source` at `destination`.
+    #[inline]
+    pub(crate) const fn of_received(
+        source: IpAddr,
+        destination: IpAddr,
+        header: &TcpHeader,
+    ) -> Self {
+        Flow {
+            local: destination,
+            remote: source,
+            local_port: header.destination_port,
+            remote_port: header.source_port,
+        }
+    }
+
     /// Our end.
     pub const fn local(&self) -> SocketAddr {
         SocketAddr::new(self.local, self.local_port)
@@ -83,12 +98,7 @@ impl<B: Buffer> Segment<B> {
         }
         packet.trim_front(length);
         Ok(Segment {
-            flow: Flow {
-                local: destination,
-                remote: source,
-                local_port: header.destination_port,
-                remote_port: header.source_port,
-            },
+            flow: Flow::of_received(source, destination, &header),
             header,
             payload: packet,
             ecn: ecn & 3,
