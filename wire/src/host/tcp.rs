@@ -114,7 +114,7 @@ impl<B: Buffer> Host<B> {
 
     /// Keeps the segment in an ordinary frame for the engine. Gives back any other frame.
     #[inline]
-    pub(super) fn receive_segment(&mut self, frame: B) -> Result<(), B> {
+    pub(super) fn receive_segment(&mut self, mut frame: B) -> Result<(), B> {
         if !(self.has_tcp && frame.is_simple() && self.tcp_segments.len() < MOST_WAITING) {
             return Err(frame);
         }
@@ -125,15 +125,19 @@ impl<B: Buffer> Host<B> {
         if !self.addresses.is_own(destination) || !self.addresses.is_foreign_source(source) {
             return Err(frame);
         }
-        self.counters.delivered += 1;
-        let (source, destination) = (source.into(), destination.into());
-        self.tcp_segments.push(Segment {
-            flow: Flow::of_received(source, destination, &fast.header),
-            header: fast.header,
-            payload: frame.narrow(fast.headers, fast.payload),
-            ecn: fast.dscp_ecn & 3,
-            merged: 1,
-        });
+        frame.truncate(FastTcp::IN_FRONT + fast.length);
+        // It is read where it is to stay: put together elsewhere, it would be moved by wide loads
+        // that wait for the narrow stores before.
+        self.tcp_segments.push(Segment::unread(frame));
+        let ends = (source.into(), destination.into());
+        let segment = self.tcp_segments.last_mut();
+        match segment.map(|it| it.read(ends, fast.dscp_ecn, FastTcp::IN_FRONT)) {
+            Some(Err(reason)) => {
+                self.tcp_segments.pop();
+                self.drop_received(reason);
+            }
+            _ => self.counters.delivered += 1,
+        }
         Ok(())
     }
 

@@ -203,6 +203,7 @@ pub(crate) struct Connection<B, S> {
 }
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
+    #[inline(always)]
     fn new(
         flow: Flow,
         options: Arc<TcpOptions>,
@@ -318,10 +319,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             reset,
             user_timeout: _,
         } = self.wanted;
-        ack || tail_probe
-            || window_probe
-            || keepalive
-            || reset
+        (ack | tail_probe | window_probe | keepalive | reset)
             || (self.state != TcpState::Closed
                 && (self.send.has_unsent() || self.send.board.lost() > 0))
     }

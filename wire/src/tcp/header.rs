@@ -154,8 +154,16 @@ impl TcpHeader {
     ///
     /// # Errors
     /// `Malformed` if `bytes` ends within the header or the data offset is below 5.
-    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), DropReason> {
+        let mut header = TcpHeader::default();
+        let length = header.read(bytes)?;
+        Ok((header, length))
+    }
+
+    /// As [`parse`](Self::parse), into a header without options, where it is to stay: returns the
+    /// length.
+    #[inline]
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, DropReason> {
         let fixed = bytes.first_chunk::<HEADER>().ok_or(DropReason::Malformed)?;
         let [
             s0,
@@ -181,21 +189,20 @@ impl TcpHeader {
         ] = *fixed;
         let length = usize::from(offset >> 4) * 4;
         let options = bytes.get(HEADER..length).ok_or(DropReason::Malformed)?;
-        let header = TcpHeader {
-            source_port: u16::from_be_bytes([s0, s1]),
-            destination_port: u16::from_be_bytes([d0, d1]),
-            sequence: SeqNumber(u32::from_be_bytes([q0, q1, q2, q3])),
-            acknowledgment: SeqNumber(u32::from_be_bytes([a0, a1, a2, a3])),
-            flags: TcpFlags(flags),
-            window: u16::from_be_bytes([w0, w1]),
-            urgent: u16::from_be_bytes([u0, u1]),
-            options: HeaderOptions::parse(options),
-        };
-        Ok((header, length))
+        self.source_port = u16::from_be_bytes([s0, s1]);
+        self.destination_port = u16::from_be_bytes([d0, d1]);
+        self.sequence = SeqNumber(u32::from_be_bytes([q0, q1, q2, q3]));
+        self.acknowledgment = SeqNumber(u32::from_be_bytes([a0, a1, a2, a3]));
+        self.flags = TcpFlags(flags);
+        self.window = u16::from_be_bytes([w0, w1]);
+        self.urgent = u16::from_be_bytes([u0, u1]);
+        self.options.read(options);
+        Ok(length)
     }
 
     /// The header as it goes on the wire with a checksum of zero: bytes and how many of them
     /// count. Options that do not fit into 40 bytes are left out, SACK blocks first.
+    #[inline]
     pub fn to_bytes(&self) -> ([u8; MAX_HEADER], usize) {
         let mut bytes = [0; MAX_HEADER];
         let (fixed, options) = bytes.split_at_mut(HEADER);
@@ -247,7 +254,7 @@ fn put<'a>(room: &'a mut [u8], part: &[u8]) -> &'a mut [u8] {
 impl HeaderOptions {
     /// Reads a list of options (RFC 9293, section 3.2).
     #[inline]
-    fn parse(list: &[u8]) -> Self {
+    fn read(&mut self, list: &[u8]) {
         // What most segments have, as RFC 7323 recommends in appendix A.
         if let &[
             kind::NOP,
@@ -264,20 +271,17 @@ impl HeaderOptions {
             e3,
         ] = list
         {
-            return HeaderOptions {
-                timestamps: Some(Timestamps {
-                    value: u32::from_be_bytes([v0, v1, v2, v3]),
-                    echo: u32::from_be_bytes([e0, e1, e2, e3]),
-                }),
-                ..HeaderOptions::default()
-            };
+            self.timestamps = Some(Timestamps {
+                value: u32::from_be_bytes([v0, v1, v2, v3]),
+                echo: u32::from_be_bytes([e0, e1, e2, e3]),
+            });
+        } else {
+            self.read_any(list);
         }
-        Self::parse_any(list)
     }
 
     #[inline(never)]
-    fn parse_any(mut list: &[u8]) -> Self {
-        let mut options = HeaderOptions::default();
+    fn read_any(&mut self, mut list: &[u8]) {
         while let Some((&kind, rest)) = list.split_first() {
             match kind {
                 kind::END => break,
@@ -288,12 +292,11 @@ impl HeaderOptions {
                     let Some(body) = list.get(2..length) else {
                         break;
                     };
-                    options.take(kind, body);
+                    self.take(kind, body);
                     list = list.get(length..).unwrap_or_default();
                 }
             }
         }
-        options
     }
 
     /// Reads one option without its kind and length; a length that does not fit is ignored.

@@ -244,6 +244,12 @@ impl<B: Buffer> Receiver<B> {
         Some(payload)
     }
 
+    /// Whether there is something to announce by SACK.
+    #[inline]
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.duplicate.is_some() || self.has_gap()
+    }
+
     /// What to announce by SACK: the duplicate first, once (RFC 2883, section 4), and what is
     /// out of order (RFC 2018, section 4).
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Range> + '_ {

@@ -35,6 +35,7 @@ pub(crate) struct Opened {
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Asks for a connection (RFC 9293, section 3.10.1).
+    #[inline(always)]
     pub(crate) fn connect(
         flow: Flow,
         options: Arc<TcpOptions>,
@@ -53,6 +54,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// A connection that a peer asked for, and whose handshake is over.
+    #[inline(always)]
     pub(crate) fn accept(
         opened: &Opened,
         options: Arc<TcpOptions>,

@@ -39,9 +39,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.state == TcpState::Closed {
             return false;
         }
-        let options = self.header_options(cx.now);
-        if let Some((range, kind)) = self.next_range(&options, cx) {
-            self.write_range(range, kind, options, cx, out);
+        out.header.options = self.header_options(cx.now);
+        if let Some((range, kind)) = self.next_range(&out.header.options, cx) {
+            self.write_range(range, kind, cx, out);
             return true;
         }
         let sequence = if std::mem::take(&mut self.wanted.keepalive) {
@@ -54,7 +54,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return false;
         };
         cx.counters.acks_sent += 1;
-        self.write_header(sequence, TcpFlags::ACK, options, cx, out);
+        self.write_header(sequence, TcpFlags::ACK, cx, out);
         true
     }
 
@@ -209,6 +209,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     fn pace_room(&mut self, capacity: u64, now: Instant) -> Option<u64> {
         match self.pacer.left() {
             0 if !self.options.pacing || self.rtt.smoothed() < pacing::LEAST_RTT => Some(u64::MAX),
+            // A FIN alone takes no time on the path.
+            0 if self.send.nxt >= self.send.queue.end() => Some(u64::MAX),
             0 => self.begin_quantum(capacity, now),
             left => Some(left.max(capacity)),
         }
@@ -290,18 +292,17 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         Some((range, kind))
     }
 
-    /// Sends `range`, and keeps account of it.
+    /// Sends `range`, with the options that are in `out`, and keeps account of it.
     fn write_range(
         &mut self,
         range: Range,
         kind: Kind,
-        options: HeaderOptions,
         cx: &mut Context<'_>,
         out: &mut Outgoing<S>,
     ) {
         let capacity = match kind {
             Kind::PathProbe => range.end - range.start,
-            Kind::New | Kind::Again => self.capacity(&options),
+            Kind::New | Kind::Again => self.capacity(&out.header.options),
         };
         let data_end = range.end.min(self.send.queue.end());
         let data_start = range.start.max(Origin::SYN + 1);
@@ -352,7 +353,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.last_sent = cx.now;
         cx.counters.tx_bytes += length;
         self.arm_after_sending(range, kind, cx.now);
-        self.write_header(range.start, flags, options, cx, out);
+        self.write_header(range.start, flags, cx, out);
     }
 
     fn arm_after_sending(&mut self, range: Range, kind: Kind, now: Instant) {
