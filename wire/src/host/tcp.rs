@@ -331,7 +331,9 @@ impl<B: Buffer> Host<B> {
                 return Ok(Sent::Split);
             }
         }
-        let packet = outgoing.take_packet(pool).ok_or(DropReason::PoolEmpty)?;
+        let Some(packet) = outgoing.take_packet(pool) else {
+            return Err(DropReason::PoolEmpty);
+        };
         let fields = Packet {
             source: local,
             destination: remote,

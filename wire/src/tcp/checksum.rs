@@ -18,11 +18,30 @@ pub fn is_intact<B: Buffer>(source: IpAddr, destination: IpAddr, packet: &B) -> 
 /// The checksum of a segment from our end of `flow`: of `header`, whose checksum field is zero,
 /// and the `payload` behind it.
 pub fn of<'a>(flow: &Flow, header: &[u8], payload: impl Iterator<Item = &'a [u8]> + Clone) -> u16 {
-    let length = header.len() + payload.clone().map(<[u8]>::len).sum::<usize>();
-    let mut sum = pseudo_header(flow.local().ip(), flow.remote().ip(), length);
+    let mut sum = in_front(flow, header.len(), payload.clone());
     sum.add(header);
     payload.for_each(|part| sum.add(part));
     sum.finish()
+}
+
+/// [`of`] for a header that is at hand as numbers, high byte first.
+#[inline]
+pub(crate) fn of_numbers<'a, const COUNT: usize>(
+    flow: &Flow,
+    header: [u64; COUNT],
+    payload: impl Iterator<Item = &'a [u8]> + Clone,
+) -> u16 {
+    let mut sum = in_front(flow, COUNT * 8, payload.clone());
+    sum.add_numbers(header);
+    payload.for_each(|part| sum.add(part));
+    sum.finish()
+}
+
+/// The sum over the pseudo-header of a segment with so many bytes of header.
+#[inline]
+fn in_front<'a>(flow: &Flow, header: usize, payload: impl Iterator<Item = &'a [u8]>) -> Checksum {
+    let length = header + payload.map(<[u8]>::len).sum::<usize>();
+    pseudo_header(flow.local().ip(), flow.remote().ip(), length)
 }
 
 /// The sum of the pseudo-header alone, of a segment of `length` bytes from our end of `flow`: what

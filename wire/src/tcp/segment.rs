@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::checksum;
-use super::header::{HEADER, TcpFlags, TcpHeader};
+use super::header::{COMMON, HEADER, TcpFlags, TcpHeader};
 use super::payload::{Attach, SharedPayload};
 use super::sequence::SeqNumber;
 use crate::buffer::{Allocator, Buffer};
@@ -237,20 +237,41 @@ impl<S: SharedPayload> Outgoing<S> {
         A: Allocator,
         A::Buffer: Attach<S>,
     {
-        let (mut bytes, length) = self.header.to_bytes();
-        let header = bytes.get_mut(..length)?;
-        let sum = match self.segment_size {
-            0 => checksum::of(&self.flow, header, self.payload.iter().map(S::as_ref)),
-            _ => checksum::partial(&self.flow, length + self.payload_length()),
+        let payload = self.payload.iter().map(S::as_ref);
+        // In numbers where that goes: bytes that were stored one by one have to be waited for
+        // before they can be summed.
+        let packet = if let Some(mut numbers) = self.header.common_numbers()
+            && self.segment_size == 0
+        {
+            let sum = checksum::of_numbers(&self.flow, numbers, payload);
+            let [_, _, third, _] = &mut numbers;
+            *third |= u64::from(sum) << 48;
+            let mut bytes = [0; COMMON];
+            for (room, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+                *room = number.to_be_bytes();
+            }
+            self.allocate(&bytes, pool)
+        } else {
+            let (mut bytes, length) = self.header.to_bytes();
+            let header = bytes.get_mut(..length)?;
+            let sum = match self.segment_size {
+                0 => checksum::of(&self.flow, header, payload),
+                _ => checksum::partial(&self.flow, length + self.payload_length()),
+            };
+            header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
+            self.allocate(header, pool)
         };
-        header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
-        // A short payload may be copied behind the header.
-        let room = length + self.payload_length().min(MOST_COPIED);
+        let mut packet = packet?;
+        let is_whole = self.payload.drain(..).all(|part| packet.attach(part));
+        if is_whole { Some(packet) } else { None }
+    }
+
+    /// Memory with `header`, and room for a short payload behind it, which may be copied there.
+    #[inline]
+    fn allocate<A: Allocator>(&self, header: &[u8], pool: &mut A) -> Option<A::Buffer> {
+        let room = header.len() + self.payload_length().min(MOST_COPIED);
         let mut packet = pool.allocate(room)?;
-        let is_written = packet.extend_from_slice(header);
-        let is_whole = is_written && self.payload.drain(..).all(|part| packet.attach(part));
-        self.payload.clear();
-        is_whole.then_some(packet)
+        packet.extend_from_slice(header).then_some(packet)
     }
 }
 
