@@ -317,9 +317,10 @@ impl<B: Buffer> Host<B> {
         B: Attach<S>,
         S: SharedPayload,
     {
-        let plan = F::plan(self, now, remote, pool)?;
-        self.check_length(&plan, outgoing)?;
-        self.check_room(&plan, 0)?;
+        let plan = F::plan(self, now, remote, pool);
+        let plan = plan.as_ref().map_err(|reason| *reason)?;
+        self.check_length(plan, outgoing)?;
+        self.check_room(plan, 0)?;
         let is_long = outgoing.segment_size > 0;
         let offload = outgoing.offload(ethernet::HEADER + F::HEADER);
         if let Some(Segmentation { kind, .. }) = offload.segmentation {
@@ -342,7 +343,7 @@ impl<B: Buffer> Host<B> {
             dscp_ecn: outgoing.dscp_ecn,
             sender: None,
         };
-        F::output(self, &plan, &fields, packet);
+        F::output(self, plan, &fields, packet);
         if is_long {
             self.describe_last(offload)?;
         }

@@ -307,7 +307,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             ^ self.ecn_high
             ^ u64::from(self.keepalives)
             ^ u64::from(self.owner == Owner::Nobody)
-            ^ self.send.board.front()
     }
 
     /// Whether [`emit`](Self::emit) may have something to send.

@@ -144,12 +144,6 @@ impl Scoreboard {
         self.lost
     }
 
-    /// Where the first record begins; 0 if there is none.
-    #[inline]
-    pub(crate) fn front(&self) -> u64 {
-        self.records.front().map_or(0, |record| record.start)
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }

@@ -240,7 +240,7 @@ impl<S: SharedPayload> Outgoing<S> {
         let payload = self.payload.iter().map(S::as_ref);
         // In numbers where that goes: bytes that were stored one by one have to be waited for
         // before they can be summed.
-        let packet = if let Some(mut numbers) = self.header.common_numbers()
+        let mut packet = if let Some(mut numbers) = self.header.common_numbers()
             && self.segment_size == 0
         {
             let sum = checksum::of_numbers(&self.flow, numbers, payload);
@@ -261,17 +261,29 @@ impl<S: SharedPayload> Outgoing<S> {
             header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
             self.allocate(header, pool)
         };
-        let mut packet = packet?;
-        let is_whole = self.payload.drain(..).all(|part| packet.attach(part));
-        if is_whole { Some(packet) } else { None }
+        // It is not moved any more: a handle that was just changed has to be waited for.
+        let mut parts = self.payload.drain(..);
+        if !packet
+            .as_mut()
+            .is_some_and(|packet| parts.all(|part| packet.attach(part)))
+        {
+            packet = None;
+        }
+        packet
     }
 
     /// Memory with `header`, and room for a short payload behind it, which may be copied there.
     #[inline]
     fn allocate<A: Allocator>(&self, header: &[u8], pool: &mut A) -> Option<A::Buffer> {
         let room = header.len() + self.payload_length().min(MOST_COPIED);
-        let mut packet = pool.allocate(room)?;
-        packet.extend_from_slice(header).then_some(packet)
+        let mut packet = pool.allocate(room);
+        if !packet
+            .as_mut()
+            .is_some_and(|packet| packet.extend_from_slice(header))
+        {
+            packet = None;
+        }
+        packet
     }
 }
 
