@@ -232,7 +232,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             timers: Timers::new(),
             negotiated: Negotiated::default(),
             send: Sender::new(initial),
-            receive: Receiver::new(options.first_buffer(), options.most_buffer()),
+            receive: Receiver::new(options.first_buffer()),
             rtt: RttEstimator::new(options.least_timeout.into()),
             congestion: Controller::new(
                 options.congestion,
@@ -418,6 +418,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         let size = size_of::<Connection<HeapBuffer, Bytes>>();
-        assert!(size <= 888, "{size} bytes");
+        assert!(size <= 872, "{size} bytes");
     }
 }

@@ -46,7 +46,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Takes the next payload that arrived. May want to announce a larger window then.
     pub(crate) fn read(&mut self, now: Instant) -> Option<B> {
-        let payload = self.receive.take(now, self.rtt.smoothed())?;
+        let most_buffer = self.options.most_buffer();
+        let payload = self.receive.take(now, self.rtt.smoothed(), most_buffer)?;
         if self.state != TcpState::Closed {
             self.timers.set(Timer::Idle, now + IDLE);
         }
