@@ -320,7 +320,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             reset,
             user_timeout: _,
         } = self.wanted;
-        (ack | tail_probe | window_probe | keepalive | reset)
+        // One after the other: one load for all of them would wait for the last that was set.
+        ack || tail_probe
+            || window_probe
+            || keepalive
+            || reset
             || (self.state != TcpState::Closed
                 && (self.send.has_unsent() || self.send.board.lost() > 0))
     }

@@ -150,6 +150,6 @@ impl Readiness {
             finished,
             closed,
         } = self;
-        connected | readable | writable | finished | closed
+        connected || readable || writable || finished || closed
     }
 }
