@@ -14,7 +14,7 @@ mod transmit;
 mod wakes;
 
 pub(crate) use sockets::bind_udp;
-pub(crate) use tcp::listen_tcp;
+pub(crate) use tcp::{Place, listen_tcp};
 pub(crate) use wakes::{Borrowed, ShardCell, Wakes};
 
 use std::collections::HashMap;

@@ -13,6 +13,7 @@
 //! at its next turn, so that many small writes share one burst. Nothing here visits all
 //! connections, but draining: the engine names those that have something to tell.
 
+mod acceptors;
 mod connections;
 mod deliver;
 mod drain;
@@ -21,6 +22,7 @@ mod kept;
 mod listeners;
 mod transfer;
 
+pub(crate) use acceptors::Place;
 pub(crate) use listeners::listen_tcp;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -40,6 +42,7 @@ use crate::peers::TcpPort;
 use crate::registry::Reservation;
 use crate::stats::TcpStats;
 use crate::tcp::{TcpAccepted, TcpEvent, TcpReceived, Unclaimed};
+use acceptors::Acceptors;
 use drain::Drain;
 use ids::IdMap;
 
@@ -150,7 +153,7 @@ struct Kept {
 /// One listener.
 struct Listener {
     local: SocketAddr,
-    acceptor: Option<Waker>,
+    acceptors: Acceptors,
     recipient: Option<Recipient<TcpAccepted>>,
     /// What found the mailbox full.
     parked: Option<TcpAccepted>,

@@ -146,9 +146,11 @@ impl Shard {
             return;
         };
         if listener.recipient.is_none() {
-            return wake(&self.wakes, &mut listener.acceptor);
+            listener.acceptors.wake_polled(&self.wakes);
+            self.give_accepted(id);
+        } else {
+            self.deliver_accepted(id);
         }
-        self.deliver_accepted(id);
     }
 
     /// Sends accepted connections to the receiver of a listener.
@@ -175,7 +177,7 @@ impl Shard {
     }
 
     fn accept_as_message(&mut self, id: ListenerId) -> Option<TcpAccepted> {
-        let connection = self.accept_tcp(id)?;
+        let connection = self.accept_tcp(id, None)?;
         let flow = self.tcp.engine.flow(connection)?;
         Some(TcpAccepted {
             listener: id,
