@@ -12,11 +12,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use actix::System;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use virtroupe::driver::ReceiveOffloadMode;
 use virtroupe::driver::embedded::{
     Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig, monotonic_now,
 };
+use virtroupe::wire::Buffer;
 use virtroupe::{
     Config, DeviceUrl, ListenOptions, LocalStack, MacAddr, Stack, Supervisor, TcpListener,
     TcpOptions, TcpStream,
@@ -221,13 +222,22 @@ pub async fn receive(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a request back where it lies.
 async fn answer(mut stream: TcpStream) -> io::Result<()> {
-    let mut request = [0; REQUEST];
-    stream.read_exact(&mut request).await?;
-    stream.write_all(&request).await?;
+    let mut left = REQUEST;
     // The client closes first, so that TIME-WAIT is its own.
-    match stream.read(&mut request).await? {
+    while let Some(mut received) = stream.receive().await? {
+        for frame in received.payload.drain(..) {
+            left = left
+                .checked_sub(frame.len())
+                .ok_or(io::ErrorKind::InvalidData)?;
+            if stream.send(frame).refused.is_some() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+    }
+    match left {
         0 => Ok(()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

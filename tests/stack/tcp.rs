@@ -1,5 +1,6 @@
 //! TCP through the whole stack: listeners, streams and messages, on one cpu and on several.
 
+mod accept;
 mod bulk;
 mod cpus;
 mod elsewhere;
