@@ -5,6 +5,7 @@ mod bulk;
 mod cpus;
 mod elsewhere;
 mod life;
+mod moved;
 mod pressure;
 mod segmentation;
 mod send;

@@ -32,6 +32,9 @@ impl Shard {
                 EngineEvent::Ended(id) => self.release_closed(id),
             }
         }
+        if !self.tcp.over.is_empty() {
+            self.let_over_go();
+        }
         self.begin_turn_of_writers();
         if !self.tcp.full.is_empty() {
             self.retry_full();
@@ -43,6 +46,10 @@ impl Shard {
     }
 
     fn tell_connection(&mut self, id: ConnectionId, readiness: Readiness) {
+        if readiness.closed {
+            // Its application may keep the handle for long.
+            self.tcp.over.extend(self.kept_flow(id));
+        }
         let Some(socket) = self.tcp.sockets.get_mut(&id) else {
             return;
         };

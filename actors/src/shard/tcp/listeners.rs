@@ -289,7 +289,7 @@ impl Shard {
                 bound.connections += 1;
                 binding
             }),
-            reservation: None,
+            ..Kept::default()
         };
         self.insert_socket(connection, kept);
         Some(connection)
@@ -312,9 +312,10 @@ impl Shard {
 
     /// A connection that was closed is over.
     pub(super) fn release_closed(&mut self, id: ConnectionId) {
-        let Some(Kept { binding, .. }) = self.tcp.closing.remove(&id) else {
+        let Some(Kept { binding, flow, .. }) = self.tcp.closing.remove(&id) else {
             return;
         };
+        self.tcp.over.extend(flow.map(|flow| *flow));
         let Some(binding) = binding else {
             return;
         };
