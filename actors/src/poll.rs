@@ -97,7 +97,7 @@ pub struct PollCounters {
     /// Nanoseconds in which the cpu worked: from the start of a poll that found work to the start
     /// of the next, in the stack and in applications on its arbiter; and if no other poll loop has
     /// the same thread, also what applications did in between or while this one slept. Less than
-    /// 5 microseconds behind an empty poll are not seen.
+    /// a microsecond behind an empty poll is not seen.
     pub busy_nanos: u64,
 }
 
