@@ -121,7 +121,7 @@ impl LocalStack {
         let id = self
             .shard
             .borrow()
-            .subscribe(filter, capture, recipient.into_recipient());
+            .subscribe(filter, capture, recipient.into_recipient(), false);
         PacketSocket {
             shard: self.shard.clone(),
             id,

@@ -112,6 +112,8 @@ struct Subscription {
     capture: Capture,
     outlet: Outlet<PacketsReceived>,
     events: Option<Recipient<SocketEvent>>,
+    /// Whether it ends with its receiver, as no handle on this arbiter would end it.
+    is_remote: bool,
     pending: Burst<Frame>,
 }
 

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use virtroupe::driver::embedded::LinkConfig;
-use virtroupe::{Stack, TcpStream};
+use virtroupe::{Stack, TcpAccepted, TcpStream};
 
 use super::super::support::{address, pair, within};
 use super::support::{connect, listen};
@@ -171,4 +172,73 @@ async fn what_was_given_to_a_task_and_not_taken_is_reset_with_the_listener() {
     served.expect("it runs");
     server.shutdown().await;
     client.shutdown().await;
+}
+
+/// Takes one connection, and handles nothing more until it is let go.
+struct Busy {
+    release: std::sync::mpsc::Receiver<()>,
+    seen: UnboundedSender<TcpAccepted>,
+}
+
+/// Messages that its mailbox holds.
+const MAILBOX: usize = 4;
+
+impl Actor for Busy {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+impl Handler<TcpAccepted> for Busy {
+    type Result = ();
+
+    fn handle(&mut self, accepted: TcpAccepted, _: &mut Self::Context) {
+        let _ = self.release.recv();
+        let _ = self.seen.send(accepted);
+    }
+}
+
+#[actix::test]
+async fn what_finds_the_mailbox_of_the_acceptor_full_waits_in_the_backlog() {
+    const CLIENTS: u64 = 40;
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (release, is_released) = std::sync::mpsc::channel();
+    let (seen, mut accepted) = unbounded_channel();
+    let arbiter = Arbiter::new();
+    let busy = Busy::start_in_arbiter(&arbiter.handle(), |_| Busy {
+        release: is_released,
+        seen,
+    });
+    let started = server.run_on(0, |local| async move {
+        let listener = listen(&local, SERVER).await;
+        listener.deliver_to(busy);
+        // Open for as long as the stack.
+        actix::spawn(async move { (std::future::pending::<()>().await, listener) });
+    });
+    within(started).await.expect("it runs");
+    let streams = client.run_on(0, |local| async move {
+        let mut streams = Vec::new();
+        for _ in 0..CLIENTS {
+            streams.push(connect(&local, address(SERVER)).await);
+        }
+        actix::spawn(async move { (std::future::pending::<()>().await, streams) });
+    });
+    within(streams).await.expect("it runs");
+    within(until_opened(&server, CLIENTS)).await;
+    let stats = within(server.stats()).await.expect("it runs");
+    // One is being handled; one more than its capacity is in a mailbox, and one waits for room.
+    let taken = stats.cpus[0].shard.tcp.sockets;
+    assert!(
+        taken <= MAILBOX + 3,
+        "{taken} connections are in the mailbox"
+    );
+    drop(release);
+    for _ in 0..CLIENTS {
+        within(accepted.recv()).await.expect("a connection");
+    }
+    server.shutdown().await;
+    client.shutdown().await;
+    arbiter.stop();
 }

@@ -160,27 +160,28 @@ impl Shard {
         }
     }
 
-    /// Sends accepted connections to the receiver of a listener.
+    /// Sends accepted connections to the receiver of a listener. By the one `Recipient` that there
+    /// is: each further one may put a message into a full mailbox.
     pub(super) fn deliver_accepted(&mut self, id: ListenerId) {
-        loop {
-            let Some(listener) = self.tcp.listeners.get_mut(&id) else {
-                return;
-            };
-            let Some(recipient) = listener.recipient.clone() else {
-                return;
-            };
-            let parked = listener.parked.take();
-            let Some(accepted) = parked.or_else(|| self.accept_as_message(id)) else {
-                return;
-            };
-            match recipient.try_send(accepted) {
-                Ok(()) => {}
-                Err(SendError::Full(accepted)) => return self.park_accepted(id, accepted),
-                Err(SendError::Closed(accepted)) => {
+        while let Some(accepted) = self.next_accepted(id) {
+            let listener = self.tcp.listeners.get(&id);
+            let recipient = listener.and_then(|listener| listener.recipient.as_ref());
+            match recipient.map(|recipient| recipient.try_send(accepted)) {
+                Some(Ok(())) | None => {}
+                Some(Err(SendError::Full(accepted))) => return self.park_accepted(id, accepted),
+                Some(Err(SendError::Closed(accepted))) => {
                     return self.lose_acceptor(id, accepted);
                 }
             }
         }
+    }
+
+    /// What is next for the receiver of a listener, if it has one.
+    fn next_accepted(&mut self, id: ListenerId) -> Option<TcpAccepted> {
+        let listener = self.tcp.listeners.get_mut(&id)?;
+        listener.recipient.as_ref()?;
+        let parked = listener.parked.take();
+        parked.or_else(|| self.accept_as_message(id))
     }
 
     fn accept_as_message(&mut self, id: ListenerId) -> Option<TcpAccepted> {
