@@ -1,5 +1,6 @@
 //! From the engine to applications: wakers of streams, and messages into mailboxes.
 
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use actix::Recipient;
@@ -247,27 +248,31 @@ impl Shard {
         let ports = self.ports.clone();
         let spare = Self::spare_slots(&mut ports.borrow_mut().egress);
         let mut turns = spare.div_ceil(SLOTS_EACH);
-        for _ in 0..self.tcp.short.len().min(RETRIES) {
-            let Some(id) = self.tcp.short.pop_front() else {
-                return;
-            };
-            if !self.tcp.sockets.contains_key(&id) {
-                continue;
+        let mut line = std::mem::take(&mut self.tcp.short);
+        take_from(&mut line, RETRIES, |id| {
+            if !self.tcp.sockets.contains_key(id) {
+                return true;
             }
-            if turns == 0 && !self.tcp.may_use_heap(id) {
-                self.tcp.short.push_back(id);
-                continue;
+            let is_served = turns > 0 || self.tcp.may_use_heap(*id);
+            if is_served {
+                turns = turns.saturating_sub(1);
+                self.wake_writer(*id);
             }
-            turns = turns.saturating_sub(1);
-            let Some(socket) = self.tcp.sockets.get_mut(&id) else {
-                continue;
-            };
-            socket.flags.is_short = false;
-            wake(&self.wakes, &mut socket.writer);
-            let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
-            if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
-                delivery.tell(id, TcpEventKind::TxReady);
-            }
+            is_served
+        });
+        self.tcp.short = line;
+    }
+
+    /// Tells a writer that there is packet memory.
+    fn wake_writer(&mut self, id: ConnectionId) {
+        let Some(socket) = self.tcp.sockets.get_mut(&id) else {
+            return;
+        };
+        socket.flags.is_short = false;
+        wake(&self.wakes, &mut socket.writer);
+        let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
+        if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
+            delivery.tell(id, TcpEventKind::TxReady);
         }
     }
 
@@ -323,6 +328,19 @@ impl Delivery {
     }
 }
 
+/// Takes from a line, of the first `limit` in it, those that `is_served` says. The others keep their
+/// places.
+fn take_from<T>(line: &mut VecDeque<T>, limit: usize, mut is_served: impl FnMut(&T) -> bool) {
+    let mut left = 0;
+    for _ in 0..line.len().min(limit) {
+        if let Some(next) = line.pop_front().filter(|next| !is_served(next)) {
+            line.push_back(next);
+            left += 1;
+        }
+    }
+    line.rotate_right(left);
+}
+
 /// Has a waker woken once the shard is not borrowed any more.
 pub(super) fn wake(wakes: &Wakes, waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
@@ -354,4 +372,20 @@ fn next_message(
         connection: id,
         payload,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_passed_over_keeps_the_place_in_the_line() {
+        let mut line: VecDeque<_> = (0..10).collect();
+        take_from(&mut line, 6, |number| number % 3 == 0);
+        assert_eq!(line, [1, 2, 4, 5, 6, 7, 8, 9]);
+        take_from(&mut line, 100, |number| *number > 7);
+        assert_eq!(line, [1, 2, 4, 5, 6, 7]);
+        take_from(&mut line, 2, |_| true);
+        assert_eq!(line, [4, 5, 6, 7]);
+    }
 }
