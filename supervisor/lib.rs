@@ -84,6 +84,7 @@
 
 pub mod config;
 pub mod error;
+mod open;
 mod stack;
 mod start_up;
 pub mod stats;
@@ -98,6 +99,7 @@ struct Readme;
 
 pub use config::{Config, ConfigError, Cpus, DeviceUrl, TimeLimits};
 pub use error::{Stage, StartError, StartFailure};
+pub use open::OpenError;
 pub use stack::{NotRunning, Stack};
 pub use stats::Stats;
 pub use supervisor::{Lifecycle, Supervisor};

@@ -22,7 +22,7 @@ use virtroupe_wire::DropReason;
 use crate::clock::Clock;
 use crate::local::LocalStack;
 use crate::messages::CloseReason;
-use crate::peers::{ChangeBinding, KeepFlows, NeighborHeard, Peer};
+use crate::peers::{ChangeBinding, FlowsEnded, KeepFlows, NeighborHeard, Peer};
 use crate::poll::{Control, PollLoop, PollSettings, QueueEnd};
 use crate::ports::PortsCell;
 use crate::shard::ShardCell;
@@ -369,6 +369,14 @@ impl<R: Role> Handler<KeepFlows> for CpuActor<R> {
     }
 }
 
+impl<R: Role> Handler<FlowsEnded> for CpuActor<R> {
+    type Result = ();
+
+    fn handle(&mut self, FlowsEnded { cpu, flows }: FlowsEnded, _: &mut Self::Context) {
+        self.shard.borrow().note_ended(cpu, &flows);
+    }
+}
+
 impl<R: Role> Handler<NeighborHeard> for CpuActor<R> {
     type Result = ();
 
@@ -435,6 +443,7 @@ impl CpuAddr {
             cpu,
             bindings: self.recipient(),
             kept: self.recipient(),
+            ended: self.recipient(),
             neighbors: self.recipient(),
         }
     }

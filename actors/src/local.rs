@@ -78,8 +78,9 @@ impl LocalStack {
     /// cpu: each gets the flows that its cpu owns. What `SO_REUSEPORT` is for Linux.
     ///
     /// While only some cpus have one, those share all flows: when one is bound or closed, flows change
-    /// to another cpu, and no datagram on its way between cpus is lost. See
-    /// [`bind_udp`](Self::bind_udp) for the rest.
+    /// to another cpu, and no datagram on its way between cpus is lost. Where this fails on one cpu,
+    /// the others' sockets stay until they are dropped; `Stack::open_on_each` of the supervisor binds
+    /// on every cpu or on none. See [`bind_udp`](Self::bind_udp) for the rest.
     ///
     /// # Errors
     /// As `bind_udp`; `local` is taken if a socket is bound there that does not share, or one on
@@ -120,7 +121,7 @@ impl LocalStack {
         let id = self
             .shard
             .borrow()
-            .subscribe(filter, capture, recipient.into_recipient());
+            .subscribe(filter, capture, recipient.into_recipient(), false);
         PacketSocket {
             shard: self.shard.clone(),
             id,

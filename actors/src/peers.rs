@@ -1,7 +1,8 @@
 //! The other cpus of a stack, for what crosses seldom: bindings, and answers of neighbours.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -41,6 +42,16 @@ pub struct KeepFlows {
     pub(crate) flows: Arc<[Flow]>,
 }
 
+/// Connections that a cpu had [kept](KeepFlows) are over: the others let go of them, too.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct FlowsEnded {
+    /// Where they were.
+    pub(crate) cpu: u16,
+    /// The connections.
+    pub(crate) flows: Arc<[Flow]>,
+}
+
 /// A local TCP port over one IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TcpPort {
@@ -62,6 +73,8 @@ pub struct Peer {
     pub bindings: Recipient<ChangeBinding>,
     /// Takes note of connections that stay where they are.
     pub kept: Recipient<KeepFlows>,
+    /// Takes note of those that have ended.
+    pub ended: Recipient<FlowsEnded>,
     /// Hears neighbours.
     pub neighbors: Recipient<NeighborHeard>,
 }
@@ -93,12 +106,10 @@ impl Peers {
             .map(|peer| (peer.cpu, peer.bindings.send(change.clone())))
             .collect();
         async move {
-            for (cpu, note) in notes {
-                if tokio::time::timeout(ACKNOWLEDGE, note).await.is_err() {
-                    return Err(BindError::NoAnswer { cpu });
-                }
+            match all_answers(notes).await {
+                Some(cpu) => Err(BindError::NoAnswer { cpu }),
+                None => Ok(()),
             }
-            Ok(())
         }
     }
 
@@ -107,13 +118,11 @@ impl Peers {
         let notes: Vec<_> = self
             .0
             .iter()
-            .map(|peer| peer.kept.send(keep.clone()))
+            .map(|peer| (peer.cpu, peer.kept.send(keep.clone())))
             .collect();
         async move {
-            for note in notes {
-                // Who changes a binding asks it, too, and learns that it does not answer.
-                let _ = tokio::time::timeout(ACKNOWLEDGE, note).await;
-            }
+            // Who changes a binding asks it, too, and learns that it does not answer.
+            let _ = all_answers(notes).await;
         }
     }
 
@@ -123,6 +132,17 @@ impl Peers {
         for peer in &self.0 {
             // A few a minute, and one for each close, as in `retract`.
             peer.kept.do_send(keep.clone());
+        }
+    }
+
+    /// Tells all others of connections that stayed on `cpu` and have ended.
+    pub(crate) fn note_ended(&self, cpu: u16, flows: &Arc<[Flow]>) {
+        for peer in &self.0 {
+            // One a turn at most, and a flow in one only: so the mailbox's bound is not needed.
+            peer.ended.do_send(FlowsEnded {
+                cpu,
+                flows: flows.clone(),
+            });
         }
     }
 
@@ -152,5 +172,54 @@ impl Peers {
         for peer in &self.0 {
             let _ = peer.neighbors.try_send(NeighborHeard(frame.clone()));
         }
+    }
+}
+
+/// Waits for all at once: each is asked, and nobody waits for longer than [`ACKNOWLEDGE`]. The first
+/// cpu that has not answered by then; one that has ended need not.
+async fn all_answers<F: Future>(notes: Vec<(u16, F)>) -> Option<u16> {
+    let notes = notes.into_iter();
+    let mut notes: Vec<_> = notes.map(|(cpu, note)| (cpu, Box::pin(note))).collect();
+    let answers = poll_fn(|cx| {
+        notes.retain_mut(|(_, note)| note.as_mut().poll(cx).is_pending());
+        match notes.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    });
+    let _ = tokio::time::timeout(ACKNOWLEDGE, answers).await;
+    notes.first().map(|(cpu, _)| *cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::{Pin, pin};
+
+    use super::*;
+
+    #[actix::test]
+    async fn everybody_is_waited_for_at_once() {
+        let (asked, has_answer) = (Cell::new(0), Cell::new(false));
+        let note = |cpu| {
+            let (asked, has_answer) = (&asked, &has_answer);
+            let answer = poll_fn(move |_| {
+                asked.set(asked.get() + 1);
+                match has_answer.get() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            });
+            (cpu, answer)
+        };
+        let mut answers = pin!(all_answers(vec![note(1), note(4), note(6)]));
+        assert!(poll_once(answers.as_mut()).await.is_pending());
+        assert_eq!(asked.get(), 3, "those behind one that does not answer, too");
+        has_answer.set(true);
+        assert_eq!(poll_once(answers.as_mut()).await, Poll::Ready(None));
+    }
+
+    async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
     }
 }

@@ -133,6 +133,9 @@ impl<R: Role> Handler<CloseUdp> for CpuActor<R> {
 }
 
 /// Subscribes an actor on another arbiter to frames. See [`LocalStack::subscribe`].
+///
+/// The subscription is ended by [`Unsubscribe`], or when the next frames find that the receiver has
+/// stopped.
 #[derive(Message)]
 #[rtype(result = "SubscriptionId")]
 pub struct Subscribe {
@@ -153,7 +156,8 @@ impl<R: Role> Handler<Subscribe> for CpuActor<R> {
             capture,
             received,
         } = subscribe;
-        MessageResult(self.shard.borrow().subscribe(filter, capture, received))
+        let mut shard = self.shard.borrow();
+        MessageResult(shard.subscribe(filter, capture, received, true))
     }
 }
 

@@ -14,7 +14,7 @@ mod transmit;
 mod wakes;
 
 pub(crate) use sockets::bind_udp;
-pub(crate) use tcp::listen_tcp;
+pub(crate) use tcp::{Place, listen_tcp};
 pub(crate) use wakes::{Borrowed, ShardCell, Wakes};
 
 use std::collections::HashMap;
@@ -112,6 +112,8 @@ struct Subscription {
     capture: Capture,
     outlet: Outlet<PacketsReceived>,
     events: Option<Recipient<SocketEvent>>,
+    /// Whether it ends with its receiver, as no handle on this arbiter would end it.
+    is_remote: bool,
     pending: Burst<Frame>,
 }
 

@@ -1,8 +1,10 @@
 //! Virtroupe as a server, on an embedded device that is stepped by the cpu of the stack: its work
 //! is on the server's core, as it is for smoltcp, which has no other.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -10,11 +12,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use actix::System;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use virtroupe::driver::ReceiveOffloadMode;
 use virtroupe::driver::embedded::{
     Backend, EmbeddedConfig, EmbeddedTransport, Tap, TapConfig, monotonic_now,
 };
+use virtroupe::wire::Buffer;
 use virtroupe::{
     Config, DeviceUrl, ListenOptions, LocalStack, MacAddr, Stack, Supervisor, TcpListener,
     TcpOptions, TcpStream,
@@ -161,18 +164,48 @@ pub async fn serve<F: Future<Output = io::Result<()>> + 'static>(
             ..ListenOptions::default()
         };
         let listener = local.listen_tcp(any, options).await?;
-        actix::spawn(accept(listener, work));
+        actix::spawn(worker(Rc::new(Server {
+            listener,
+            work,
+            waiting: Cell::new(0),
+        })));
         Outcome::Ok(())
     };
     stack.run_on(0, listen).await?
 }
 
-async fn accept<F: Future<Output = io::Result<()>> + 'static>(
+/// What the tasks share that serve a port.
+struct Server<W> {
     listener: TcpListener,
-    work: impl Fn(TcpStream) -> F,
-) {
-    while let Ok(stream) = listener.accept().await {
-        actix::spawn(work(stream));
+    work: W,
+    /// Tasks that wait for a connection.
+    waiting: Cell<usize>,
+}
+
+/// Serves one connection after the other. When none of its like waits any more it makes one: so
+/// there are as many as there were ever connections at once, and a connection costs no new task.
+async fn worker<F, W>(server: Rc<Server<W>>)
+where
+    F: Future<Output = io::Result<()>> + 'static,
+    W: Fn(TcpStream) -> F + 'static,
+{
+    let Server {
+        listener,
+        work,
+        waiting,
+    } = &*server;
+    loop {
+        waiting.set(waiting.get() + 1);
+        let accepted = listener.accept().await;
+        waiting.set(waiting.get() - 1);
+        let Ok(stream) = accepted else {
+            return;
+        };
+        if waiting.get() == 0 {
+            actix::spawn(worker(Rc::clone(&server)));
+        }
+        // A client that fails ends its connection, and nobody else's.
+        let _ = work(stream).await;
     }
 }
 
@@ -189,13 +222,22 @@ pub async fn receive(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a request back where it lies.
 async fn answer(mut stream: TcpStream) -> io::Result<()> {
-    let mut request = [0; REQUEST];
-    stream.read_exact(&mut request).await?;
-    stream.write_all(&request).await?;
+    let mut left = REQUEST;
     // The client closes first, so that TIME-WAIT is its own.
-    match stream.read(&mut request).await? {
+    while let Some(mut received) = stream.receive().await? {
+        for frame in received.payload.drain(..) {
+            left = left
+                .checked_sub(frame.len())
+                .ok_or(io::ErrorKind::InvalidData)?;
+            if stream.send(frame).refused.is_some() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+    }
+    match left {
         0 => Ok(()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

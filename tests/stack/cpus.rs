@@ -10,6 +10,7 @@ mod ipv6;
 mod link;
 mod listeners;
 mod lost;
+mod open;
 mod owners;
 mod virtual_queue;
 mod wire;

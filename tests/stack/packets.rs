@@ -2,6 +2,7 @@
 
 use actix::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use virtroupe::actors::services::Subscribe;
 use virtroupe::driver::embedded::{Link, LinkConfig, PacketSource, SourceConfig};
 use virtroupe::{Buffer, Capture, Filter, PacketSocket, PacketsReceived, SendOutcome, Stack};
 
@@ -158,4 +159,53 @@ async fn a_source_of_a_thousand_frames_is_received_to_the_last() {
         received += 1;
     }
     stack.shutdown().await;
+}
+
+/// Frames go to the stack again, and to others, when an actor on another arbiter has stopped.
+#[actix::test]
+async fn a_subscription_by_message_ends_with_its_receiver() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", false)
+        .await
+        .expect("bound");
+    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false)
+        .await
+        .expect("bound");
+    let (seen, mut taken) = unbounded_channel();
+    let remote = Tap { socket: None, seen }.start();
+    let subscribe = Subscribe {
+        filter: Filter::Protocol(17),
+        capture: Capture::Take,
+        received: remote.clone().recipient(),
+    };
+    let cpu = server.cpu(0).expect("a cpu");
+    within(cpu.send(subscribe)).await.expect("alive");
+    let send = || Send(vec![datagram(address("10.0.0.2:7"), b"again")]);
+    within(probe.send(send())).await.expect("alive");
+    within(taken.recv()).await.expect("the frame");
+    within(remote.send(StopTap)).await.expect("alive");
+    while taken.recv().await.is_some() {}
+    let reaches_the_stack = async {
+        // The first finds that the receiver is gone, and is dropped.
+        while at_server.try_recv().is_err() {
+            within(probe.send(send())).await.expect("alive");
+            tokio::task::yield_now().await;
+        }
+    };
+    within(reaches_the_stack).await;
+    client.shutdown().await;
+    server.shutdown().await;
+}
+
+/// Stops the actor.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct StopTap;
+
+impl Handler<StopTap> for Tap {
+    type Result = ();
+
+    fn handle(&mut self, _: StopTap, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
 }

@@ -8,7 +8,7 @@ use virtroupe_wire::{DropReason, Drops, Instant};
 
 use super::Shard;
 use crate::burst::Burst;
-use crate::messages::{PacketsReceived, SocketEvent, UdpReceived};
+use crate::messages::{PacketsReceived, SocketEvent, SubscriptionId, UdpReceived};
 use crate::outlet::{Offer, Outlet, Packets};
 
 /// Datagrams that a socket keeps until its first recipient is set.
@@ -23,9 +23,7 @@ impl Shard {
         while let Some(id) = self.host.take_ready_udp() {
             self.dispatch_socket(id);
         }
-        for at in 0..self.subscriptions.len() {
-            self.dispatch_subscription(at);
-        }
+        self.dispatch_subscriptions();
         self.dispatch_tcp();
         self.review_kept(now);
         if self.parked > 0 && self.parked_since.is_none() {
@@ -78,24 +76,39 @@ impl Shard {
         }
     }
 
-    fn dispatch_subscription(&mut self, at: usize) {
-        let Some(subscription) = self.subscriptions.get_mut(at) else {
-            return;
-        };
+    fn dispatch_subscriptions(&mut self) {
+        let mut gone = None;
+        for at in 0..self.subscriptions.len() {
+            gone = gone.or(self.dispatch_subscription(at));
+        }
+        // Another is found when it is offered something next.
+        if let Some(id) = gone {
+            self.unsubscribe(id);
+        }
+    }
+
+    /// Returns the name of the subscription if it ends with its receiver, and that is gone.
+    fn dispatch_subscription(&mut self, at: usize) -> Option<SubscriptionId> {
+        let subscription = self.subscriptions.get_mut(at)?;
         if subscription.pending.is_empty() || subscription.outlet.is_parked() {
-            return;
+            return None;
         }
         let frames = take(&mut subscription.pending);
+        let (id, is_remote) = (subscription.id, subscription.is_remote);
         let message = PacketsReceived {
-            subscription: subscription.id,
+            subscription: id,
             frames,
         };
         let packets = message.packets();
         match subscription.outlet.offer(message) {
             Offer::Delivered => self.delivered += packets,
             Offer::Parked => self.parked += 1,
-            Offer::Dropped(reason, packets) => self.lose(reason, packets),
+            Offer::Dropped(reason, packets) => {
+                self.lose(reason, packets);
+                return (is_remote && reason == DropReason::ReceiverGone).then_some(id);
+            }
         }
+        None
     }
 
     /// Whether the queue should not be harvested now, because a receiver has no room.

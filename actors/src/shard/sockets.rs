@@ -312,6 +312,7 @@ impl Shard {
         filter: Filter,
         capture: Capture,
         recipient: Recipient<PacketsReceived>,
+        is_remote: bool,
     ) -> SubscriptionId {
         let id = SubscriptionId(self.next_subscription);
         self.next_subscription += 1;
@@ -321,6 +322,7 @@ impl Shard {
             capture,
             outlet: Outlet::new(recipient),
             events: None,
+            is_remote,
             pending: Burst::new(),
         });
         id

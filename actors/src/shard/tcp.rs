@@ -13,6 +13,7 @@
 //! at its next turn, so that many small writes share one burst. Nothing here visits all
 //! connections, but draining: the engine names those that have something to tell.
 
+mod acceptors;
 mod connections;
 mod deliver;
 mod drain;
@@ -21,6 +22,7 @@ mod kept;
 mod listeners;
 mod transfer;
 
+pub(crate) use acceptors::Place;
 pub(crate) use listeners::listen_tcp;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -31,7 +33,7 @@ use actix::Recipient;
 use virtroupe_driver::{Chunk, FeatureBits, Features, Frame};
 use virtroupe_wire::Instant;
 use virtroupe_wire::host::exchange;
-use virtroupe_wire::placement::Binding;
+use virtroupe_wire::placement::{Binding, Flow};
 use virtroupe_wire::tcp::{ConnectionId, ListenerId, Outgoing, TcpConfig, TcpEngine};
 
 use super::Shard;
@@ -40,6 +42,7 @@ use crate::peers::TcpPort;
 use crate::registry::Reservation;
 use crate::stats::TcpStats;
 use crate::tcp::{TcpAccepted, TcpEvent, TcpReceived, Unclaimed};
+use acceptors::Acceptors;
 use drain::Drain;
 use ids::IdMap;
 
@@ -78,6 +81,8 @@ pub(super) struct Tcp {
     kept: HashSet<TcpPort>,
     /// When to look which of these are over.
     review_at: Option<Instant>,
+    /// Which of these are, as the engine has told in this turn.
+    over: Vec<Flow>,
     /// What is kept for connections that were closed, until they are over.
     closing: IdMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
@@ -145,12 +150,21 @@ struct Kept {
     binding: Option<Binding>,
     /// The port that it was connected from.
     reservation: Option<Box<Reservation>>,
+    /// What the other cpus were told that stays here. Set when it is closed.
+    flow: Option<Box<Flow>>,
+}
+
+impl Kept {
+    /// Whether there is nothing to let go of.
+    fn is_empty(&self) -> bool {
+        self.binding.is_none() && self.reservation.is_none() && self.flow.is_none()
+    }
 }
 
 /// One listener.
 struct Listener {
     local: SocketAddr,
-    acceptor: Option<Waker>,
+    acceptors: Acceptors,
     recipient: Option<Recipient<TcpAccepted>>,
     /// What found the mailbox full.
     parked: Option<TcpAccepted>,
@@ -209,6 +223,7 @@ impl Tcp {
             bindings: HashMap::new(),
             kept: HashSet::new(),
             review_at: None,
+            over: Vec::new(),
             closing: IdMap::default(),
             full: VecDeque::new(),
             short: VecDeque::new(),

@@ -28,34 +28,36 @@ impl Wakes {
 
 /// A shared handle to the shard of the current arbiter.
 #[derive(Clone)]
-pub(crate) struct ShardCell {
-    shard: Rc<RefCell<Shard>>,
+pub(crate) struct ShardCell(Rc<Shared>);
+
+struct Shared {
     wakes: Wakes,
+    shard: RefCell<Shard>,
 }
 
 impl ShardCell {
     pub(crate) fn new(shard: Shard) -> Self {
-        ShardCell {
+        ShardCell(Rc::new(Shared {
             wakes: shard.wakes.clone(),
-            shard: Rc::new(RefCell::new(shard)),
-        }
+            shard: RefCell::new(shard),
+        }))
     }
 
     /// Borrows the shard. No method of the shard calls foreign code, so it is never borrowed
     /// twice.
     pub(crate) fn borrow(&self) -> Borrowed<'_> {
         Borrowed {
-            shard: self.shard.borrow_mut(),
-            _wake: WakeAll(&self.wakes),
+            shard: self.0.shard.borrow_mut(),
+            _wake: WakeAll(&self.0.wakes),
         }
     }
 
     /// Runs `work` on the shard unless it is borrowed: for destructors, which must not panic.
     pub(crate) fn try_with(&self, work: impl FnOnce(&mut Shard)) {
-        if let Ok(shard) = self.shard.try_borrow_mut() {
+        if let Ok(shard) = self.0.shard.try_borrow_mut() {
             let mut shard = Borrowed {
                 shard,
-                _wake: WakeAll(&self.wakes),
+                _wake: WakeAll(&self.0.wakes),
             };
             work(&mut shard);
         }

@@ -42,10 +42,11 @@ impl LocalStack {
     /// closed; those that begin later go to whoever listens then. Until this returns, peers whose
     /// flows this cpu is about to get are not answered, rather than refused, and try again: after a
     /// second, as a rule. Only a connection that a SYN cookie stands for in that moment is lost, and
-    /// those beyond [`MOST_KEPT`](virtroupe_wire::placement::MOST_KEPT).
+    /// those of a cpu beyond [`MOST_KEPT`](virtroupe_wire::placement::MOST_KEPT): the cookie is all
+    /// that there is of it, and only the cpu that made it can tell it from a forged one.
     ///
     /// Each cpu's listener is its own: where this fails on one cpu, the others' go on until they are
-    /// dropped.
+    /// dropped. `Stack::open_on_each` of the supervisor listens on every cpu or on none.
     ///
     /// # Errors
     /// As `listen_tcp`; the address is also taken if a listener is there that does not share.

@@ -27,6 +27,8 @@ pub(super) struct Connection {
     cell: ShardCell,
     pub(super) id: ConnectionId,
     at_end: Cell<AtEnd>,
+    /// What is left of a frame of which a reader took a part.
+    rest: Cell<Option<Frame>>,
 }
 
 /// What becomes of a connection when its handle goes.
@@ -44,6 +46,7 @@ impl Connection {
             cell,
             id,
             at_end: Cell::new(AtEnd::Close),
+            rest: Cell::new(None),
         }
     }
 
@@ -83,51 +86,14 @@ impl Connection {
     pub(super) fn forget(&self) {
         self.at_end.set(AtEnd::Nothing);
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.cell.try_with(|shard| match self.at_end.get() {
-            AtEnd::Close => shard.close_tcp(self.id),
-            AtEnd::Reset => shard.abort_tcp(self.id),
-            AtEnd::Nothing => {}
-        });
-    }
-}
-
-/// The half of a [`TcpStream`](super::TcpStream) that reads.
-///
-/// When both halves are dropped the connection is closed.
-pub struct TcpReadHalf {
-    pub(super) connection: Rc<Connection>,
-    /// What is left of a frame of which a reader took a part.
-    rest: Option<Frame>,
-}
-
-impl TcpReadHalf {
-    pub(super) fn new(connection: Rc<Connection>) -> Self {
-        TcpReadHalf {
-            connection,
-            rest: None,
-        }
-    }
-
-    /// The next bytes, as they lie in packet memory; `None` at the end of the peer's stream.
-    /// Waits until there are some. What a reader has left is given first.
-    ///
-    /// # Errors
-    /// When the connection has failed, after everything that arrived before was given.
-    pub async fn receive(&mut self) -> io::Result<Option<TcpReceived>> {
-        poll_fn(|cx| self.poll_receive(cx)).await
-    }
-
-    /// As [`receive`](Self::receive), without waiting.
-    ///
-    /// # Errors
-    /// As `receive`.
-    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<TcpReceived>>> {
-        let id = self.connection.id;
-        let mut shard = self.connection.shard();
+    /// See [`TcpReadHalf::poll_receive`].
+    pub(super) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<TcpReceived>>> {
+        let id = self.id;
+        let mut shard = self.shard();
         let Some(first) = self.rest.take().or_else(|| shard.receive_tcp(id)) else {
             return shard.poll_end(id, cx.waker()).map_ok(|()| None);
         };
@@ -144,32 +110,79 @@ impl TcpReadHalf {
             payload,
         })))
     }
-}
 
-impl AsyncRead for TcpReadHalf {
-    fn poll_read(
-        self: Pin<&mut Self>,
+    /// Copies what has arrived into `buf`.
+    pub(super) fn poll_read(
+        &self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let id = this.connection.id;
-        let mut shard = this.connection.shard();
+        let id = self.id;
+        let mut shard = self.shard();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         while buf.remaining() > 0
-            && let Some(mut frame) = this.rest.take().or_else(|| shard.receive_tcp(id))
+            && let Some(mut frame) = self.rest.take().or_else(|| shard.receive_tcp(id))
         {
             take(&mut frame, buf);
-            this.rest = (!frame.is_empty()).then_some(frame);
+            if !frame.is_empty() {
+                self.rest.set(Some(frame));
+            }
         }
         if buf.filled().len() == before {
             ready!(shard.poll_end(id, cx.waker()))?;
         }
         shard.received_tcp(id);
         Poll::Ready(Ok(()))
+    }
+
+    /// Copies bytes into the send buffer.
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shard().poll_write_tcp(self.id, slices, cx)
+    }
+
+    /// See [`TcpWriteHalf::send`].
+    pub(super) fn send(&self, payload: TcpPayload) -> TcpSendOutcome {
+        self.shard().send_tcp(self.id, payload)
+    }
+
+    /// See [`TcpWriteHalf::room`].
+    pub(super) fn room(&self) -> usize {
+        self.shard().room_tcp(self.id)
+    }
+
+    /// See [`TcpWriteHalf::notify_when_ready`].
+    pub(super) fn notify_when_ready(&self) -> bool {
+        self.shard().notify_tcp(self.id)
+    }
+
+    /// See [`TcpWriteHalf::ready`].
+    pub(super) async fn ready(&self) -> Result<(), TcpSendError> {
+        poll_fn(|cx| self.shard().poll_ready_tcp(self.id, cx)).await
+    }
+
+    /// See [`TcpWriteHalf::finish`].
+    pub(super) fn finish(&self) {
+        self.shard().finish_tcp(self.id);
+    }
+
+    /// See [`TcpWriteHalf::finished`].
+    pub(super) async fn finished(&self) -> io::Result<()> {
+        poll_fn(|cx| self.shard().poll_finished(self.id, cx)).await
+    }
+
+    /// Nobody reads any more: the peer must not believe that what is left of a frame was read
+    /// (RFC 9293, section 3.6.1).
+    fn end_reading(&self) {
+        if self.rest.take().is_some() {
+            self.reset_at_end(true);
+        }
     }
 }
 
@@ -183,12 +196,60 @@ fn take(frame: &mut Frame, buf: &mut ReadBuf<'_>) {
     frame.trim_front(buf.filled().len() - before);
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.end_reading();
+        self.cell.try_with(|shard| match self.at_end.get() {
+            AtEnd::Close => shard.close_tcp(self.id),
+            AtEnd::Reset => shard.abort_tcp(self.id),
+            AtEnd::Nothing => {}
+        });
+    }
+}
+
+/// The half of a [`TcpStream`](super::TcpStream) that reads.
+///
+/// When both halves are dropped the connection is closed.
+pub struct TcpReadHalf {
+    pub(super) connection: Rc<Connection>,
+}
+
+impl TcpReadHalf {
+    pub(super) fn new(connection: Rc<Connection>) -> Self {
+        TcpReadHalf { connection }
+    }
+
+    /// The next bytes, as they lie in packet memory; `None` at the end of the peer's stream.
+    /// Waits until there are some. What a reader has left is given first.
+    ///
+    /// # Errors
+    /// When the connection has failed, after everything that arrived before was given.
+    pub async fn receive(&mut self) -> io::Result<Option<TcpReceived>> {
+        poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    /// As [`receive`](Self::receive), without waiting.
+    ///
+    /// # Errors
+    /// As `receive`.
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<TcpReceived>>> {
+        self.connection.poll_receive(cx)
+    }
+}
+
+impl AsyncRead for TcpReadHalf {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.connection.poll_read(cx, buf)
+    }
+}
+
 impl Drop for TcpReadHalf {
     fn drop(&mut self) {
-        // The peer must not believe that it was read (RFC 9293, section 3.6.1).
-        if self.rest.is_some() {
-            self.connection.reset_at_end(true);
-        }
+        self.connection.end_reading();
     }
 }
 
@@ -216,23 +277,20 @@ impl TcpWriteHalf {
     /// Puts bytes into the send buffer and returns at once: what was accepted, and what was
     /// refused, with the reason. Packet memory is sent where it lies; other bytes are copied.
     pub fn send(&self, payload: impl Into<TcpPayload>) -> TcpSendOutcome {
-        let payload = payload.into();
-        self.connection
-            .shard()
-            .send_tcp(self.connection.id, payload)
+        self.connection.send(payload.into())
     }
 
     /// Bytes that the send buffer has room for now; 0 if this side can not write any more. More
     /// is accepted of a [`Chunk`](virtroupe_driver::Chunk): one as long as there is any room.
     pub fn room(&self) -> usize {
-        self.connection.shard().room_tcp(self.connection.id)
+        self.connection.room()
     }
 
     /// Asks for one [`TcpEventKind::TxReady`](super::TcpEventKind::TxReady) when there is room, to
     /// the actor that [`TcpStream::events_to`](super::TcpStream::events_to) has set before.
     /// Returns whether it will come: not if there is no such actor, or this side has finished.
     pub fn notify_when_ready(&self) -> bool {
-        self.connection.shard().notify_tcp(self.connection.id)
+        self.connection.notify_when_ready()
     }
 
     /// Waits until there is room.
@@ -240,18 +298,13 @@ impl TcpWriteHalf {
     /// # Errors
     /// When this side can not write any more.
     pub async fn ready(&self) -> Result<(), TcpSendError> {
-        poll_fn(|cx| {
-            self.connection
-                .shard()
-                .poll_ready_tcp(self.connection.id, cx)
-        })
-        .await
+        self.connection.ready().await
     }
 
     /// Finishes this side: what was written is sent, and the end behind it. The peer may go on
     /// sending.
     pub fn finish(&self) {
-        self.connection.shard().finish_tcp(self.connection.id);
+        self.connection.finish();
     }
 
     /// Waits until the peer has acknowledged everything, the end included, or the connection is
@@ -260,12 +313,7 @@ impl TcpWriteHalf {
     /// # Errors
     /// When the connection has failed.
     pub async fn finished(&self) -> io::Result<()> {
-        poll_fn(|cx| {
-            self.connection
-                .shard()
-                .poll_finished(self.connection.id, cx)
-        })
-        .await
+        self.connection.finished().await
     }
 }
 
@@ -275,7 +323,7 @@ impl AsyncWrite for TcpWriteHalf {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        self.connection.poll_write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -283,8 +331,7 @@ impl AsyncWrite for TcpWriteHalf {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let connection = &self.connection;
-        connection.shard().poll_write_tcp(connection.id, slices, cx)
+        self.connection.poll_write(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,13 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use virtroupe_wire::tcp::ListenerId;
+use virtroupe_wire::tcp::{ConnectionId, ListenerId};
 
 use super::halves::Connection;
 use super::messages::TcpAccepted;
 use super::stream::TcpStream;
 use crate::outlet::IntoRecipient;
-use crate::shard::ShardCell;
+use crate::shard::{Place, ShardCell};
 
 /// Waits for connections at an address, on its own cpu. Dropping it closes it: connections that
 /// were not accepted are reset, those that were are not touched.
@@ -43,24 +43,33 @@ impl TcpListener {
         self.shard.borrow().listener_local(self.id)
     }
 
-    /// The next connection.
+    /// The next connection. Several tasks may wait: each connection is for the one that has waited
+    /// longest.
     ///
     /// # Errors
     /// When the stack was shut down or has lost its device.
     pub async fn accept(&self) -> io::Result<TcpStream> {
-        poll_fn(|cx| self.poll_accept(cx)).await
+        let mut waiting = Waiting {
+            listener: self,
+            place: None,
+        };
+        poll_fn(|cx| waiting.poll(cx)).await
     }
 
-    /// The next connection, if there is one. Of several tasks that wait, the last is woken.
+    /// The next connection, if there is one. Of several tasks that wait by this, the last is woken.
     ///
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         let accepted = self.shard.borrow().poll_accept(self.id, cx.waker());
-        accepted.map(|connection| match connection {
+        accepted.map(|connection| self.stream(connection))
+    }
+
+    fn stream(&self, connection: Option<ConnectionId>) -> io::Result<TcpStream> {
+        match connection {
             Some(id) => Ok(TcpStream::new(Connection::new(self.shard.clone(), id))),
             None => Err(self.shard.borrow().stack_closed().into()),
-        })
+        }
     }
 
     /// Sets the actor that gets the connections, each in a message of its own. What finds its
@@ -95,5 +104,33 @@ impl Drop for TcpListener {
 impl fmt::Debug for TcpListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TcpListener").field(&self.id).finish()
+    }
+}
+
+/// A task that waits for a connection.
+struct Waiting<'a> {
+    listener: &'a TcpListener,
+    place: Option<Place>,
+}
+
+impl Waiting<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        let TcpListener { shard, id } = self.listener;
+        let accepted = shard
+            .borrow()
+            .poll_accept_in_line(*id, &mut self.place, cx.waker());
+        if accepted.is_ready() {
+            self.place = None;
+        }
+        accepted.map(|connection| self.listener.stream(connection))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let TcpListener { shard, id } = self.listener;
+        if let Some(place) = self.place {
+            shard.try_with(|shard| shard.leave_line(*id, place));
+        }
     }
 }

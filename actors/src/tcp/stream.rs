@@ -1,6 +1,7 @@
 //! The stream.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -26,22 +27,25 @@ use crate::outlet::IntoRecipient;
 /// Dropping it closes the connection as BSD sockets do: what was written is sent, and the end
 /// behind it; but if something that arrived was not read, the connection is reset, so that the peer
 /// does not believe that it was.
-pub struct TcpStream {
-    reader: TcpReadHalf,
-    writer: TcpWriteHalf,
+pub struct TcpStream(Held);
+
+/// How a stream holds its connection: most are never split, and need no count of their handles.
+enum Held {
+    Whole(Connection),
+    /// They were brought together again.
+    Halves(TcpReadHalf, TcpWriteHalf),
 }
 
 impl TcpStream {
     pub(super) fn new(connection: Connection) -> Self {
-        let connection = Rc::new(connection);
-        TcpStream {
-            reader: TcpReadHalf::new(connection.clone()),
-            writer: TcpWriteHalf::new(connection),
-        }
+        TcpStream(Held::Whole(connection))
     }
 
     fn connection(&self) -> &Connection {
-        &self.reader.connection
+        match &self.0 {
+            Held::Whole(connection) => connection,
+            Held::Halves(reader, _) => &reader.connection,
+        }
     }
 
     /// The name of the connection in [`TcpReceived`] and [`TcpEvent`].
@@ -73,7 +77,14 @@ impl TcpStream {
 
     /// The two halves, which can go to different tasks of this arbiter.
     pub fn into_split(self) -> (TcpReadHalf, TcpWriteHalf) {
-        (self.reader, self.writer)
+        match self.0 {
+            Held::Whole(connection) => {
+                let connection = Rc::new(connection);
+                let reader = TcpReadHalf::new(connection.clone());
+                (reader, TcpWriteHalf::new(connection))
+            }
+            Held::Halves(reader, writer) => (reader, writer),
+        }
     }
 
     /// Lets go of the handle without closing the connection: it is known by name from now on.
@@ -93,7 +104,7 @@ impl TcpStream {
         writer: TcpWriteHalf,
     ) -> Result<TcpStream, (TcpReadHalf, TcpWriteHalf)> {
         match Rc::ptr_eq(&reader.connection, &writer.connection) {
-            true => Ok(TcpStream { reader, writer }),
+            true => Ok(TcpStream(Held::Halves(reader, writer))),
             false => Err((reader, writer)),
         }
     }
@@ -108,7 +119,7 @@ impl TcpStream {
     /// # Errors
     /// When the connection has failed, after everything that arrived before was given.
     pub async fn receive(&mut self) -> io::Result<Option<TcpReceived>> {
-        self.reader.receive().await
+        poll_fn(|cx| self.poll_receive(cx)).await
     }
 
     /// See [`TcpReadHalf::receive`].
@@ -116,22 +127,22 @@ impl TcpStream {
     /// # Errors
     /// As [`receive`](Self::receive).
     pub fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<TcpReceived>>> {
-        self.reader.poll_receive(cx)
+        self.connection().poll_receive(cx)
     }
 
     /// See [`TcpWriteHalf::send`].
     pub fn send(&self, payload: impl Into<TcpPayload>) -> TcpSendOutcome {
-        self.writer.send(payload)
+        self.connection().send(payload.into())
     }
 
     /// See [`TcpWriteHalf::room`].
     pub fn room(&self) -> usize {
-        self.writer.room()
+        self.connection().room()
     }
 
     /// See [`TcpWriteHalf::notify_when_ready`].
     pub fn notify_when_ready(&self) -> bool {
-        self.writer.notify_when_ready()
+        self.connection().notify_when_ready()
     }
 
     /// See [`TcpWriteHalf::ready`].
@@ -139,7 +150,7 @@ impl TcpStream {
     /// # Errors
     /// When this side can not write any more.
     pub async fn ready(&self) -> Result<(), TcpSendError> {
-        self.writer.ready().await
+        self.connection().ready().await
     }
 
     /// Sets the actor that gets what arrives, in bursts and in order; from then on nobody else
@@ -163,7 +174,7 @@ impl TcpStream {
 
     /// See [`TcpWriteHalf::finish`].
     pub fn finish(&self) {
-        self.writer.finish();
+        self.connection().finish();
     }
 
     /// See [`TcpWriteHalf::finished`].
@@ -171,7 +182,7 @@ impl TcpStream {
     /// # Errors
     /// When the connection has failed.
     pub async fn finished(&self) -> io::Result<()> {
-        self.writer.finished().await
+        self.connection().finished().await
     }
 
     /// Closes the connection, as dropping it does.
@@ -229,7 +240,7 @@ impl AsyncRead for TcpStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().reader).poll_read(cx, buf)
+        self.connection().poll_read(cx, buf)
     }
 }
 
@@ -239,7 +250,7 @@ impl AsyncWrite for TcpStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().writer).poll_write(cx, buf)
+        self.connection().poll_write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -247,19 +258,21 @@ impl AsyncWrite for TcpStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().writer).poll_write_vectored(cx, slices)
+        self.connection().poll_write(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().writer).poll_flush(cx)
+    /// Nothing waits here: what was written is on its way.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().writer).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finish();
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -45,6 +45,20 @@ impl Tap {
     pub fn new(config: TapConfig) -> Self {
         Tap { config }
     }
+
+    /// Opens one queue of the interface for a program that reads and writes frames itself: each has
+    /// a [`NetHeader`] in front, in both directions. The file does not block. The kernel may leave
+    /// undone what of `undone` are receive offloads, as far as it knows them. Of the configuration
+    /// only `name` and `multi_queue` count: the kernel's side stays as it is.
+    ///
+    /// # Errors
+    /// `Device` for a bad name, `System` when the kernel does not open the interface: without
+    /// `CAP_NET_ADMIN` only one that exists and belongs to the user.
+    pub fn open_queue(&self, undone: FeatureBits) -> Result<OwnedFd, TransportError> {
+        let file = interface::open_queue(&self.config.name, self.config.multi_queue)?;
+        interface::set_offloads(&file, undone);
+        Ok(file)
+    }
 }
 
 impl Backend for Tap {

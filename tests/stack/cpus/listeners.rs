@@ -3,8 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{
+    NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice,
+};
 use tokio::sync::oneshot;
 use virtroupe::wire::placement::{Flow, Transport};
 use virtroupe::{BindError, ListenOptions, Stats, TcpListener};
@@ -26,16 +29,20 @@ fn peer(flow: u32) -> SocketAddrV4 {
 
 /// A segment of a peer: a SYN, or what acknowledges `ours`.
 fn segment(from: SocketAddrV4, ours: Option<u32>) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(PEER_MAC.0, MAC.0).ipv4(
-        from.ip().octets(),
-        SERVER.ip().octets(),
-        64,
-    );
-    let (from, to) = (from.port(), SERVER.port());
-    let builder = match ours {
-        None => builder.tcp(from, to, THEIRS, 1000).syn(),
-        Some(ours) => builder.tcp(from, to, THEIRS + 1, 1000).ack(ours),
-    };
+    match ours {
+        None => frame(from, THEIRS, |tcp| tcp.syn()),
+        Some(ours) => frame(from, THEIRS + 1, |tcp| tcp.ack(ours)),
+    }
+}
+
+fn frame(
+    from: SocketAddrV4,
+    number: u32,
+    flags: impl FnOnce(PacketBuilderStep<TcpHeader>) -> PacketBuilderStep<TcpHeader>,
+) -> Vec<u8> {
+    let (source, destination) = (from.ip().octets(), SERVER.ip().octets());
+    let builder = PacketBuilder::ethernet2(PEER_MAC.0, MAC.0).ipv4(source, destination, 64);
+    let builder = flags(builder.tcp(from.port(), SERVER.port(), number, 1000));
     let mut frame = Vec::new();
     builder.write(&mut frame, &[]).expect("it fits");
     frame
@@ -154,6 +161,42 @@ async fn connections_stay_where_they_are_while_listeners_come_and_go() {
     let stats = within(rig.stack.stats()).await.expect("it runs");
     let engines = stats.cpus.iter().map(|cpu| &cpu.shard.tcp.engine);
     assert_eq!(engines.map(|engine| engine.resets_sent).sum::<u64>(), 0);
+    rig.stack.shutdown().await;
+}
+
+/// The peers of a cpu that does not listen any more reset their connections, whose handles are kept:
+/// what these peers begin next is for who listens.
+#[actix::test]
+async fn connections_that_are_over_stay_nowhere() {
+    let rig = Rig::start(rig_config(2, 4)).await;
+    let first = listen_on(&rig, 0).await;
+    shake_hands(&rig).await;
+    let _second = listen_on(&rig, 1).await;
+    close_on(&rig, 0, first).await;
+    for cpu in 0..4 {
+        assert_eq!(owners(&rig, cpu).await, [0; FLOWS as usize], "cpu {cpu}");
+    }
+    let half = FLOWS / 2;
+    for flow in 0..half {
+        let reset = frame(peer(flow), THEIRS + 1, |tcp| tcp.rst());
+        rig.wire.offer((flow % 2) as u16, reset);
+    }
+    let resets = |stats: &Stats| {
+        let cpus = stats.cpus.iter();
+        let resets = cpus.map(|cpu| cpu.shard.tcp.engine.resets_received);
+        resets.sum::<u64>()
+    };
+    rig.until_stats(|stats| resets(stats) == u64::from(half))
+        .await;
+    let expected: Vec<_> = (0..FLOWS).map(|flow| u16::from(flow < half)).collect();
+    for cpu in 0..4 {
+        let known = async {
+            while owners(&rig, cpu).await != expected {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        within(known).await;
+    }
     rig.stack.shutdown().await;
 }
 

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::PlacementError;
 use super::flow::{Flow, Transport};
@@ -18,8 +19,9 @@ use super::flow::{Flow, Transport};
 /// The most local addresses and ports that are known at once.
 pub const MOST_BINDINGS: usize = 1 << 17;
 
-/// The most flows that are kept at once.
-pub const MOST_KEPT: usize = 1 << 17;
+/// The most flows that each cpu keeps at once. A bound of each cpu's own, so that no cpu's flows are
+/// in the way of another's, and all copies of the exceptions have the same, whoever was heard first.
+pub const MOST_KEPT: usize = 1 << 16;
 
 /// Ports in one page of a table.
 const PAGE: usize = 256;
@@ -48,8 +50,19 @@ pub struct Exceptions {
     active: usize,
     /// Flows that stay on a cpu whatever the bindings say.
     kept: HashMap<Flow, u16>,
-    /// How many of each cpu there are, by transport, version and local port. No count is 0.
-    kept_at: BTreeMap<(usize, u16, u16), usize>,
+    /// What each cpu has kept, by transport, version and local port, and then by cpu. None is empty.
+    kept_at: BTreeMap<(usize, u16, u16), Kept>,
+    /// How many flows each cpu keeps. No count is 0.
+    kept_by: BTreeMap<u16, usize>,
+}
+
+/// Flows to one port that one cpu keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    /// What was asked for; some were let go since, or found no room.
+    flows: Arc<[Flow]>,
+    /// How many are kept.
+    count: usize,
 }
 
 /// The cpus of one binding, in ascending order. Never empty.
@@ -85,6 +98,7 @@ impl Exceptions {
             active: 0,
             kept: HashMap::new(),
             kept_at: BTreeMap::new(),
+            kept_by: BTreeMap::new(),
         }
     }
 
@@ -132,30 +146,84 @@ impl Exceptions {
 
     /// Has exactly `flows`, all to one local port over one transport and IP version, stay on `cpu` of
     /// those to that port: connections that it had before somebody else was bound there. Returns
-    /// how many there is room for: those behind go by binding and hash.
+    /// how many there is room for ([`MOST_KEPT`]): those behind go by binding and hash. Takes time
+    /// in proportion to the flows of the cpu at this port, before and after.
     pub fn keep(
         &mut self,
         transport: Transport,
         port: u16,
         is_ipv6: bool,
         cpu: u16,
-        flows: &[Flow],
+        flows: Arc<[Flow]>,
     ) -> usize {
-        let table = table(transport, is_ipv6);
-        if self.kept_at.remove(&(table, port, cpu)).is_some() {
-            self.kept.retain(|flow, owner| {
-                *owner != cpu || flow.local_end() != Some((transport, port, is_ipv6))
-            });
+        let key = (table(transport, is_ipv6), port, cpu);
+        if let Some(old) = self.kept_at.remove(&key) {
+            self.forget(&old.flows, cpu);
         }
-        let room = MOST_KEPT.saturating_sub(self.kept.len());
-        let taken = flows.iter().take(room);
-        self.kept.extend(taken.map(|flow| (*flow, cpu)));
-        let count = flows.len().min(room);
+        let room = MOST_KEPT.saturating_sub(self.kept_by.get(&cpu).copied().unwrap_or(0));
+        let mut count = 0;
+        for flow in flows.iter().take(room) {
+            // The last that says so has it.
+            match self.kept.insert(*flow, cpu) {
+                Some(other) if other == cpu => {}
+                Some(other) => {
+                    self.count_forgotten(flow, other);
+                    count += 1;
+                }
+                None => count += 1,
+            }
+        }
+        let taken = flows.len().min(room);
         if count > 0 {
-            self.kept_at.insert((table, port, cpu), count);
+            *self.kept_by.entry(cpu).or_default() += count;
+            self.kept_at.insert(key, Kept { flows, count });
         }
         self.refresh(Binding::at(transport, port, is_ipv6));
-        count
+        taken
+    }
+
+    /// Whether `flow` stays on `cpu` whatever the bindings say.
+    pub fn is_kept(&self, flow: &Flow, cpu: u16) -> bool {
+        self.kept.get(flow) == Some(&cpu)
+    }
+
+    /// `flows` of `cpu` are over: what comes for them goes by binding and hash again. What is not
+    /// kept there is let alone.
+    pub fn let_go(&mut self, cpu: u16, flows: &[Flow]) {
+        for flow in flows {
+            if self.is_kept(flow, cpu) {
+                self.kept.remove(flow);
+                self.count_forgotten(flow, cpu);
+                if let Some((transport, port, is_ipv6)) = flow.local_end() {
+                    self.refresh(Binding::at(transport, port, is_ipv6));
+                }
+            }
+        }
+    }
+
+    /// Forgets those of `flows` that are kept on `cpu`.
+    fn forget(&mut self, flows: &[Flow], cpu: u16) {
+        for flow in flows {
+            if self.is_kept(flow, cpu) {
+                self.kept.remove(flow);
+                decrement(&mut self.kept_by, cpu);
+            }
+        }
+    }
+
+    /// One flow less is kept on `cpu`.
+    fn count_forgotten(&mut self, flow: &Flow, cpu: u16) {
+        decrement(&mut self.kept_by, cpu);
+        let Some((transport, port, is_ipv6)) = flow.local_end() else {
+            return;
+        };
+        let key = (table(transport, is_ipv6), port, cpu);
+        if let Some(kept) = self.kept_at.get_mut(&key) {
+            kept.count = kept.count.saturating_sub(1);
+            if kept.count == 0 {
+                self.kept_at.remove(&key);
+            }
+        }
     }
 
     /// The cpu that gets what arrives at `port` of the local address of `flow`, of `hash`, whose
@@ -319,6 +387,16 @@ impl PortTable {
         let page = page.get_or_insert_with(|| Box::new([Rule::ByHash; PAGE]));
         page.get_mut(port % PAGE)
             .map_or(Rule::ByHash, |entry| std::mem::replace(entry, rule))
+    }
+}
+
+/// One less of `cpu`.
+fn decrement(counts: &mut BTreeMap<u16, usize>, cpu: u16) {
+    if let Some(count) = counts.get_mut(&cpu) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(&cpu);
+        }
     }
 }
 

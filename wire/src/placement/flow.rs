@@ -125,6 +125,11 @@ impl Flow {
         Some((transport, local, self.is_ipv6()))
     }
 
+    /// The local port, if ports count.
+    pub fn local_port(&self) -> Option<u16> {
+        self.ports.map(|ports| ports.local)
+    }
+
     /// Whether protocol and ports count.
     pub fn has_ports(&self) -> bool {
         self.ports.is_some()

@@ -72,8 +72,8 @@ impl Shard {
             }
         };
         let kept = Kept {
-            binding: None,
             reservation,
+            ..Kept::default()
         };
         self.insert_socket(id, kept);
         self.wake();
@@ -195,11 +195,8 @@ impl Shard {
         {
             drain.finished();
         }
-        let Kept {
-            binding,
-            reservation,
-        } = &socket.kept;
-        if binding.is_some() || reservation.is_some() {
+        socket.kept.flow = self.kept_flow(id).map(Box::new);
+        if !socket.kept.is_empty() {
             self.tcp.closing.insert(id, socket.kept);
         }
         match must_reset || parked.is_some() {

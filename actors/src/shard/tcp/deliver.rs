@@ -1,5 +1,6 @@
 //! From the engine to applications: wakers of streams, and messages into mailboxes.
 
+use std::collections::VecDeque;
 use std::task::Waker;
 
 use actix::Recipient;
@@ -32,6 +33,9 @@ impl Shard {
                 EngineEvent::Ended(id) => self.release_closed(id),
             }
         }
+        if !self.tcp.over.is_empty() {
+            self.let_over_go();
+        }
         self.begin_turn_of_writers();
         if !self.tcp.full.is_empty() {
             self.retry_full();
@@ -43,6 +47,10 @@ impl Shard {
     }
 
     fn tell_connection(&mut self, id: ConnectionId, readiness: Readiness) {
+        if readiness.closed {
+            // Its application may keep the handle for long.
+            self.tcp.over.extend(self.kept_flow(id));
+        }
         let Some(socket) = self.tcp.sockets.get_mut(&id) else {
             return;
         };
@@ -146,36 +154,39 @@ impl Shard {
             return;
         };
         if listener.recipient.is_none() {
-            return wake(&self.wakes, &mut listener.acceptor);
+            listener.acceptors.wake_polled(&self.wakes);
+            self.give_accepted(id);
+        } else {
+            self.deliver_accepted(id);
         }
-        self.deliver_accepted(id);
     }
 
-    /// Sends accepted connections to the receiver of a listener.
+    /// Sends accepted connections to the receiver of a listener. By the one `Recipient` that there
+    /// is: each further one may put a message into a full mailbox.
     pub(super) fn deliver_accepted(&mut self, id: ListenerId) {
-        loop {
-            let Some(listener) = self.tcp.listeners.get_mut(&id) else {
-                return;
-            };
-            let Some(recipient) = listener.recipient.clone() else {
-                return;
-            };
-            let parked = listener.parked.take();
-            let Some(accepted) = parked.or_else(|| self.accept_as_message(id)) else {
-                return;
-            };
-            match recipient.try_send(accepted) {
-                Ok(()) => {}
-                Err(SendError::Full(accepted)) => return self.park_accepted(id, accepted),
-                Err(SendError::Closed(accepted)) => {
+        while let Some(accepted) = self.next_accepted(id) {
+            let listener = self.tcp.listeners.get(&id);
+            let recipient = listener.and_then(|listener| listener.recipient.as_ref());
+            match recipient.map(|recipient| recipient.try_send(accepted)) {
+                Some(Ok(())) | None => {}
+                Some(Err(SendError::Full(accepted))) => return self.park_accepted(id, accepted),
+                Some(Err(SendError::Closed(accepted))) => {
                     return self.lose_acceptor(id, accepted);
                 }
             }
         }
     }
 
+    /// What is next for the receiver of a listener, if it has one.
+    fn next_accepted(&mut self, id: ListenerId) -> Option<TcpAccepted> {
+        let listener = self.tcp.listeners.get_mut(&id)?;
+        listener.recipient.as_ref()?;
+        let parked = listener.parked.take();
+        parked.or_else(|| self.accept_as_message(id))
+    }
+
     fn accept_as_message(&mut self, id: ListenerId) -> Option<TcpAccepted> {
-        let connection = self.accept_tcp(id)?;
+        let connection = self.accept_tcp(id, None)?;
         let flow = self.tcp.engine.flow(connection)?;
         Some(TcpAccepted {
             listener: id,
@@ -237,27 +248,31 @@ impl Shard {
         let ports = self.ports.clone();
         let spare = Self::spare_slots(&mut ports.borrow_mut().egress);
         let mut turns = spare.div_ceil(SLOTS_EACH);
-        for _ in 0..self.tcp.short.len().min(RETRIES) {
-            let Some(id) = self.tcp.short.pop_front() else {
-                return;
-            };
-            if !self.tcp.sockets.contains_key(&id) {
-                continue;
+        let mut line = std::mem::take(&mut self.tcp.short);
+        take_from(&mut line, RETRIES, |id| {
+            if !self.tcp.sockets.contains_key(id) {
+                return true;
             }
-            if turns == 0 && !self.tcp.may_use_heap(id) {
-                self.tcp.short.push_back(id);
-                continue;
+            let is_served = turns > 0 || self.tcp.may_use_heap(*id);
+            if is_served {
+                turns = turns.saturating_sub(1);
+                self.wake_writer(*id);
             }
-            turns = turns.saturating_sub(1);
-            let Some(socket) = self.tcp.sockets.get_mut(&id) else {
-                continue;
-            };
-            socket.flags.is_short = false;
-            wake(&self.wakes, &mut socket.writer);
-            let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
-            if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
-                delivery.tell(id, TcpEventKind::TxReady);
-            }
+            is_served
+        });
+        self.tcp.short = line;
+    }
+
+    /// Tells a writer that there is packet memory.
+    fn wake_writer(&mut self, id: ConnectionId) {
+        let Some(socket) = self.tcp.sockets.get_mut(&id) else {
+            return;
+        };
+        socket.flags.is_short = false;
+        wake(&self.wakes, &mut socket.writer);
+        let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
+        if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
+            delivery.tell(id, TcpEventKind::TxReady);
         }
     }
 
@@ -313,6 +328,19 @@ impl Delivery {
     }
 }
 
+/// Takes from a line, of the first `limit` in it, those that `is_served` says. The others keep their
+/// places.
+fn take_from<T>(line: &mut VecDeque<T>, limit: usize, mut is_served: impl FnMut(&T) -> bool) {
+    let mut left = 0;
+    for _ in 0..line.len().min(limit) {
+        if let Some(next) = line.pop_front().filter(|next| !is_served(next)) {
+            line.push_back(next);
+            left += 1;
+        }
+    }
+    line.rotate_right(left);
+}
+
 /// Has a waker woken once the shard is not borrowed any more.
 pub(super) fn wake(wakes: &Wakes, waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
@@ -344,4 +372,20 @@ fn next_message(
         connection: id,
         payload,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_passed_over_keeps_the_place_in_the_line() {
+        let mut line: VecDeque<_> = (0..10).collect();
+        take_from(&mut line, 6, |number| number % 3 == 0);
+        assert_eq!(line, [1, 2, 4, 5, 6, 7, 8, 9]);
+        take_from(&mut line, 100, |number| *number > 7);
+        assert_eq!(line, [1, 2, 4, 5, 6, 7]);
+        take_from(&mut line, 2, |_| true);
+        assert_eq!(line, [4, 5, 6, 7]);
+    }
 }

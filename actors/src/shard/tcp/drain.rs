@@ -89,7 +89,8 @@ impl Shard {
             }
         }
         for listener in tcp.listeners.values_mut() {
-            wake(&self.wakes, &mut listener.acceptor);
+            // Their connections are gone with all others.
+            let _ = listener.acceptors.end(&self.wakes);
             if let Some(mut parked) = listener.parked.take() {
                 parked.unclaimed = None;
             }

@@ -5,20 +5,27 @@
 //! it listens, they tell all cpus which ones these are; it holds its listener back until then
 //! ([`hold_listener`](virtroupe_wire::tcp::TcpEngine::hold_listener)), so that it neither resets
 //! nor takes over what it does not know yet.
+//!
+//! What has ended is let go with the turn in which it did, so that its peer's next connection from
+//! the same port goes to who listens. Of a handshake that comes to nothing the engine tells nobody:
+//! those are looked for once a minute.
 
 use std::future::Future;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
 use virtroupe_wire::Instant;
 use virtroupe_wire::placement::{Binding, Flow, Transport};
+use virtroupe_wire::tcp::ConnectionId;
 
 use super::listeners::binding;
 use crate::peers::{KeepFlows, TcpPort};
 use crate::shard::Shard;
 
-/// How often a cpu looks which of the connections that it keeps are over: as long as one is in
-/// TIME-WAIT.
+/// How often a cpu looks which of the connections that it keeps are over without its having been
+/// told: handshakes that came to nothing, and where it listens what was in TIME-WAIT, which lasts as
+/// long.
 const REVIEW: Duration = Duration::from_secs(60);
 
 impl Shard {
@@ -130,10 +137,7 @@ impl Shard {
             return Vec::new();
         };
         // Whose TIME-WAIT nobody could end by a new connection would be in the way of those.
-        let listeners = self.tcp.listeners.values();
-        let mut locals = listeners.filter(|it| !it.is_ended).map(|it| it.local);
-        let is_listening = locals.any(|local| TcpPort::of(&binding(local)) == at);
-        let flows = self.tcp.engine.flows(is_listening);
+        let flows = self.tcp.engine.flows(self.is_listening(at));
         let received = flows.filter_map(|flow| {
             let local = flow.local();
             let is_here = local.port() == at.port && local.is_ipv6() == at.is_ipv6;
@@ -145,6 +149,57 @@ impl Shard {
             .collect()
     }
 
+    /// Whether this cpu has a listener at a port.
+    fn is_listening(&self, at: TcpPort) -> bool {
+        let listeners = self.tcp.listeners.values();
+        let mut locals = listeners.filter(|it| !it.is_ended).map(|it| it.local);
+        locals.any(|local| TcpPort::of(&binding(local)) == at)
+    }
+
+    /// The flow of a connection, if it stays here only because it is kept.
+    pub(super) fn kept_flow(&self, id: ConnectionId) -> Option<Flow> {
+        if self.tcp.kept.is_empty() {
+            return None;
+        }
+        let flow = self.tcp.engine.flow(id)?;
+        let (local, remote) = (flow.local(), flow.remote());
+        if !self.tcp.kept.contains(&TcpPort::of(&binding(local))) {
+            return None;
+        }
+        let ports = self.ports.borrow();
+        let exceptions = ports.crossings.as_ref()?.placement.exceptions();
+        let flow = Flow::received_from(Transport::Tcp, remote, local)?;
+        exceptions.is_kept(&flow, self.cpu).then_some(flow)
+    }
+
+    /// Lets go of kept connections that have ended, and tells the other cpus, who may get what its
+    /// peer begins next from the same port.
+    pub(super) fn let_over_go(&mut self) {
+        let mut flows = take(&mut self.tcp.over);
+        // Where this cpu listens it gets that, and holds it against TIME-WAIT (RFC 6191).
+        flows.retain(|flow| match flow.local_port() {
+            Some(port) => !self.is_listening(TcpPort {
+                port,
+                is_ipv6: flow.is_ipv6(),
+            }),
+            None => false,
+        });
+        if !flows.is_empty() {
+            let flows: Arc<[Flow]> = flows.into();
+            self.note_ended(self.cpu, &flows);
+            self.peers.note_ended(self.cpu, &flows);
+        }
+    }
+
+    /// Takes note of kept connections of `cpu` that have ended.
+    pub(crate) fn note_ended(&mut self, cpu: u16, flows: &[Flow]) {
+        let now = self.clock.now();
+        if let Some(crossings) = &mut self.ports.borrow_mut().crossings {
+            crossings.placement.exceptions_mut().let_go(cpu, flows);
+            crossings.settle(now);
+        }
+    }
+
     /// Takes note of connections that stay where they are.
     pub(crate) fn note_kept(&mut self, keep: &KeepFlows) {
         let now = self.clock.now();
@@ -154,7 +209,7 @@ impl Shard {
         };
         let KeepFlows { at, cpu, flows } = keep;
         let exceptions = crossings.placement.exceptions_mut();
-        let kept = exceptions.keep(Transport::Tcp, at.port, at.is_ipv6, *cpu, flows);
+        let kept = exceptions.keep(Transport::Tcp, at.port, at.is_ipv6, *cpu, flows.clone());
         if kept < flows.len() {
             let lost = flows.len() - kept;
             tracing::warn!(cpu, port = at.port, lost, "too many connections to keep");

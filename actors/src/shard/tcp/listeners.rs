@@ -9,8 +9,7 @@ use virtroupe_wire::host;
 use virtroupe_wire::placement::{Binding, Transport};
 use virtroupe_wire::tcp::{ConnectionId, ListenError, ListenOptions, ListenerId};
 
-use super::connections::keep;
-use super::deliver::wake;
+use super::acceptors::{Acceptors, Place};
 use super::{Bound, Kept, Listener};
 use crate::messages::BindError;
 use crate::registry::{Sharing, Taken};
@@ -93,7 +92,7 @@ impl Shard {
         self.tcp.engine.hold_listener(id, is_elsewhere);
         let listener = Listener {
             local,
-            acceptor: None,
+            acceptors: Acceptors::default(),
             recipient: None,
             parked: None,
             is_full: false,
@@ -186,10 +185,11 @@ impl Shard {
             self.abort_unclaimed(parked);
         }
         if let Some(listener) = self.tcp.listeners.get_mut(&id) {
-            wake(&self.wakes, &mut listener.acceptor);
             if std::mem::replace(&mut listener.is_ended, true) {
                 return;
             }
+            let untaken = listener.acceptors.end(&self.wakes);
+            untaken.for_each(|connection| self.abort_tcp(connection));
         }
         self.tcp.engine.close_listener(now, id);
         let binding = binding(local);
@@ -215,35 +215,81 @@ impl Shard {
         id: ListenerId,
         waker: &Waker,
     ) -> Poll<Option<ConnectionId>> {
-        if let Some(connection) = self.accept_tcp(id) {
-            return Poll::Ready(Some(connection));
+        let taken = self.accept_tcp(id, None);
+        self.poll_accepted(id, taken, |acceptors| acceptors.wait(waker))
+    }
+
+    /// As [`poll_accept`](Self::poll_accept), for one of several tasks: it waits at its `place`.
+    pub(crate) fn poll_accept_in_line(
+        &mut self,
+        id: ListenerId,
+        place: &mut Option<Place>,
+        waker: &Waker,
+    ) -> Poll<Option<ConnectionId>> {
+        let taken = self.accept_tcp(id, *place);
+        self.poll_accepted(id, taken, |acceptors| acceptors.wait_in_line(place, waker))
+    }
+
+    fn poll_accepted(
+        &mut self,
+        id: ListenerId,
+        taken: Option<ConnectionId>,
+        wait: impl FnOnce(&mut Acceptors),
+    ) -> Poll<Option<ConnectionId>> {
+        if taken.is_some() {
+            return Poll::Ready(taken);
         }
         let is_closed = self.closed.is_some();
         match self.tcp.listeners.get_mut(&id) {
             Some(listener) if !is_closed && !listener.is_ended => {
-                keep(&mut listener.acceptor, waker);
+                wait(&mut listener.acceptors);
                 Poll::Pending
             }
             _ => Poll::Ready(None),
         }
     }
 
-    /// Takes the next connection of a listener.
-    pub(super) fn accept_tcp(&mut self, id: ListenerId) -> Option<ConnectionId> {
+    /// A task waits no more for a connection.
+    pub(crate) fn leave_line(&mut self, id: ListenerId, place: Place) {
+        if let Some(listener) = self.tcp.listeners.get_mut(&id) {
+            listener.acceptors.leave(place, &self.wakes);
+        }
+    }
+
+    /// Gives connections to the tasks that wait for them.
+    pub(super) fn give_accepted(&mut self, id: ListenerId) {
+        while let Some(listener) = self.tcp.listeners.get(&id)
+            && listener.acceptors.is_awaited()
+            && let Some(connection) = self.accept_tcp(id, None)
+            && let Some(listener) = self.tcp.listeners.get_mut(&id)
+        {
+            listener.acceptors.give(connection, &self.wakes);
+        }
+    }
+
+    /// Takes the next connection of a listener, for who has `place` in its line.
+    pub(super) fn accept_tcp(
+        &mut self,
+        id: ListenerId,
+        place: Option<Place>,
+    ) -> Option<ConnectionId> {
         if self.closed.is_some() {
             return None;
         }
         let now = self.now();
-        let local = self.tcp.listeners.get(&id)?.local;
+        let listener = self.tcp.listeners.get_mut(&id)?;
+        if let Some(given) = listener.acceptors.take(place) {
+            return Some(given);
+        }
+        let binding = binding(listener.local);
         let connection = self.tcp.engine.accept(now, id)?;
-        let binding = binding(local);
         let bound = self.tcp.bindings.get_mut(&binding);
         let kept = Kept {
             binding: bound.map(|bound| {
                 bound.connections += 1;
                 binding
             }),
-            reservation: None,
+            ..Kept::default()
         };
         self.insert_socket(connection, kept);
         Some(connection)
@@ -266,9 +312,10 @@ impl Shard {
 
     /// A connection that was closed is over.
     pub(super) fn release_closed(&mut self, id: ConnectionId) {
-        let Some(Kept { binding, .. }) = self.tcp.closing.remove(&id) else {
+        let Some(Kept { binding, flow, .. }) = self.tcp.closing.remove(&id) else {
             return;
         };
+        self.tcp.over.extend(flow.map(|flow| *flow));
         let Some(binding) = binding else {
             return;
         };

@@ -71,6 +71,11 @@ impl Cursor {
     fn offset(self) -> usize {
         usize::from(self.index) * Descriptor::BYTES
     }
+
+    /// Whether a descriptor here, with these `flags`, is available (section 2.8.1).
+    fn is_available(self, flags: u16) -> bool {
+        (flags & AVAIL != 0) == self.wrap && (flags & USED != 0) != self.wrap
+    }
 }
 
 /// A used descriptor that closes a burst or opens it.
@@ -165,8 +170,7 @@ impl PackedRing {
     }
 
     fn is_available(&self, at: Cursor) -> bool {
-        let flags = self.flags(at);
-        (flags & AVAIL != 0) == at.wrap && (flags & USED != 0) != at.wrap
+        at.is_available(self.flags(at))
     }
 
     pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
@@ -175,11 +179,12 @@ impl PackedRing {
 
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
         chain.clear();
-        if !self.is_available(self.next) {
+        let flags = self.flags(self.next);
+        if !self.next.is_available(flags) {
             self.known = 0;
             return Ok(false);
         }
-        self.walk(chain)?;
+        self.walk(flags, chain)?;
         // A driver that makes more available than the ring has would run into itself.
         if chain.descriptors > self.size - self.taken {
             return Err(RingFault::ChainTooLong);
@@ -190,11 +195,11 @@ impl PackedRing {
         Ok(true)
     }
 
-    /// Reads the descriptors of the chain at `next`. The last one carries the id (section 2.8.6).
-    fn walk(&self, chain: &mut Chain) -> Result<(), RingFault> {
+    /// Reads the descriptors of the chain at `next`, of which the first has these `flags`. The last
+    /// one carries the id (section 2.8.6).
+    fn walk(&self, mut flags: u16, chain: &mut Chain) -> Result<(), RingFault> {
         let mut at = self.next;
         while chain.descriptors < self.size {
-            let flags = self.flags(at);
             let (address, length, id) = self
                 .descriptors
                 .packed_descriptor(usize::from(at.index))
@@ -218,6 +223,7 @@ impl PackedRing {
                 return Ok(());
             }
             at = at.plus(1, self.size);
+            flags = self.flags(at);
         }
         Err(RingFault::ChainTooLong)
     }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -78,7 +79,7 @@ fn kept_flows_stay_where_they_are_and_others_go_by_the_bindings() {
     };
     let keep = |exceptions: &mut Exceptions, cpu, ports: &[u16]| {
         let flows: Vec<_> = ports.iter().map(|port| flow(to, *port)).collect();
-        exceptions.keep(Transport::Udp, 7, false, cpu, &flows)
+        exceptions.keep(Transport::Udp, 7, false, cpu, flows.into())
     };
     assert_eq!(keep(&mut exceptions, 0, &[1, 2]), 2);
     assert_eq!(keep(&mut exceptions, 1, &[4]), 1);
@@ -98,26 +99,67 @@ fn kept_flows_stay_where_they_are_and_others_go_by_the_bindings() {
     assert!(exceptions.is_empty());
 }
 
+fn flow_of(number: usize) -> Flow {
+    let address = std::net::Ipv4Addr::from_bits(number as u32);
+    flow(
+        Binding {
+            address: address.into(),
+            ..udp("0.0.0.0:7")
+        },
+        1,
+    )
+}
+
 #[test]
-fn no_more_flows_are_kept_than_there_is_room_for() {
+fn no_cpu_keeps_more_flows_than_there_is_room_for_nor_takes_it_from_another() {
     let mut exceptions = Exceptions::new(CPUS);
-    let to = |number: usize| {
-        let address = std::net::Ipv4Addr::from_bits(number as u32);
-        flow(
-            Binding {
-                address: address.into(),
-                ..udp("0.0.0.0:7")
-            },
-            1,
-        )
+    let flows: Arc<[_]> = (0..MOST_KEPT + 3).map(flow_of).collect();
+    let keep = |exceptions: &mut Exceptions, cpu, flows: Arc<[Flow]>| {
+        exceptions.keep(Transport::Udp, 7, false, cpu, flows)
     };
-    let flows: Vec<_> = (0..MOST_KEPT + 3).map(to).collect();
-    assert_eq!(
-        exceptions.keep(Transport::Udp, 7, false, 2, &flows),
-        MOST_KEPT
-    );
-    assert_eq!(exceptions.keep(Transport::Udp, 7, false, 1, &flows[..1]), 0);
-    assert_eq!(exceptions.keep(Transport::Udp, 7, false, 2, &flows[..9]), 9);
+    assert_eq!(keep(&mut exceptions, 2, flows.clone()), MOST_KEPT);
+    let other: Arc<[_]> = (MOST_KEPT + 3..MOST_KEPT + 5).map(flow_of).collect();
+    assert_eq!(keep(&mut exceptions, 1, other.clone()), 2);
+    assert!(exceptions.is_kept(&other[1], 1) && exceptions.is_kept(&flows[0], 2));
+    assert!(!exceptions.is_kept(&flows[MOST_KEPT], 2));
+    assert_eq!(keep(&mut exceptions, 2, flows[..9].into()), 9);
+    assert!(!exceptions.is_kept(&flows[9], 2));
+}
+
+#[test]
+fn flows_that_are_over_are_let_go_and_make_room() {
+    let mut exceptions = Exceptions::new(CPUS);
+    let flows: Arc<[_]> = (0..MOST_KEPT).map(flow_of).collect();
+    exceptions.keep(Transport::Udp, 7, false, 2, flows.clone());
+    // Only those that are kept, and there.
+    exceptions.let_go(1, &flows);
+    exceptions.let_go(2, &[flow_of(MOST_KEPT)]);
+    assert!(exceptions.is_kept(&flows[5], 2));
+    let few = flows[..3].to_vec();
+    exceptions.let_go(2, &few);
+    exceptions.let_go(2, &few);
+    assert!(!exceptions.is_kept(&flows[2], 2) && exceptions.is_kept(&flows[3], 2));
+    let at_another_port: Vec<_> = (0..4)
+        .map(|number| flow(udp("10.0.0.1:8"), number))
+        .collect();
+    let room = exceptions.keep(Transport::Udp, 8, false, 2, at_another_port.into());
+    assert_eq!(room, 3);
+    exceptions.let_go(2, &flows);
+    exceptions.keep(Transport::Udp, 8, false, 2, Arc::new([]));
+    assert!(exceptions.is_empty());
+}
+
+#[test]
+fn a_flow_that_two_cpus_keep_is_the_last_ones_and_counted_once() {
+    let mut exceptions = Exceptions::new(CPUS);
+    let flows: Arc<[_]> = (0..2).map(flow_of).collect();
+    exceptions.keep(Transport::Udp, 7, false, 1, flows.clone());
+    exceptions.keep(Transport::Udp, 7, false, 2, flows[..1].into());
+    assert!(exceptions.is_kept(&flows[0], 2) && exceptions.is_kept(&flows[1], 1));
+    exceptions.keep(Transport::Udp, 7, false, 1, Arc::new([]));
+    assert!(exceptions.is_kept(&flows[0], 2) && !exceptions.is_empty());
+    exceptions.let_go(2, &flows);
+    assert!(exceptions.is_empty());
 }
 
 #[test]
