@@ -214,7 +214,9 @@ impl<B> From<Bytes> for Payload<B> {
 /// A [`Buffer`] on the heap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeapBuffer {
-    segments: Vec<HeapSegment>,
+    head: HeapSegment,
+    /// The segments behind the head: none, but in a chain.
+    others: Vec<HeapSegment>,
     offload: Offload,
 }
 
@@ -225,8 +227,14 @@ struct HeapSegment {
 }
 
 impl HeapSegment {
+    #[inline]
     fn as_slice(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
     }
 }
 
@@ -239,88 +247,79 @@ impl HeapBuffer {
     /// As [`new`](Self::new), with memory for `room` bytes behind them.
     fn with_room(bytes: &[u8], room: usize) -> Self {
         let mut memory = Vec::with_capacity(HEADROOM + bytes.len() + room);
-        memory.resize(HEADROOM, 0);
+        memory.extend_from_slice(&[0; HEADROOM]);
         memory.extend_from_slice(bytes);
         HeapBuffer {
-            segments: vec![HeapSegment {
+            head: HeapSegment {
                 bytes: memory,
                 start: HEADROOM,
-            }],
+            },
+            others: Vec::new(),
             offload: Offload::NONE,
         }
+    }
+
+    fn last_mut(&mut self) -> &mut HeapSegment {
+        self.others.last_mut().unwrap_or(&mut self.head)
     }
 }
 
 impl Buffer for HeapBuffer {
+    #[inline]
     fn head(&self) -> &[u8] {
-        self.segments
-            .first()
-            .map(HeapSegment::as_slice)
+        self.head.as_slice()
+    }
+
+    #[inline]
+    fn head_mut(&mut self) -> &mut [u8] {
+        self.head
+            .bytes
+            .get_mut(self.head.start..)
             .unwrap_or_default()
     }
 
-    fn head_mut(&mut self) -> &mut [u8] {
-        match self.segments.first_mut() {
-            Some(segment) => segment.bytes.get_mut(segment.start..).unwrap_or_default(),
-            None => &mut [],
-        }
-    }
-
+    #[inline]
     fn len(&self) -> usize {
-        self.segments
-            .iter()
-            .map(|segment| segment.as_slice().len())
-            .sum()
+        self.head.len() + self.others.iter().map(HeapSegment::len).sum::<usize>()
     }
 
     fn headroom(&self) -> usize {
-        self.segments.first().map_or(0, |segment| segment.start)
+        self.head.start
     }
 
     fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
-        let segment = self.segments.first_mut()?;
-        let end = segment.start;
-        segment.start = segment.start.checked_sub(count)?;
-        segment.bytes.get_mut(segment.start..end)
+        let end = self.head.start;
+        self.head.start = end.checked_sub(count)?;
+        self.head.bytes.get_mut(self.head.start..end)
     }
 
     fn trim_front(&mut self, mut count: usize) {
-        while let Some(segment) = self.segments.first_mut() {
-            let length = segment.as_slice().len();
-            if count < length || self.segments.len() == 1 {
-                let head = count.min(length);
-                if let Some(segment) = self.segments.first_mut() {
-                    segment.start += head;
-                }
-                return;
-            }
-            count -= length;
-            self.segments.remove(0);
+        while count >= self.head.len() && !self.others.is_empty() {
+            count -= self.head.len();
+            self.head = self.others.remove(0);
         }
+        self.head.start += count.min(self.head.len());
     }
 
     fn truncate(&mut self, length: usize) {
-        let mut left = length;
+        let head = self.head.len().min(length);
+        self.head.bytes.truncate(self.head.start + head);
+        let mut left = length - head;
         let mut keep = 0;
-        for (index, segment) in self.segments.iter_mut().enumerate() {
-            let here = segment.as_slice().len().min(left);
+        for (index, segment) in self.others.iter_mut().enumerate() {
+            let here = segment.len().min(left);
             segment.bytes.truncate(segment.start + here);
             left -= here;
             if here > 0 {
                 keep = index + 1;
             }
         }
-        self.segments.truncate(keep.max(1));
+        self.others.truncate(keep);
     }
 
     fn extend_from_slice(&mut self, bytes: &[u8]) -> bool {
-        match self.segments.last_mut() {
-            Some(segment) => {
-                segment.bytes.extend_from_slice(bytes);
-                true
-            }
-            None => false,
-        }
+        self.last_mut().bytes.extend_from_slice(bytes);
+        true
     }
 
     /// The heap grows.
@@ -329,11 +328,13 @@ impl Buffer for HeapBuffer {
     }
 
     fn append(&mut self, tail: Self) {
-        self.segments.extend(tail.segments);
+        self.others.push(tail.head);
+        self.others.extend(tail.others);
     }
 
+    #[inline]
     fn is_chain(&self) -> bool {
-        self.segments.len() > 1
+        !self.others.is_empty()
     }
 
     fn offload(&self) -> Offload {
@@ -345,11 +346,12 @@ impl Buffer for HeapBuffer {
         true
     }
 
-    fn for_each_segment(&self, visit: impl FnMut(&[u8])) {
-        self.segments
-            .iter()
-            .map(HeapSegment::as_slice)
-            .for_each(visit);
+    #[inline]
+    fn for_each_segment(&self, mut visit: impl FnMut(&[u8])) {
+        visit(self.head.as_slice());
+        for segment in &self.others {
+            visit(segment.as_slice());
+        }
     }
 }
 

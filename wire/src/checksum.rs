@@ -72,6 +72,13 @@ impl Checksum {
         self.odd ^= !bytes.len().is_multiple_of(2);
     }
 
+    /// Adds numbers as [`sum_numbers`] does: whole words behind an even number of bytes.
+    #[inline(always)]
+    pub(crate) fn add_numbers(&mut self, numbers: impl IntoIterator<Item = u64>) {
+        // Turning every word round is multiplying by 2^8, modulo 2^16 - 1.
+        self.sum = add(self.sum, sum_numbers(numbers).rotate_left(8));
+    }
+
     /// The checksum as a header carries it (the number, to be written big-endian).
     #[inline]
     pub fn finish(self) -> u16 {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! receive()  frame -> runs   (whole UDP, the common case) ---------------------> sockets
+//!                  -> fast   (whole TCP segments, the common case) --------> exchange()
 //!                  -> receive (Ethernet, IPv4, fragments) -> arp, icmp, UDP ---> sockets
 //!                  `-> ipv6 (header, extensions) -> the same, and solicitations
 //! send_udp() datagram -> send (header) -> output (route, neighbour, fragments) -> transmit()

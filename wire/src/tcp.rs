@@ -26,7 +26,7 @@
 //! | `connection` | one connection: `sender`, `receiver`, `recovery`, `pacing`, `timers`, `rtt`, `user_timeout` |
 //! | `state`, `counters` | states, errors and what is ready; what is counted |
 //! | `scoreboard`, `reassembly`, `send_queue` | what is under way, out of order, not acknowledged |
-//! | `slab`, `spare`, `wheel`, `secrets`, `siphash` | stable indexes, memory for new connections, deadlines, and what must not be guessed |
+//! | `slab`, `spare`, `wheel`, `secrets` | stable indexes, memory for new connections, deadlines, and what must not be guessed |
 //!
 //! # Decisions
 //!
@@ -168,7 +168,6 @@ pub mod segment;
 mod send_queue;
 mod sender;
 pub mod sequence;
-mod siphash;
 mod slab;
 mod spare;
 mod state;

@@ -1,14 +1,18 @@
 //! The common case of receiving, read straight from the frame: a whole UDP datagram in an
-//! unfragmented IPv4 packet without options.
+//! unfragmented IPv4 packet without options; that of TCP is in `tcp`.
 //!
 //! [`FastUdp::parse`] accepts nothing that the slow path would refuse, and reads the same values
 //! (property-tested). What it does not accept, valid or not, is left to the slow path.
+
+mod tcp;
 
 use std::net::Ipv4Addr;
 
 use crate::checksum;
 use crate::mac::MacAddr;
 use crate::{ethernet, ipv4, udp};
+
+pub(super) use tcp::FastTcp;
 
 /// Bytes of Ethernet, IPv4 and UDP headers.
 pub(super) const HEADERS: usize = ethernet::HEADER + ipv4::HEADER + udp::HEADER;
@@ -53,11 +57,7 @@ impl FastUdp {
         let headers = Headers::read(frame.first_chunk::<HEADERS>()?);
         let total = usize::from((headers.network[0] >> 32) as u16);
         let length = usize::from((headers.transport >> 16) as u16);
-        let is_common = headers.station == u64::from_be_bytes(widen(mac.0))
-            && headers.ethertype == ethernet::IPV4
-            // Version 4, no options; and no fragment: all but "don't fragment" is zero. (Of the
-            // reserved flag the slow path takes no notice.)
-            && headers.network[0] & 0xff00_0000_0000_bfff == 0x4500_0000_0000_0000
+        let is_common = headers.is_plain_ipv4(mac)
             && (headers.network[1] >> 48) as u8 == ipv4::UDP
             && total == length + ipv4::HEADER
             && checksum::is_valid_sum(checksum::sum_numbers(headers.network));
@@ -120,6 +120,16 @@ impl Headers {
             ],
             transport: u64::from_be_bytes(part::<34, 8>(bytes)),
         }
+    }
+
+    /// Whether this is an IPv4 packet for the station `mac`, whole and without options.
+    #[inline(always)]
+    fn is_plain_ipv4(&self, mac: MacAddr) -> bool {
+        self.station == u64::from_be_bytes(widen(mac.0))
+            && self.ethertype == ethernet::IPV4
+            // Version 4, no options; and no fragment: all but "don't fragment" is zero. (Of the
+            // reserved flag the slow path takes no notice.)
+            && self.network[0] & 0xff00_0000_0000_bfff == 0x4500_0000_0000_0000
     }
 }
 

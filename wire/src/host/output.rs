@@ -345,18 +345,29 @@ impl<B: Buffer> Host<B> {
             source: self.mac,
             ethertype: ethernet::IPV4,
         };
-        let Some(room) = packet
-            .prepend(HEADERS)
-            .and_then(|room| room.first_chunk_mut::<HEADERS>())
-        else {
-            return self.drop_sent(DropReason::PoolEmpty);
+        let put = |packet: &mut B| {
+            let room = packet.prepend(HEADERS)?;
+            let room = room.first_chunk_mut::<HEADERS>()?;
+            let (link, network) = room.split_at_mut(ethernet::HEADER);
+            link.copy_from_slice(&ethernet.to_bytes());
+            network.copy_from_slice(&header.to_bytes());
+            Some(packet.len())
         };
-        let (link, network) = room.split_at_mut(ethernet::HEADER);
-        link.copy_from_slice(&ethernet.to_bytes());
-        network.copy_from_slice(&header.to_bytes());
-        match plan.target {
-            Target::Station(_) => self.push_frame(packet),
-            target => self.set_aside(target, outgoing.sender, packet),
+        if let Target::Station(_) = plan.target {
+            // First to its place: a handle that was just changed has to be waited for when it is
+            // moved.
+            self.transmit.push(packet);
+            match self.transmit.last_mut().and_then(put) {
+                Some(length) => self.count_frame(length),
+                None => {
+                    self.transmit.pop();
+                    self.drop_sent(DropReason::PoolEmpty);
+                }
+            }
+        } else if put(&mut packet).is_some() {
+            self.set_aside(plan.target, outgoing.sender, packet);
+        } else {
+            self.drop_sent(DropReason::PoolEmpty);
         }
     }
 
@@ -433,10 +444,16 @@ impl<B: Buffer> Host<B> {
     /// Puts a frame into the transmit queue, which has room.
     #[inline(always)]
     pub(super) fn push_frame(&mut self, frame: B) {
+        self.count_frame(frame.len());
+        self.transmit.push(frame);
+    }
+
+    /// Counts a frame of so many bytes that goes into the transmit queue.
+    #[inline(always)]
+    fn count_frame(&mut self, length: usize) {
         self.room = self.room.saturating_sub(1);
         self.counters.tx_frames += 1;
-        self.counters.tx_bytes += frame.len() as u64;
-        self.transmit.push(frame);
+        self.counters.tx_bytes += length as u64;
     }
 }
 

@@ -81,7 +81,6 @@ impl Arrival {
 
 impl<B: Buffer> Host<B> {
     /// Handles one complete Ethernet frame, whatever it is.
-    #[cold]
     #[inline(never)]
     pub(super) fn receive_slow<A: Allocator<Buffer = B>>(
         &mut self,
@@ -90,6 +89,14 @@ impl<B: Buffer> Host<B> {
         pool: &mut A,
     ) {
         self.counters.rx_bytes += frame.len() as u64;
+        if let Err(frame) = self.receive_segment(frame) {
+            self.receive_any(now, frame, pool);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn receive_any<A: Allocator<Buffer = B>>(&mut self, now: Instant, frame: B, pool: &mut A) {
         let frame = match self.receive_verified(frame) {
             Ok(()) => return,
             Err(frame) => frame,

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Host;
 use super::family::Family;
+use super::fast::FastTcp;
 use super::icmp::Cited;
 use super::output::{Outgoing as Packet, Plan};
 use super::receive::{Carrier, Link};
@@ -109,6 +110,35 @@ impl<B: Buffer> Host<B> {
     /// Whether segments or errors wait for [`exchange`].
     pub fn has_for_tcp(&self) -> bool {
         !(self.tcp_segments.is_empty() && self.tcp_errors.is_empty())
+    }
+
+    /// Keeps the segment in an ordinary frame for the engine. Gives back any other frame.
+    #[inline]
+    pub(super) fn receive_segment(&mut self, mut frame: B) -> Result<(), B> {
+        if !(self.has_tcp && frame.is_simple() && self.tcp_segments.len() < MOST_WAITING) {
+            return Err(frame);
+        }
+        let Some(fast) = FastTcp::parse(frame.head(), self.mac) else {
+            return Err(frame);
+        };
+        let (source, destination) = (fast.source, fast.destination);
+        if !self.addresses.is_own(destination) || !self.addresses.is_foreign_source(source) {
+            return Err(frame);
+        }
+        frame.truncate(FastTcp::IN_FRONT + fast.length);
+        // It is read where it is to stay: put together elsewhere, it would be moved by wide loads
+        // that wait for the narrow stores before.
+        self.tcp_segments.push(Segment::unread(frame));
+        let ends = (source.into(), destination.into());
+        let segment = self.tcp_segments.last_mut();
+        match segment.map(|it| it.read(ends, fast.dscp_ecn, FastTcp::IN_FRONT)) {
+            Some(Err(reason)) => {
+                self.tcp_segments.pop();
+                self.drop_received(reason);
+            }
+            _ => self.counters.delivered += 1,
+        }
+        Ok(())
     }
 
     /// Keeps a segment for the engine.
@@ -287,9 +317,10 @@ impl<B: Buffer> Host<B> {
         B: Attach<S>,
         S: SharedPayload,
     {
-        let plan = F::plan(self, now, remote, pool)?;
-        self.check_length(&plan, outgoing)?;
-        self.check_room(&plan, 0)?;
+        let plan = F::plan(self, now, remote, pool);
+        let plan = plan.as_ref().map_err(|reason| *reason)?;
+        self.check_length(plan, outgoing)?;
+        self.check_room(plan, 0)?;
         let is_long = outgoing.segment_size > 0;
         let offload = outgoing.offload(ethernet::HEADER + F::HEADER);
         if let Some(Segmentation { kind, .. }) = offload.segmentation {
@@ -301,7 +332,9 @@ impl<B: Buffer> Host<B> {
                 return Ok(Sent::Split);
             }
         }
-        let packet = outgoing.take_packet(pool).ok_or(DropReason::PoolEmpty)?;
+        let Some(packet) = outgoing.take_packet(pool) else {
+            return Err(DropReason::PoolEmpty);
+        };
         let fields = Packet {
             source: local,
             destination: remote,
@@ -310,7 +343,7 @@ impl<B: Buffer> Host<B> {
             dscp_ecn: outgoing.dscp_ecn,
             sender: None,
         };
-        F::output(self, &plan, &fields, packet);
+        F::output(self, plan, &fields, packet);
         if is_long {
             self.describe_last(offload)?;
         }

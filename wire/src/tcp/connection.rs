@@ -27,7 +27,6 @@ mod spurious;
 mod stats;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::config::TcpOptions;
 use super::congestion::{Controller, initial_window};
@@ -48,7 +47,7 @@ use super::state::{Readiness, TcpError, TcpState};
 use super::timers::{Timer, Timers};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 pub(crate) use handshake::Opened;
 use path::Narrow;
@@ -135,13 +134,15 @@ pub(crate) struct Wanted {
 
 /// Challenge ACKs in this span (RFC 5961, section 7: 10 in 5 s, here for each connection, so
 /// that none can be used to learn about another).
-const CHALLENGE_SPAN: Duration = Duration::from_secs(5);
+const CHALLENGE_SPAN: Span = Span::from_secs(5);
 const CHALLENGES: u8 = 10;
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection<B, S> {
     pub(crate) flow: Flow,
+    /// The hash by which its engine finds it.
+    pub(crate) hash: u64,
     pub(crate) state: TcpState,
     pub(crate) owner: Owner,
     /// Whether it is in the engine's ready list, event list and demultiplexer.
@@ -187,7 +188,7 @@ pub(crate) struct Connection<B, S> {
     /// Congestion marks up to this position belong to one round trip.
     ecn_high: u64,
     /// The user timeout in use.
-    user_timeout: Duration,
+    user_timeout: Span,
     last_received: Instant,
     last_sent: Instant,
     challenges_since: Instant,
@@ -202,6 +203,7 @@ pub(crate) struct Connection<B, S> {
 }
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
+    #[inline(always)]
     fn new(
         flow: Flow,
         options: Arc<TcpOptions>,
@@ -218,6 +220,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         let segment_size = u64::from(path_mss);
         Connection {
             flow,
+            hash: 0,
             state: TcpState::Closed,
             owner: Owner::Application,
             is_ready: false,
@@ -229,8 +232,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             timers: Timers::new(),
             negotiated: Negotiated::default(),
             send: Sender::new(initial),
-            receive: Receiver::new(options.first_buffer(), options.most_buffer()),
-            rtt: RttEstimator::new(options.least_timeout),
+            receive: Receiver::new(options.first_buffer()),
+            rtt: RttEstimator::new(options.least_timeout.into()),
             congestion: Controller::new(
                 options.congestion,
                 segment_size,
@@ -253,7 +256,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             echo_congestion: false,
             tell_reduced: false,
             ecn_high: 0,
-            user_timeout: options.user_timeout,
+            user_timeout: options.user_timeout.into(),
             last_received: now,
             last_sent: now,
             challenges_since: now,
@@ -296,13 +299,14 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             ^ self.receive.next
             ^ self.receive.queue.len() as u64
             ^ self.receive.window()
-            ^ self.rtt.smoothed().as_nanos() as u64
+            ^ self.rtt.smoothed().as_nanos()
             ^ self.recovery.window
             ^ self.recovery.high
             ^ self.pacer.left()
             ^ self.last_sent.as_nanos()
             ^ self.ecn_high
             ^ u64::from(self.keepalives)
+            ^ u64::from(self.owner == Owner::Nobody)
     }
 
     /// Whether [`emit`](Self::emit) may have something to send.
@@ -316,6 +320,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             reset,
             user_timeout: _,
         } = self.wanted;
+        // One after the other: one load for all of them would wait for the last that was set.
         ack || tail_probe
             || window_probe
             || keepalive
@@ -371,7 +376,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// An acknowledgment that tells a peer, or somebody who pretends to be it, what we expect
     /// (RFC 5961): limited.
     fn challenge(&mut self, cx: &mut Context<'_>) {
-        if cx.now.since(self.challenges_since) >= CHALLENGE_SPAN {
+        if cx.now.span_since(self.challenges_since) >= CHALLENGE_SPAN {
             self.challenges_since = cx.now;
             self.challenges = 0;
         }
@@ -400,7 +405,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
 /// How long nothing must be under way before the memory of empty queues is given back: longer
 /// than the pauses of a stream, so that it does not allocate all the time.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Span = Span::from_secs(1);
 
 /// The clock of timestamps: milliseconds (RFC 7323, section 5.4).
 pub(crate) fn clock(now: Instant) -> u32 {

@@ -1,5 +1,6 @@
 //! The engine: all connections of one shard, and the tables in which they are found.
 
+mod agenda;
 mod application;
 mod arrival;
 mod handshake;
@@ -9,6 +10,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+
+use agenda::Agenda;
 
 use super::config::{TcpConfig, TcpOptions};
 use super::connection::{Connection, Context, Owner};
@@ -95,15 +98,11 @@ pub struct TcpEngine<B, S> {
     listeners: Listeners,
     /// Every flow, by its keyed hash.
     table: HashTable<Entry>,
-    connection_timers: Wheel,
     half_open_timers: Wheel,
     time_wait_timers: Wheel,
     /// Memory of connections that have ended, for those that begin.
     spare: Spare<B, S>,
-    /// Connections that may have something to send, each once.
-    ready: VecDeque<u32>,
-    /// Connections and listeners with something to tell, each once.
-    events: VecDeque<Told>,
+    agenda: Agenda,
     replies: VecDeque<Reply>,
     /// Bytes of memory that received data hold.
     memory: usize,
@@ -134,12 +133,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             time_wait: Slab::new(),
             listeners: Listeners::new(),
             table: HashTable::new(),
-            connection_timers: Wheel::new(),
             half_open_timers: Wheel::new(),
             time_wait_timers: Wheel::new(),
             spare: Spare::new(),
-            ready: VecDeque::new(),
-            events: VecDeque::new(),
+            agenda: Agenda::new(),
             replies: VecDeque::new(),
             memory: 0,
             last_found: 0,
@@ -183,7 +180,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             self.counters.tx_segments += 1;
             return true;
         }
-        while let Some(index) = self.ready.pop_front() {
+        while let Some(index) = self.agenda.ready.pop_front() {
             let mut cx = context(
                 now,
                 &self.config,
@@ -199,7 +196,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 continue;
             }
             let is_sent = connection.emit(&mut cx, out);
-            self.settle(now, index, is_sent);
+            if self.agenda.enter(now, index, connection, is_sent) {
+                self.settle(now, index);
+            }
             if is_sent {
                 return true;
             }
@@ -209,13 +208,13 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
 
     /// Whether [`poll_transmit`](Self::poll_transmit) may have something.
     pub fn has_output(&self) -> bool {
-        !self.replies.is_empty() || !self.ready.is_empty()
+        !self.replies.is_empty() || !self.agenda.ready.is_empty()
     }
 
     /// The next thing to tell the application.
     pub fn poll_event(&mut self) -> Option<TcpEvent> {
         loop {
-            match self.events.pop_front()? {
+            match self.agenda.events.pop_front()? {
                 Told::Connection(index) => {
                     let key = self.connections.key(index);
                     let (Some(key), Some(connection)) = (key, self.connections.at_mut(index))
@@ -246,7 +245,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
 
     /// Whether [`poll_event`](Self::poll_event) may have something.
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
+        !self.agenda.events.is_empty()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) must be called, at the latest. Deadlines are
@@ -254,7 +253,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// nothing is due yet, and there is another deadline afterwards.
     pub fn next_deadline(&self) -> Option<Instant> {
         let wheels = [
-            &self.connection_timers,
+            &self.agenda.timers,
             &self.half_open_timers,
             &self.time_wait_timers,
         ];
@@ -263,7 +262,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(index) = self.connection_timers.expire(now) {
+        while let Some(index) = self.agenda.timers.expire(now) {
             let mut cx = context(
                 now,
                 &self.config,
@@ -273,10 +272,12 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             );
             if let Some(connection) = self.connections.at_mut(index) {
                 // The wheel may name one early, whose deadline has moved back.
-                if connection.timers.first().is_some_and(|first| first <= now) {
+                if connection.timers.on_look(now) {
                     connection.on_expiry(&mut cx);
                 }
-                self.settle(now, index, true);
+                if self.agenda.enter(now, index, connection, true) {
+                    self.settle(now, index);
+                }
             }
         }
         while let Some(index) = self.half_open_timers.expire(now) {
@@ -324,7 +325,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             }
             _ => false,
         };
-        self.settle(now, index, true);
+        if self.agenda.enter(now, index, connection, true) {
+            self.settle(now, index);
+        }
         is_believed
     }
 
@@ -402,7 +405,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         } = self;
         table.insert_unique(hash, entry, |entry| {
             let flow = match *entry {
-                Entry::Connection(index) => connections.at(index).map(|it| &it.flow),
+                Entry::Connection(index) => return connections.at(index).map_or(0, |it| it.hash),
                 Entry::HalfOpen(index) => half_open.at(index).map(|it| &it.flow),
                 Entry::TimeWait(index) => time_wait.at(index).map(|it| &it.flow),
             };
@@ -438,7 +441,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let before = connection.receive.memory();
         let result = work(connection);
         self.memory = (self.memory + connection.receive.memory()).saturating_sub(before);
-        self.settle(now, key.index, true);
+        if self.agenda.enter(now, key.index, connection, true) {
+            self.settle(now, key.index);
+        }
         Some(result)
     }
 }

@@ -13,6 +13,9 @@ pub const HEADER: usize = 20;
 /// Bytes in a header with as many options as there can be.
 pub const MAX_HEADER: usize = 60;
 
+/// Bytes in the header that most segments have: with timestamps, and no other option.
+pub(crate) const COMMON: usize = 32;
+
 /// Kinds of options.
 mod kind {
     pub(super) const END: u8 = 0;
@@ -155,6 +158,15 @@ impl TcpHeader {
     /// # Errors
     /// `Malformed` if `bytes` ends within the header or the data offset is below 5.
     pub fn parse(bytes: &[u8]) -> Result<(Self, usize), DropReason> {
+        let mut header = TcpHeader::default();
+        let length = header.read(bytes)?;
+        Ok((header, length))
+    }
+
+    /// As [`parse`](Self::parse), into a header without options, where it is to stay: returns the
+    /// length.
+    #[inline]
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, DropReason> {
         let fixed = bytes.first_chunk::<HEADER>().ok_or(DropReason::Malformed)?;
         let [
             s0,
@@ -180,39 +192,79 @@ impl TcpHeader {
         ] = *fixed;
         let length = usize::from(offset >> 4) * 4;
         let options = bytes.get(HEADER..length).ok_or(DropReason::Malformed)?;
-        let header = TcpHeader {
-            source_port: u16::from_be_bytes([s0, s1]),
-            destination_port: u16::from_be_bytes([d0, d1]),
-            sequence: SeqNumber(u32::from_be_bytes([q0, q1, q2, q3])),
-            acknowledgment: SeqNumber(u32::from_be_bytes([a0, a1, a2, a3])),
-            flags: TcpFlags(flags),
-            window: u16::from_be_bytes([w0, w1]),
-            urgent: u16::from_be_bytes([u0, u1]),
-            options: HeaderOptions::parse(options),
-        };
-        Ok((header, length))
+        self.source_port = u16::from_be_bytes([s0, s1]);
+        self.destination_port = u16::from_be_bytes([d0, d1]);
+        self.sequence = SeqNumber(u32::from_be_bytes([q0, q1, q2, q3]));
+        self.acknowledgment = SeqNumber(u32::from_be_bytes([a0, a1, a2, a3]));
+        self.flags = TcpFlags(flags);
+        self.window = u16::from_be_bytes([w0, w1]);
+        self.urgent = u16::from_be_bytes([u0, u1]);
+        self.options.read(options);
+        Ok(length)
+    }
+
+    /// The header as it goes on the wire with a checksum of zero, in numbers high byte first, if it
+    /// has timestamps and no other option: what most have. The checksum is in the upper 16 bits
+    /// of the third.
+    #[inline]
+    pub(crate) fn common_numbers(&self) -> Option<[u64; COMMON / 8]> {
+        let timestamps = self.options.timestamps?;
+        if self.options.length() != COMMON - HEADER || self.options.sack_permitted {
+            return None;
+        }
+        let flags = (COMMON as u64 / 4) << 12 | u64::from(self.flags.0);
+        Some([
+            u64::from(self.source_port) << 48
+                | u64::from(self.destination_port) << 32
+                | u64::from(self.sequence.0),
+            u64::from(self.acknowledgment.0) << 32 | flags << 16 | u64::from(self.window),
+            u64::from(self.urgent) << 32
+                | u64::from(u32::from_be_bytes([
+                    kind::NOP,
+                    kind::NOP,
+                    kind::TIMESTAMPS,
+                    10,
+                ])),
+            u64::from(timestamps.value) << 32 | u64::from(timestamps.echo),
+        ])
     }
 
     /// The header as it goes on the wire with a checksum of zero: bytes and how many of them
     /// count. Options that do not fit into 40 bytes are left out, SACK blocks first.
+    #[inline]
     pub fn to_bytes(&self) -> ([u8; MAX_HEADER], usize) {
         let mut bytes = [0; MAX_HEADER];
         let (fixed, options) = bytes.split_at_mut(HEADER);
         let length = HEADER + self.options.write(options);
-        let parts: [&[u8]; 7] = [
-            &self.source_port.to_be_bytes(),
-            &self.destination_port.to_be_bytes(),
-            &self.sequence.0.to_be_bytes(),
-            &self.acknowledgment.0.to_be_bytes(),
-            &[(length / 4 * 16) as u8, self.flags.0],
-            &self.window.to_be_bytes(),
-            &[0, 0],
-        ];
-        let mut rest = fixed;
-        for part in parts {
-            rest = put(rest, part);
-        }
-        put(rest, &self.urgent.to_be_bytes());
+        let [s0, s1] = self.source_port.to_be_bytes();
+        let [d0, d1] = self.destination_port.to_be_bytes();
+        let [q0, q1, q2, q3] = self.sequence.0.to_be_bytes();
+        let [a0, a1, a2, a3] = self.acknowledgment.0.to_be_bytes();
+        let [w0, w1] = self.window.to_be_bytes();
+        let [u0, u1] = self.urgent.to_be_bytes();
+        let offset = (length / 4 * 16) as u8;
+        fixed.copy_from_slice(&[
+            s0,
+            s1,
+            d0,
+            d1,
+            q0,
+            q1,
+            q2,
+            q3,
+            a0,
+            a1,
+            a2,
+            a3,
+            offset,
+            self.flags.0,
+            w0,
+            w1,
+            0,
+            0,
+            u0,
+            u1,
+        ]);
         (bytes, length)
     }
 }
@@ -231,7 +283,7 @@ fn put<'a>(room: &'a mut [u8], part: &[u8]) -> &'a mut [u8] {
 impl HeaderOptions {
     /// Reads a list of options (RFC 9293, section 3.2).
     #[inline]
-    fn parse(list: &[u8]) -> Self {
+    fn read(&mut self, list: &[u8]) {
         // What most segments have, as RFC 7323 recommends in appendix A.
         if let &[
             kind::NOP,
@@ -248,19 +300,17 @@ impl HeaderOptions {
             e3,
         ] = list
         {
-            return HeaderOptions {
-                timestamps: Some(Timestamps {
-                    value: u32::from_be_bytes([v0, v1, v2, v3]),
-                    echo: u32::from_be_bytes([e0, e1, e2, e3]),
-                }),
-                ..HeaderOptions::default()
-            };
+            self.timestamps = Some(Timestamps {
+                value: u32::from_be_bytes([v0, v1, v2, v3]),
+                echo: u32::from_be_bytes([e0, e1, e2, e3]),
+            });
+        } else {
+            self.read_any(list);
         }
-        Self::parse_any(list)
     }
 
-    fn parse_any(mut list: &[u8]) -> Self {
-        let mut options = HeaderOptions::default();
+    #[inline(never)]
+    fn read_any(&mut self, mut list: &[u8]) {
         while let Some((&kind, rest)) = list.split_first() {
             match kind {
                 kind::END => break,
@@ -271,12 +321,11 @@ impl HeaderOptions {
                     let Some(body) = list.get(2..length) else {
                         break;
                     };
-                    options.take(kind, body);
+                    self.take(kind, body);
                     list = list.get(length..).unwrap_or_default();
                 }
             }
         }
-        options
     }
 
     /// Reads one option without its kind and length; a length that does not fit is ignored.

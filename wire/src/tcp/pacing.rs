@@ -6,26 +6,24 @@
 //! a round trip, twice that in slow start and 1.2 times it later, so that pacing never is what
 //! limits it.
 
-use std::time::Duration;
-
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// The time that a quantum lasts, if that is not less than two segments.
 const QUANTUM: u64 = 1_000_000;
 
 /// How late a quantum may leave without loss of rate, if it was not sent because time came in
 /// steps: those of the wheel, and of whoever calls.
-const CREDIT: Duration = Duration::from_millis(4);
+const CREDIT: Span = Span::from_millis(4);
 
 /// Shorter round trips are not paced: quanta would be as long as the window.
-pub(crate) const LEAST_RTT: Duration = Duration::from_millis(2);
+pub(crate) const LEAST_RTT: Span = Span::from_millis(2);
 
 /// The rate: a window in a round trip, times a gain in percent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     /// Bytes.
     pub(crate) window: u64,
-    pub(crate) rtt: Duration,
+    pub(crate) rtt: Span,
     pub(crate) gain: u64,
 }
 
@@ -66,12 +64,12 @@ impl Pacer {
         if now < self.release {
             return Err(self.release);
         }
-        let rtt = (pace.rtt.as_nanos() as u64).clamp(1, MOST_RTT);
+        let rtt = pace.rtt.as_nanos().clamp(1, MOST_RTT);
         let in_round = (pace.window.max(segment) / 100 * pace.gain).max(1);
         let in_quantum = (u128::from(in_round) * u128::from(QUANTUM) / u128::from(rtt)) as u64;
         let quantum = (in_quantum / segment).max(2) * segment;
         let time = u128::from(quantum) * u128::from(rtt) / u128::from(in_round);
-        let time = Duration::from_nanos(time as u64);
+        let time = Span::from_nanos(time as u64);
         let behind = time.max(CREDIT);
         self.release = self.release.max(now - behind) + time;
         self.left = quantum;
@@ -110,7 +108,7 @@ mod tests {
         for window in [20_000, 200_000, 5_000_000] {
             let pace = Pace {
                 window,
-                rtt: Duration::from_millis(50),
+                rtt: Span::from_millis(50),
                 gain: 120,
             };
             let expected = window * 20 * 12 / 10;
@@ -128,7 +126,7 @@ mod tests {
     fn a_pause_gives_no_more_than_a_few_milliseconds_back() {
         let pace = Pace {
             window: 1_000_000,
-            rtt: Duration::from_millis(50),
+            rtt: Span::from_millis(50),
             gain: 200,
         };
         let mut pacer = Pacer::new();

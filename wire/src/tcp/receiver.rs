@@ -2,14 +2,13 @@
 //! (RFC 9293, section 3.3.1: the receive sequence variables).
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::reassembly::{Range, Reassembly};
 use super::sequence::{Origin, SeqNumber};
 use super::spare;
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// A payload up to this length is copied behind the one before it, if that has room, so that
 /// short segments do not hold a whole buffer each.
@@ -17,6 +16,9 @@ const COPY: usize = 256;
 
 /// Pieces that may wait out of order, beyond what their memory allows.
 const MOST_PIECES: usize = 16_384;
+
+/// Where no FIN is: no stream is that long.
+const NOWHERE: u64 = u64::MAX;
 
 /// The receiving half. Positions count as [`Origin`] says.
 #[derive(Debug)]
@@ -31,11 +33,10 @@ pub(crate) struct Receiver<B> {
     out_of_order: Option<Box<Reassembly<B>>>,
     /// Bytes of memory in `queue`.
     queue_memory: usize,
-    /// Bytes of memory that received data may hold, for now; and at most.
+    /// Bytes of memory that received data may hold, for now.
     buffer: usize,
-    most_buffer: usize,
-    /// Where the FIN is, if it arrived.
-    fin: Option<u64>,
+    /// Where the FIN is; `NOWHERE` before it arrives.
+    fin: u64,
     /// What arrived again, to be reported once (RFC 2883).
     pub(crate) duplicate: Option<Range>,
     /// Bytes that the application took since `round`, a round trip ago at most.
@@ -45,7 +46,7 @@ pub(crate) struct Receiver<B> {
 
 impl<B: Buffer> Receiver<B> {
     /// A half that has seen nothing.
-    pub(crate) fn new(buffer: usize, most_buffer: usize) -> Self {
+    pub(crate) fn new(buffer: usize) -> Self {
         Receiver {
             origin: Origin(SeqNumber(0)),
             next: Origin::SYN,
@@ -54,8 +55,7 @@ impl<B: Buffer> Receiver<B> {
             out_of_order: None,
             queue_memory: 0,
             buffer,
-            most_buffer,
-            fin: None,
+            fin: NOWHERE,
             duplicate: None,
             taken: 0,
             round: Instant::ZERO,
@@ -88,12 +88,12 @@ impl<B: Buffer> Receiver<B> {
 
     /// Whether the whole stream of the peer has arrived.
     pub(crate) fn is_finished(&self) -> bool {
-        self.fin.is_some_and(|fin| self.next > fin)
+        self.next > self.fin
     }
 
     /// Whether what ends at `position` goes beyond the FIN that has arrived.
     pub(crate) fn is_behind_fin(&self, position: u64) -> bool {
-        self.fin.is_some_and(|fin| position > fin)
+        position > self.fin
     }
 
     /// The window that the peer knows of.
@@ -129,13 +129,11 @@ impl<B: Buffer> Receiver<B> {
     /// # Errors
     /// `OutOfWindow` if it was elsewhere before: nothing follows a FIN.
     pub(crate) fn finish_at(&mut self, position: u64) -> Result<(), DropReason> {
-        match self.fin {
-            Some(fin) if fin != position => Err(DropReason::OutOfWindow),
-            _ => {
-                self.fin = Some(position);
-                Ok(())
-            }
+        if self.fin != NOWHERE && self.fin != position {
+            return Err(DropReason::OutOfWindow);
         }
+        self.fin = position;
+        Ok(())
     }
 
     /// Takes `payload`, which begins at `start`, not before `next`, and ends within the window.
@@ -203,7 +201,7 @@ impl<B: Buffer> Receiver<B> {
 
     /// Moves over the FIN, if it is next; whether it was.
     pub(crate) fn take_fin(&mut self) -> bool {
-        let is_next = self.fin == Some(self.next);
+        let is_next = self.fin == self.next;
         if is_next {
             self.next += 1;
             self.edge = self.edge.max(self.next);
@@ -229,20 +227,27 @@ impl<B: Buffer> Receiver<B> {
         Ok(())
     }
 
-    /// Takes the next payload for the application. `rtt` is the round-trip time, if known.
-    pub(crate) fn take(&mut self, now: Instant, rtt: Duration) -> Option<B> {
+    /// Takes the next payload for the application. `rtt` is the round-trip time, if known; the
+    /// buffer may grow to `most_buffer` bytes.
+    pub(crate) fn take(&mut self, now: Instant, rtt: Span, most_buffer: usize) -> Option<B> {
         let payload = self.queue.pop_front()?;
         self.queue_memory = self.queue_memory.saturating_sub(payload.memory());
         self.taken = self.taken.saturating_add(payload.len());
         // An application that takes half of the buffer in a round trip could take more.
-        if !rtt.is_zero() && now.since(self.round) >= rtt {
+        if rtt > Span::ZERO && now.span_since(self.round) >= rtt {
             if self.taken > self.buffer / 2 {
-                self.buffer = self.buffer.saturating_mul(2).min(self.most_buffer);
+                self.buffer = self.buffer.saturating_mul(2).min(most_buffer);
             }
             self.taken = 0;
             self.round = now;
         }
         Some(payload)
+    }
+
+    /// Whether there is something to announce by SACK.
+    #[inline]
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.duplicate.is_some() || self.has_gap()
     }
 
     /// What to announce by SACK: the duplicate first, once (RFC 2883, section 4), and what is

@@ -2,11 +2,9 @@
 //! of a recovery (PRR, RFC 6937), and what is needed to find out that nothing was lost (F-RTO, RFC
 //! 5682; Eifel, RFC 3522 and RFC 4015).
 
-use std::time::Duration;
-
 use super::congestion::Controller;
 use super::scoreboard::{Delivery, Newest};
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// What a connection does about loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +63,8 @@ pub(crate) struct Recovery {
     pub(crate) high: u64,
     /// The segment sent last among those that arrived (RACK.xmit_ts, RACK.end_seq).
     pub(crate) newest: Option<Newest>,
-    /// The round-trip time of that segment in nanoseconds (RACK.rtt).
-    rtt: u64,
+    /// The round-trip time of that segment (RACK.rtt).
+    rtt: Span,
     /// Whether the path was ever seen to reorder.
     is_reordered: bool,
     /// How many quarters of the least round-trip time reordering may take.
@@ -95,7 +93,7 @@ impl Recovery {
             mode: Mode::Open,
             high: 0,
             newest: None,
-            rtt: 0,
+            rtt: Span::ZERO,
             is_reordered: false,
             multiplier: 1,
             persist: 0,
@@ -117,7 +115,7 @@ impl Recovery {
         let Some(newest) = delivery.newest else {
             return;
         };
-        self.rtt = now.since(newest.sent).as_nanos() as u64;
+        self.rtt = now.span_since(newest.sent);
         let is_newer = self
             .newest
             .is_none_or(|known| (known.sent, known.end) < (newest.sent, newest.end));
@@ -148,18 +146,13 @@ impl Recovery {
     /// How long after the newest segment those before it may arrive: RACK.rtt, and the window of
     /// reordering (step 4), which is none as long as no reordering was seen and enough arrived
     /// (`is_certain`).
-    pub(crate) fn wait(
-        &self,
-        least_rtt: Duration,
-        smoothed: Duration,
-        is_certain: bool,
-    ) -> Duration {
+    pub(crate) fn wait(&self, least_rtt: Span, smoothed: Span, is_certain: bool) -> Span {
         let is_strict = !self.is_reordered && (self.mode != Mode::Open || is_certain);
-        let rtt = Duration::from_nanos(self.rtt);
-        match is_strict {
-            true => rtt,
-            false => rtt + (least_rtt / 4 * u32::from(self.multiplier)).min(smoothed),
+        if is_strict {
+            return self.rtt;
         }
+        let quarter = Span::from_nanos(least_rtt.as_nanos() / 4);
+        self.rtt + quarter.times(self.multiplier.into()).min(smoothed)
     }
 
     /// Begins a recovery: `flight` bytes are unacknowledged, up to `high`.

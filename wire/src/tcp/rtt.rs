@@ -1,15 +1,15 @@
 //! Round-trip time and retransmission timeout (RFC 6298).
 
-use std::time::Duration;
+use crate::time::Span;
 
 /// The timeout before anything was measured (RFC 6298, rule 2.1).
-const INITIAL: Duration = Duration::from_secs(1);
+const INITIAL: Span = Span::from_secs(1);
 
 /// The timeout if a SYN had to be sent again (rule 5.7).
-const CAREFUL: Duration = Duration::from_secs(3);
+const CAREFUL: Span = Span::from_secs(3);
 
 /// The longest timeout (RFC 6298, rule 2.5: at least 60 s).
-pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const MAX_TIMEOUT: Span = Span::from_secs(60);
 
 /// The longest sample that counts, in nanoseconds: five hours.
 const MOST: u64 = 1 << 44;
@@ -17,8 +17,7 @@ const MOST: u64 = 1 << 44;
 /// Backing off stops to double here; the timeout is at its maximum long before.
 const MAX_BACKOFF: u8 = 16;
 
-/// Smoothed round-trip time, its variation, and what follows from them. In nanoseconds, which take
-/// half of the room of a `Duration`.
+/// Smoothed round-trip time, its variation, and what follows from them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RttEstimator {
     smoothed: u64,
@@ -33,15 +32,12 @@ pub(crate) struct RttEstimator {
 }
 
 impl RttEstimator {
-    pub(crate) const fn new(floor: Duration) -> Self {
+    pub(crate) fn new(floor: Span) -> Self {
         RttEstimator {
             smoothed: 0,
             variation: 0,
             least: 0,
-            floor: match floor.as_nanos() {
-                nanos if nanos < MOST as u128 => nanos as u64,
-                _ => MOST,
-            },
+            floor: floor.as_nanos().min(MOST),
             backoff: 0,
             is_careful: false,
         }
@@ -54,8 +50,8 @@ impl RttEstimator {
     }
 
     /// A segment that was sent once was acknowledged after `sample` (rules 2.2, 2.3; section 3).
-    pub(crate) fn sample(&mut self, sample: Duration) {
-        let sample = (sample.as_nanos() as u64).clamp(1, MOST);
+    pub(crate) fn sample(&mut self, sample: Span) {
+        let sample = sample.as_nanos().clamp(1, MOST);
         if self.is_measured() {
             let deviation = self.smoothed.abs_diff(sample);
             self.variation = (self.variation * 3 + deviation) / 4;
@@ -74,29 +70,29 @@ impl RttEstimator {
     }
 
     /// The smoothed round-trip time; zero before the first sample.
-    pub(crate) fn smoothed(&self) -> Duration {
-        Duration::from_nanos(self.smoothed)
+    pub(crate) fn smoothed(&self) -> Span {
+        Span::from_nanos(self.smoothed)
     }
 
-    pub(crate) fn variation(&self) -> Duration {
-        Duration::from_nanos(self.variation)
+    pub(crate) fn variation(&self) -> Span {
+        Span::from_nanos(self.variation)
     }
 
     /// The least sample; zero before the first.
-    pub(crate) fn least(&self) -> Duration {
-        Duration::from_nanos(self.least)
+    pub(crate) fn least(&self) -> Span {
+        Span::from_nanos(self.least)
     }
 
     /// The timeout (rules 2.1 to 2.5 and 5.5).
-    pub(crate) fn timeout(&self) -> Duration {
-        let floor = Duration::from_nanos(self.floor);
+    pub(crate) fn timeout(&self) -> Span {
+        let floor = Span::from_nanos(self.floor);
         let base = match self.is_measured() {
             // The variation is bounded below too, so that a steady path does not time out at once.
-            true => Duration::from_nanos(self.smoothed + (self.variation * 4).max(self.floor)),
+            true => Span::from_nanos(self.smoothed + (self.variation * 4).max(self.floor)),
             false if self.is_careful => CAREFUL.max(floor),
             false => INITIAL.max(floor),
         };
-        (base * (1 << self.backoff)).min(MAX_TIMEOUT.max(floor))
+        base.times(1 << self.backoff).min(MAX_TIMEOUT.max(floor))
     }
 
     /// The timer went off: the timeout doubles (rule 5.5).
@@ -114,30 +110,30 @@ impl RttEstimator {
 mod tests {
     use super::*;
 
-    const FLOOR: Duration = Duration::from_millis(200);
+    const FLOOR: Span = Span::from_millis(200);
 
     #[test]
     fn the_timeout_follows_rfc_6298() {
         let mut rtt = RttEstimator::new(FLOOR);
         assert_eq!(rtt.timeout(), INITIAL);
-        rtt.sample(Duration::from_millis(400));
-        assert_eq!(rtt.timeout(), Duration::from_millis(400 + 4 * 200));
-        rtt.sample(Duration::from_millis(400));
-        assert_eq!(rtt.timeout(), Duration::from_millis(400 + 4 * 150));
+        rtt.sample(Span::from_millis(400));
+        assert_eq!(rtt.timeout(), Span::from_millis(400 + 4 * 200));
+        rtt.sample(Span::from_millis(400));
+        assert_eq!(rtt.timeout(), Span::from_millis(400 + 4 * 150));
         rtt.back_off();
         rtt.back_off();
-        assert_eq!(rtt.timeout(), 4 * Duration::from_millis(1000));
+        assert_eq!(rtt.timeout(), Span::from_millis(4000));
         (0..100).for_each(|_| rtt.back_off());
         assert_eq!(rtt.timeout(), MAX_TIMEOUT);
         rtt.clear_backoff();
-        assert_eq!(rtt.timeout(), Duration::from_millis(1000));
+        assert_eq!(rtt.timeout(), Span::from_millis(1000));
     }
 
     #[test]
     fn a_steady_path_keeps_the_floor() {
         let mut rtt = RttEstimator::new(FLOOR);
-        (0..100).for_each(|_| rtt.sample(Duration::from_micros(100)));
-        assert_eq!(rtt.timeout(), FLOOR + Duration::from_micros(100));
-        assert_eq!(rtt.least(), Duration::from_micros(100));
+        (0..100).for_each(|_| rtt.sample(Span::from_nanos(100_000)));
+        assert_eq!(rtt.timeout(), FLOOR + Span::from_nanos(100_000));
+        assert_eq!(rtt.least(), Span::from_nanos(100_000));
     }
 }

@@ -11,10 +11,9 @@
 mod loss;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::reassembly::Range;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// What is known about a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +74,7 @@ pub(crate) struct Delivery {
     /// any path allows, do not count (RFC 8985, section 6.2, step 2).
     pub(crate) newest: Option<Newest>,
     /// The least time since one of them was sent, which was sent only once (Karn's rule).
-    pub(crate) rtt: Option<Duration>,
+    pub(crate) rtt: Option<Span>,
     /// Whether one that was sent once arrived after one behind it.
     pub(crate) is_reordered: bool,
     /// Whether one arrived that counted as lost and was not sent again.
@@ -196,7 +195,7 @@ impl Scoreboard {
         &mut self,
         position: u64,
         now: Instant,
-        least_rtt: Duration,
+        least_rtt: Span,
         delivery: &mut Delivery,
     ) {
         let mut is_repeated = false;
@@ -237,7 +236,7 @@ impl Scoreboard {
         &mut self,
         block: Range,
         now: Instant,
-        least_rtt: Duration,
+        least_rtt: Span,
         delivery: &mut Delivery,
     ) {
         if self.sacked == 0 {
@@ -324,10 +323,10 @@ impl Scoreboard {
     }
 
     /// Takes a record that has arrived into account.
-    fn deliver(&self, record: &Record, now: Instant, least_rtt: Duration, delivery: &mut Delivery) {
+    fn deliver(&self, record: &Record, now: Instant, least_rtt: Span, delivery: &mut Delivery) {
         delivery.bytes += record.length();
         delivery.is_found |= record.fate == Fate::Lost && !record.is_retransmitted;
-        let elapsed = now.since(record.sent);
+        let elapsed = now.span_since(record.sent);
         if record.is_retransmitted {
             if elapsed < least_rtt {
                 return;

@@ -1,14 +1,17 @@
 //! Segments as they enter and leave the engine, and the two ends that they run between.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::checksum;
-use super::header::{HEADER, TcpFlags, TcpHeader};
+use super::header::{COMMON, HEADER, TcpFlags, TcpHeader};
 use super::payload::{Attach, SharedPayload};
 use super::sequence::SeqNumber;
 use crate::buffer::{Allocator, Buffer};
 use crate::drops::DropReason;
 use crate::offload::{ChecksumState, Offload, PartialChecksum, SegmentKind, Segmentation};
+
+/// Bytes of payload for which there is room behind a header, at most.
+const MOST_COPIED: usize = 256;
 
 /// Both ends of a connection, as seen from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +52,14 @@ impl Flow {
     }
 }
 
+/// The flow of nothing.
+const NOBODY: Flow = Flow {
+    local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    remote: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    local_port: 0,
+    remote_port: 0,
+};
+
 /// A segment that arrived.
 #[derive(Debug)]
 pub struct Segment<B> {
@@ -74,26 +85,51 @@ impl<B: Buffer> Segment<B> {
         source: IpAddr,
         destination: IpAddr,
         ecn: u8,
-        mut packet: B,
+        packet: B,
         verify: bool,
     ) -> Result<Self, DropReason> {
-        let (header, length) = TcpHeader::parse(packet.head())?;
         if verify && !checksum::is_intact(source, destination, &packet) {
             return Err(DropReason::Checksum);
         }
-        packet.trim_front(length);
-        Ok(Segment {
-            flow: Flow {
-                local: destination,
-                remote: source,
-                local_port: header.destination_port,
-                remote_port: header.source_port,
-            },
-            header,
+        let mut segment = Self::unread(packet);
+        segment.read((source, destination), ecn, 0)?;
+        Ok(segment)
+    }
+
+    /// A segment whose payload is still the whole `packet`, and which says nothing else yet.
+    #[inline]
+    pub(crate) fn unread(packet: B) -> Self {
+        Segment {
+            flow: NOBODY,
+            header: TcpHeader::default(),
             payload: packet,
-            ecn: ecn & 3,
+            ecn: 0,
             merged: 1,
-        })
+        }
+    }
+
+    /// Reads the header, which begins behind `start` bytes of the payload, and takes both off.
+    ///
+    /// # Errors
+    /// `Malformed` if the header does not fit.
+    #[inline]
+    pub(crate) fn read(
+        &mut self,
+        (source, destination): (IpAddr, IpAddr),
+        dscp_ecn: u8,
+        start: usize,
+    ) -> Result<(), DropReason> {
+        let bytes = self.payload.head().get(start..).unwrap_or_default();
+        let length = self.header.read(bytes)?;
+        self.ecn = dscp_ecn & 3;
+        self.flow = Flow {
+            local: destination,
+            remote: source,
+            local_port: self.header.destination_port,
+            remote_port: self.header.source_port,
+        };
+        self.payload.trim_front(start + length);
+        Ok(())
     }
 }
 
@@ -122,9 +158,8 @@ impl<S: SharedPayload> Default for Outgoing<S> {
 impl<S: SharedPayload> Outgoing<S> {
     /// An empty one, for [`poll_transmit`](super::TcpEngine::poll_transmit) to fill in.
     pub fn new() -> Self {
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
         Outgoing {
-            flow: Flow::new(nobody, nobody),
+            flow: NOBODY,
             header: TcpHeader::default(),
             payload: Vec::new(),
             segment_size: 0,
@@ -202,19 +237,53 @@ impl<S: SharedPayload> Outgoing<S> {
         A: Allocator,
         A::Buffer: Attach<S>,
     {
-        let (bytes, length) = self.header.to_bytes();
-        let mut header = bytes;
-        let header = header.get_mut(..length)?;
-        let sum = match self.segment_size {
-            0 => checksum::of(&self.flow, header, self.payload.iter().map(S::as_ref)),
-            _ => checksum::partial(&self.flow, length + self.payload_length()),
+        let payload = self.payload.iter().map(S::as_ref);
+        // In numbers where that goes: bytes that were stored one by one have to be waited for
+        // before they can be summed.
+        let mut packet = if let Some(mut numbers) = self.header.common_numbers()
+            && self.segment_size == 0
+        {
+            let sum = checksum::of_numbers(&self.flow, numbers, payload);
+            let [_, _, third, _] = &mut numbers;
+            *third |= u64::from(sum) << 48;
+            let mut bytes = [0; COMMON];
+            for (room, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
+                *room = number.to_be_bytes();
+            }
+            self.allocate(&bytes, pool)
+        } else {
+            let (mut bytes, length) = self.header.to_bytes();
+            let header = bytes.get_mut(..length)?;
+            let sum = match self.segment_size {
+                0 => checksum::of(&self.flow, header, payload),
+                _ => checksum::partial(&self.flow, length + self.payload_length()),
+            };
+            header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
+            self.allocate(header, pool)
         };
-        header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
-        let mut packet = pool.allocate(length)?;
-        let is_written = packet.extend_from_slice(header);
-        let is_whole = is_written && self.payload.drain(..).all(|part| packet.attach(part));
-        self.payload.clear();
-        is_whole.then_some(packet)
+        // It is not moved any more: a handle that was just changed has to be waited for.
+        let mut parts = self.payload.drain(..);
+        if !packet
+            .as_mut()
+            .is_some_and(|packet| parts.all(|part| packet.attach(part)))
+        {
+            packet = None;
+        }
+        packet
+    }
+
+    /// Memory with `header`, and room for a short payload behind it, which may be copied there.
+    #[inline]
+    fn allocate<A: Allocator>(&self, header: &[u8], pool: &mut A) -> Option<A::Buffer> {
+        let room = header.len() + self.payload_length().min(MOST_COPIED);
+        let mut packet = pool.allocate(room);
+        if !packet
+            .as_mut()
+            .is_some_and(|packet| packet.extend_from_slice(header))
+        {
+            packet = None;
+        }
+        packet
     }
 }
 

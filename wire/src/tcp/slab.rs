@@ -15,8 +15,15 @@ pub(crate) struct Key {
 
 #[derive(Debug)]
 struct Page<T> {
-    values: Vec<Option<(u32, T)>>,
+    places: Vec<Place<T>>,
     taken: u64,
+}
+
+/// Room for a value, apart from whose it is: so a large one is made where it stays.
+#[derive(Debug)]
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
 }
 
 /// The table.
@@ -46,7 +53,7 @@ impl<T> Slab<T> {
     /// Bytes that the table takes.
     pub(crate) fn memory(&self) -> usize {
         let pages = self.pages.iter().flatten().count();
-        pages * PAGE * size_of::<Option<(u32, T)>>()
+        pages * PAGE * size_of::<Place<T>>()
     }
 
     /// Puts `value` at a free place.
@@ -80,8 +87,9 @@ impl<T> Slab<T> {
                 self.vacant.pop();
             }
             key.index += place;
-            if let Some(entry) = page.values.get_mut(place as usize) {
-                *entry = Some((self.generation, make()));
+            if let Some(place) = page.places.get_mut(place as usize) {
+                place.generation = self.generation;
+                place.value = Some(make());
             }
         }
         key
@@ -89,24 +97,31 @@ impl<T> Slab<T> {
 
     /// Takes out the value at `index`.
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
-        let (_, value) = self.entry(index)?.take()?;
+        let value = self.place(index)?.value.take()?;
         self.vacate(index);
         Some(value)
     }
 
     /// Drops the value at `index` where it lies: cheaper than to take out a large one.
     pub(crate) fn discard(&mut self, index: u32) {
-        if let Some(entry) = self.entry(index)
-            && entry.is_some()
+        if let Some(place) = self.place(index)
+            && place.value.is_some()
         {
-            *entry = None;
+            place.value = None;
             self.vacate(index);
         }
     }
 
-    fn entry(&mut self, index: u32) -> Option<&mut Option<(u32, T)>> {
+    #[inline]
+    fn place(&mut self, index: u32) -> Option<&mut Place<T>> {
         let page = self.pages.get_mut(index as usize / PAGE)?.as_mut()?;
-        page.values.get_mut(index as usize % PAGE)
+        page.places.get_mut(index as usize % PAGE)
+    }
+
+    #[inline]
+    fn place_at(&self, index: u32) -> Option<&Place<T>> {
+        let page = self.pages.get(index as usize / PAGE)?.as_ref()?;
+        page.places.get(index as usize % PAGE)
     }
 
     /// A value has left its place.
@@ -131,45 +146,38 @@ impl<T> Slab<T> {
     /// The value at `index`, whoever it is.
     #[inline]
     pub(crate) fn at(&self, index: u32) -> Option<&T> {
-        let page = self.pages.get(index as usize / PAGE)?.as_ref()?;
-        let (_, value) = page.values.get(index as usize % PAGE)?.as_ref()?;
-        Some(value)
+        self.place_at(index)?.value.as_ref()
     }
 
     /// The value at `index`, whoever it is.
     #[inline]
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        let page = self.pages.get_mut(index as usize / PAGE)?.as_mut()?;
-        let (_, value) = page.values.get_mut(index as usize % PAGE)?.as_mut()?;
-        Some(value)
+        self.place(index)?.value.as_mut()
     }
 
     /// The key of the value at `index`.
     pub(crate) fn key(&self, index: u32) -> Option<Key> {
-        let page = self.pages.get(index as usize / PAGE)?.as_ref()?;
-        let (generation, _) = page.values.get(index as usize % PAGE)?.as_ref()?;
-        Some(Key {
+        let place = self.place_at(index)?;
+        place.value.is_some().then_some(Key {
             index,
-            generation: *generation,
+            generation: place.generation,
         })
     }
 
-    /// Whether the value that `key` names is still there.
-    pub(crate) fn contains(&self, key: Key) -> bool {
-        self.key(key.index) == Some(key)
-    }
-
     /// The value that `key` names.
+    #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        self.contains(key).then(|| self.at(key.index)).flatten()
+        let place = self.place_at(key.index)?;
+        let is_it = place.generation == key.generation;
+        place.value.as_ref().filter(|_| is_it)
     }
 
     /// The value that `key` names.
+    #[inline]
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.contains(key) {
-            true => self.at_mut(key.index),
-            false => None,
-        }
+        let place = self.place(key.index)?;
+        let is_it = place.generation == key.generation;
+        place.value.as_mut().filter(|_| is_it)
     }
 
     /// All keys. Visits every page.
@@ -177,12 +185,11 @@ impl<T> Slab<T> {
         let pages = (0..).zip(&self.pages);
         let pages = pages.filter_map(|(number, page)| Some((number, page.as_ref()?)));
         pages.flat_map(|(number, page): (u32, &Page<T>)| {
-            let entries = (number * PAGE as u32..).zip(&page.values);
-            entries.filter_map(|(index, entry)| {
-                let (generation, _) = entry.as_ref()?;
-                Some(Key {
+            let places = (number * PAGE as u32..).zip(&page.places);
+            places.filter_map(|(index, place)| {
+                place.value.is_some().then_some(Key {
                     index,
-                    generation: *generation,
+                    generation: place.generation,
                 })
             })
         })
@@ -190,15 +197,24 @@ impl<T> Slab<T> {
 
     /// All values. Visits every page: for statistics.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        let values = self.pages.iter().flatten().flat_map(|page| &page.values);
-        values.flatten().map(|(_, value)| value)
+        let places = self.pages.iter().flatten().flat_map(|page| &page.places);
+        places.filter_map(|place| place.value.as_ref())
+    }
+}
+
+impl<T> Place<T> {
+    const fn vacant() -> Self {
+        Place {
+            generation: 0,
+            value: None,
+        }
     }
 }
 
 impl<T> Page<T> {
     fn new() -> Self {
         Page {
-            values: (0..PAGE).map(|_| None).collect(),
+            places: (0..PAGE).map(|_| Place::vacant()).collect(),
             taken: 0,
         }
     }

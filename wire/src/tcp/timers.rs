@@ -34,16 +34,25 @@ const TIMERS: usize = Timer::Idle as usize + 1;
 
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
 
-/// When each timer fires.
+/// When each timer fires, and when the wheel is to look.
+///
+/// That is no later than the first of them. It is not moved back with them: most are set again or
+/// cleared before they fire, and a look in vain costs less than to find the first each time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timers {
     at: [Instant; TIMERS],
+    /// When the wheel is to look.
+    look: Instant,
+    /// Whether the wheel does not know yet.
+    is_news: bool,
 }
 
 impl Timers {
     pub(crate) const fn new() -> Self {
         Timers {
             at: [NEVER; TIMERS],
+            look: NEVER,
+            is_news: false,
         }
     }
 
@@ -52,15 +61,21 @@ impl Timers {
         if let Some(place) = self.at.get_mut(timer as usize) {
             *place = at;
         }
+        if at < self.look {
+            self.look = at;
+            self.is_news = true;
+        }
     }
 
     #[inline]
     pub(crate) fn clear(&mut self, timer: Timer) {
-        self.set(timer, NEVER);
+        if let Some(place) = self.at.get_mut(timer as usize) {
+            *place = NEVER;
+        }
     }
 
     pub(crate) fn clear_all(&mut self) {
-        *self = Timers::new();
+        self.at = [NEVER; TIMERS];
     }
 
     #[inline]
@@ -83,10 +98,16 @@ impl Timers {
         has_fired
     }
 
-    /// When the first fires.
+    /// When the wheel is to look, if that is earlier than it knows.
     #[inline]
-    pub(crate) fn first(&self) -> Option<Instant> {
-        let first = self.at.iter().copied().fold(NEVER, Instant::min);
-        (first != NEVER).then_some(first)
+    pub(crate) fn take_news(&mut self) -> Option<Instant> {
+        std::mem::take(&mut self.is_news).then_some(self.look)
+    }
+
+    /// The wheel has looked: from now on it knows nothing. Whether a timer has fired.
+    pub(crate) fn on_look(&mut self, now: Instant) -> bool {
+        self.look = self.at.iter().copied().fold(NEVER, Instant::min);
+        self.is_news = self.look != NEVER;
+        self.look <= now
     }
 }

@@ -43,16 +43,13 @@ impl Wheel {
         }
     }
 
-    /// Sets the deadline of `index`, whatever it was, at `now`; `None` takes it off.
+    /// Sets the deadline of `index`, whatever it was, at `now`.
     ///
     /// An index that would fire earlier than it has to is left where it is: most deadlines move
     /// back before they pass. So [`expire`](Self::expire) may name an index early.
-    pub(crate) fn arm(&mut self, now: Instant, index: u32, deadline: Option<Instant>) {
+    pub(crate) fn arm(&mut self, now: Instant, index: u32, deadline: Instant) {
         let id = index.saturating_add(HEADS);
-        let Some(deadline) = deadline else {
-            return self.unlink(id);
-        };
-        if self.occupied == [0; LEVELS] {
+        if self.occupied.iter().fold(0, |all, level| all | level) == 0 {
             // Nothing lies between, so the horizon begins here, wherever the epoch is.
             self.now = self.now.max(now.as_nanos() >> TICK_BITS);
         }
@@ -244,10 +241,10 @@ mod tests {
             for (index, nanoseconds, shift, is_disarmed) in steps {
                 let span = Duration::from_nanos(nanoseconds & ((1 << shift) - 1));
                 if is_disarmed {
-                    wheel.arm(now, index, None);
+                    wheel.disarm(index);
                     deadlines.remove(&index);
                 } else if index < 10 {
-                    wheel.arm(now, index, Some(now + span));
+                    wheel.arm(now, index, now + span);
                     deadlines.insert(index, now + span);
                 } else {
                     now = now + span;
@@ -255,9 +252,9 @@ mod tests {
                         let deadline = deadlines.remove(&index);
                         prop_assert!(deadline.is_some(), "{index} is not armed");
                         // Named early, it is armed again, as its owner would.
-                        if deadline > Some(now) {
+                        if let Some(deadline) = deadline.filter(|deadline| *deadline > now) {
                             wheel.arm(now, index, deadline);
-                            deadlines.extend(deadline.map(|deadline| (index, deadline)));
+                            deadlines.insert(index, deadline);
                         }
                     }
                     let tick = Duration::from_nanos(1 << TICK_BITS);

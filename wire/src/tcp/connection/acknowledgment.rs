@@ -2,8 +2,6 @@
 //! retransmission and congestion (RFC 9293, section 3.10.7.4, fifth check; RFC 5681; RFC 6675;
 //! RFC 8985).
 
-use std::time::Duration;
-
 use super::{Connection, Context, IDLE, Refusal};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
@@ -18,14 +16,14 @@ use crate::tcp::segment::Segment;
 use crate::tcp::sequence::Origin;
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// Segments that arrive behind one that did not, until it counts as lost without having waited
 /// (RFC 5681, section 3.2; RFC 8985, section 6.2, step 4).
 const DUPLICATES: u64 = 3;
 
 /// How much longer than by timestamps a round trip may have been.
-const TIMESTAMP_TICK: Duration = Duration::from_millis(1);
+const TIMESTAMP_TICK: Span = Span::from_millis(1);
 
 /// The connection before an acknowledgment was handled.
 #[derive(Debug, Clone, Copy)]
@@ -163,10 +161,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// The round-trip time by timestamps (RFC 7323, section 4): they tell apart what was sent
     /// again, but count in milliseconds, so that other samples are better.
-    fn echoed_rtt(&self, header: &TcpHeader, now: Instant) -> Option<Duration> {
+    fn echoed_rtt(&self, header: &TcpHeader, now: Instant) -> Option<Span> {
         let timestamps = header.options.timestamps?;
         let ours = self.timestamps(now).value;
-        let elapsed = Duration::from_millis(ours.wrapping_sub(timestamps.echo).into());
+        let elapsed = Span::from_millis(ours.wrapping_sub(timestamps.echo).into());
         let is_plausible = self.negotiated.timestamps && elapsed <= MAX_TIMEOUT;
         is_plausible.then_some(elapsed + TIMESTAMP_TICK)
     }
@@ -275,7 +273,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         control.on_ack(&AckSample {
             now,
             acknowledged: delivery.bytes,
-            rtt: self.rtt.smoothed(),
+            rtt: self.rtt.smoothed().into(),
             is_limited: self.is_window_limited || is_used,
         });
     }
@@ -336,7 +334,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             .recovery
             .wait(self.rtt.least(), self.rtt.smoothed(), is_certain);
         match self.send.board.detect(newest, wait, now) {
-            Some(left) => self.timers.set(Timer::Reorder, now + left),
+            Some(due) => self.timers.set(Timer::Reorder, due),
             None => self.timers.clear(Timer::Reorder),
         }
     }

@@ -46,7 +46,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Takes the next payload that arrived. May want to announce a larger window then.
     pub(crate) fn read(&mut self, now: Instant) -> Option<B> {
-        let payload = self.receive.take(now, self.rtt.smoothed())?;
+        let most_buffer = self.options.most_buffer();
+        let payload = self.receive.take(now, self.rtt.smoothed(), most_buffer)?;
         if self.state != TcpState::Closed {
             self.timers.set(Timer::Idle, now + IDLE);
         }
@@ -118,7 +119,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// Sets a new user timeout (RFC 5482).
     pub(crate) fn set_user_timeout(&mut self, timeout: Duration, now: Instant) {
-        self.user_timeout = timeout;
+        self.user_timeout = timeout.into();
         Arc::make_mut(&mut self.options).user_timeout = timeout;
         self.wanted.user_timeout = self.options.announce_user_timeout;
         if self.timers.is_set(Timer::User) {

@@ -1,8 +1,6 @@
 //! A segment has arrived: the checks of RFC 9293, section 3.10.7.4, in their order, as RFC 5961
 //! and RFC 7323 changed them.
 
-use std::time::Duration;
-
 use super::{Connection, Context, Owner, Refusal};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
@@ -13,10 +11,10 @@ use crate::tcp::segment::Segment;
 use crate::tcp::sequence::{Origin, SeqNumber};
 use crate::tcp::state::{TcpError, TcpState};
 use crate::tcp::timers::Timer;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// A timestamp older than this says nothing (RFC 7323, section 5.5).
-const RECENT_LIFETIME: Duration = Duration::from_secs(24 * 24 * 3600);
+const RECENT_LIFETIME: Span = Span::from_secs(24 * 24 * 3600);
 
 /// What an ECN field says: congestion was experienced (RFC 3168, section 5).
 const CONGESTION_EXPERIENCED: u8 = 3;
@@ -103,7 +101,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return Err(DropReason::OldTimestamp.into());
         };
         let is_old = SeqNumber(timestamps.value).is_before(SeqNumber(self.recent));
-        if is_old && cx.now.since(self.recent_at) < RECENT_LIFETIME {
+        if is_old && cx.now.span_since(self.recent_at) < RECENT_LIFETIME {
             match segment.payload.is_empty() {
                 true => self.challenge(cx),
                 false => self.wanted.ack = true,

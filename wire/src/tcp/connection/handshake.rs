@@ -35,6 +35,7 @@ pub(crate) struct Opened {
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Asks for a connection (RFC 9293, section 3.10.1).
+    #[inline(always)]
     pub(crate) fn connect(
         flow: Flow,
         options: Arc<TcpOptions>,
@@ -53,6 +54,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// A connection that a peer asked for, and whose handshake is over.
+    #[inline(always)]
     pub(crate) fn accept(
         opened: &Opened,
         options: Arc<TcpOptions>,
@@ -71,7 +73,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         connection.begin_receive(opened.theirs, opened.peer_mss);
         connection.ack_sent = connection.receive.next;
         if let Some(sent) = opened.sent {
-            connection.rtt.sample(now.since(sent));
+            connection.rtt.sample(now.span_since(sent));
         }
         connection.open(opened.sent.is_none(), now);
         connection
@@ -182,7 +184,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     pub(super) fn learn_user_timeout(&mut self, option: u16, now: Instant) {
         if self.options.announce_user_timeout {
             let timeout = user_timeout::agreed(self.options.user_timeout, option);
-            self.user_timeout = timeout;
+            self.user_timeout = timeout.into();
             if self.state.is_synchronized() && self.timers.is_set(Timer::User) {
                 self.timers.set(Timer::User, now + timeout);
             }

@@ -3,11 +3,11 @@
 
 use super::{Connection, Context};
 use crate::buffer::Buffer;
-use crate::tcp::header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags, TcpHeader};
+use crate::tcp::header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
 use crate::tcp::segment::Outgoing;
-use crate::tcp::sequence::{Origin, WindowScale};
+use crate::tcp::sequence::{Origin, SeqNumber, WindowScale};
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
 use crate::tcp::user_timeout;
@@ -57,7 +57,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.negotiated.timestamps {
             options.timestamps = Some(self.timestamps(now));
         }
-        if self.negotiated.sack {
+        if self.negotiated.sack && self.receive.has_blocks() {
             options.sack = self.sack_blocks();
         }
         if self.wanted.user_timeout {
@@ -105,12 +105,12 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
     }
 
-    /// Fills in the header. Whatever it is, it acknowledges what has arrived.
+    /// Fills in the header; its options are there, but those of a SYN. Whatever it is, it
+    /// acknowledges what has arrived.
     pub(super) fn write_header(
         &mut self,
         sequence: u64,
         flags: TcpFlags,
-        options: HeaderOptions,
         cx: &mut Context<'_>,
         out: &mut Outgoing<S>,
     ) {
@@ -141,22 +141,20 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             false => self.options.first_buffer() as u64,
         };
         cx.counters.tx_segments += 1;
-        out.header = TcpHeader {
-            source_port: self.flow.local().port(),
-            destination_port: self.flow.remote().port(),
-            sequence: self.send.origin.number(sequence),
-            acknowledgment: match is_ack {
-                true => self.receive.origin.number(self.receive.next),
-                false => Default::default(),
-            },
-            flags,
-            window: scale.field(window),
-            urgent: 0,
-            options: match is_syn {
-                true => self.syn_options(cx.mtu, cx.now),
-                false => options,
-            },
+        if is_syn {
+            out.header.options = self.syn_options(cx.mtu, cx.now);
+        }
+        let header = &mut out.header;
+        header.source_port = self.flow.local().port();
+        header.destination_port = self.flow.remote().port();
+        header.sequence = self.send.origin.number(sequence);
+        header.acknowledgment = match is_ack {
+            true => self.receive.origin.number(self.receive.next),
+            false => SeqNumber::default(),
         };
+        header.flags = flags;
+        header.window = scale.field(window);
+        header.urgent = 0;
     }
 
     /// Opens the window as far as memory and the header allow.
@@ -170,10 +168,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     pub(super) fn write_reset(&mut self, cx: &mut Context<'_>, out: &mut Outgoing<S>) {
         cx.counters.resets_sent += 1;
         let flags = TcpFlags::RST.with(TcpFlags::ACK);
-        let options = HeaderOptions {
+        out.header.options = HeaderOptions {
             sack: SackBlocks::default(),
             ..self.header_options(cx.now)
         };
-        self.write_header(self.send.nxt, flags, options, cx, out);
+        self.write_header(self.send.nxt, flags, cx, out);
     }
 }

@@ -1,7 +1,5 @@
 //! What a connection sends next (RFC 9293, sections 3.7.4, 3.8.6 and 3.10.2).
 
-use std::time::Duration;
-
 use super::{Connection, Context};
 use crate::buffer::Buffer;
 use crate::tcp::header::{HeaderOptions, TcpFlags};
@@ -13,7 +11,7 @@ use crate::tcp::segment::Outgoing;
 use crate::tcp::sequence::Origin;
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// The ECN field of a packet whose sender understands marks (RFC 3168, section 5).
 const ECN_CAPABLE: u8 = 2;
@@ -41,9 +39,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.state == TcpState::Closed {
             return false;
         }
-        let options = self.header_options(cx.now);
-        if let Some((range, kind)) = self.next_range(&options, cx) {
-            self.write_range(range, kind, options, cx, out);
+        out.header.options = self.header_options(cx.now);
+        if let Some((range, kind)) = self.next_range(&out.header.options, cx) {
+            self.write_range(range, kind, cx, out);
             return true;
         }
         let sequence = if std::mem::take(&mut self.wanted.keepalive) {
@@ -56,7 +54,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             return false;
         };
         cx.counters.acks_sent += 1;
-        self.write_header(sequence, TcpFlags::ACK, options, cx, out);
+        self.write_header(sequence, TcpFlags::ACK, cx, out);
         true
     }
 
@@ -211,6 +209,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     fn pace_room(&mut self, capacity: u64, now: Instant) -> Option<u64> {
         match self.pacer.left() {
             0 if !self.options.pacing || self.rtt.smoothed() < pacing::LEAST_RTT => Some(u64::MAX),
+            // A FIN alone takes no time on the path.
+            0 if self.send.nxt >= self.send.queue.end() => Some(u64::MAX),
             0 => self.begin_quantum(capacity, now),
             left => Some(left.max(capacity)),
         }
@@ -248,7 +248,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// After a while without sending, the window is no measure of the path (RFC 5681, section
     /// 4.1).
     fn restart_after_idle(&mut self, now: Instant) {
-        if self.send.board.is_empty() && now.since(self.last_sent) > self.rtt.timeout() {
+        if self.send.board.is_empty() && now.span_since(self.last_sent) > self.rtt.timeout() {
             self.congestion.get_mut().on_idle();
             self.last_sent = now;
         }
@@ -292,18 +292,17 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         Some((range, kind))
     }
 
-    /// Sends `range`, and keeps account of it.
+    /// Sends `range`, with the options that are in `out`, and keeps account of it.
     fn write_range(
         &mut self,
         range: Range,
         kind: Kind,
-        options: HeaderOptions,
         cx: &mut Context<'_>,
         out: &mut Outgoing<S>,
     ) {
         let capacity = match kind {
             Kind::PathProbe => range.end - range.start,
-            Kind::New | Kind::Again => self.capacity(&options),
+            Kind::New | Kind::Again => self.capacity(&out.header.options),
         };
         let data_end = range.end.min(self.send.queue.end());
         let data_start = range.start.max(Origin::SYN + 1);
@@ -354,7 +353,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.last_sent = cx.now;
         cx.counters.tx_bytes += length;
         self.arm_after_sending(range, kind, cx.now);
-        self.write_header(range.start, flags, options, cx, out);
+        self.write_header(range.start, flags, cx, out);
     }
 
     fn arm_after_sending(&mut self, range: Range, kind: Kind, now: Instant) {
@@ -380,10 +379,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !is_wanted {
             return self.timers.clear(Timer::TailProbe);
         }
-        let mut timeout = self.rtt.smoothed() * 2 + LEAST_PROBE_DELAY;
+        let mut timeout = self.rtt.smoothed().times(2) + LEAST_PROBE_DELAY;
         if self.send.nxt - self.send.una <= self.segment_size() {
             // The peer may wait for a second segment before it acknowledges.
-            timeout += MOST_ACK_DELAY;
+            timeout = timeout + MOST_ACK_DELAY;
         }
         let at = (now + timeout).min(self.timers.get(Timer::Retransmit));
         self.timers.set(Timer::TailProbe, at);
@@ -398,7 +397,7 @@ const SYN: Range = Range {
 
 /// What is added to two round trips before a tail loss probe, so that on a short path a peer that
 /// was not scheduled for a moment is not probed.
-const LEAST_PROBE_DELAY: Duration = Duration::from_millis(2);
+const LEAST_PROBE_DELAY: Span = Span::from_millis(2);
 
 /// How long a peer may delay an acknowledgment (RFC 8985, section 7.2: WCDelAckT).
-const MOST_ACK_DELAY: Duration = Duration::from_millis(200);
+const MOST_ACK_DELAY: Span = Span::from_millis(200);

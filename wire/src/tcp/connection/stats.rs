@@ -11,10 +11,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     pub(crate) fn stats(&self) -> ConnectionStats {
         ConnectionStats {
             state: self.state,
-            rtt: self.rtt.smoothed(),
-            rtt_variation: self.rtt.variation(),
-            least_rtt: self.rtt.least(),
-            timeout: self.rtt.timeout(),
+            rtt: self.rtt.smoothed().into(),
+            rtt_variation: self.rtt.variation().into(),
+            least_rtt: self.rtt.least().into(),
+            timeout: self.rtt.timeout().into(),
             congestion_window: self.congestion_window(),
             slow_start_threshold: self.congestion.get().slow_start_threshold(),
             in_flight: self.in_flight(),

@@ -97,18 +97,19 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if self.connections.len() >= self.config.connections {
             return Err(TcpConnectError::TooMany);
         }
-        let flow = match local.port() {
+        let (flow, hash) = match local.port() {
             0 => self.choose_port(now, local, remote, is_acceptable)?,
             _ => {
                 let flow = Flow::new(local, remote);
-                if !self.is_free(now, &flow) {
+                let hash = self.secrets.table_hash(&flow);
+                if !self.is_free(now, &flow, hash) {
                     return Err(TcpConnectError::InUse(local));
                 }
-                flow
+                (flow, hash)
             }
         };
         let (mut initial, offset) = self.secrets.first_numbers(now, &flow);
-        if let Some(Entry::TimeWait(index)) = self.find(&flow) {
+        if let Some(Entry::TimeWait(index)) = self.find_hashed(hash, &flow) {
             // RFC 6191: behind all numbers of the old connection.
             if let Some(record) = self.time_wait.at(index)
                 && initial.is_before(record.behind())
@@ -125,14 +126,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             .insert_with(|| Connection::connect(flow, options, initial, offset, mtu, now));
         if let Some(connection) = self.connections.at_mut(key.index) {
             connection.is_attached = true;
+            connection.hash = hash;
             if let Some(queues) = self.spare.take() {
                 connection.adopt(queues);
             }
+            self.agenda.enter(now, key.index, connection, true);
         }
-        let hash = self.secrets.table_hash(&flow);
         self.attach(hash, Entry::Connection(key.index));
         self.counters.connects += 1;
-        self.settle(now, key.index, true);
         Ok(ConnectionId(key))
     }
 
@@ -144,13 +145,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
+    /// A free port: the flow, and its hash.
     fn choose_port(
         &mut self,
         now: Instant,
         local: SocketAddr,
         remote: SocketAddr,
         mut is_acceptable: impl FnMut(u16) -> bool,
-    ) -> Result<Flow, TcpConnectError> {
+    ) -> Result<(Flow, u64), TcpConnectError> {
         let (first, last) = self.config.ephemeral_ports;
         let first = first.max(1);
         let count = u32::from(last.saturating_sub(first)) + 1;
@@ -158,16 +160,20 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let ports = (0..count).map(|step| first.saturating_add(((start + step) % count) as u16));
         for port in ports {
             let flow = Flow::new(SocketAddr::new(local.ip(), port), remote);
-            if is_acceptable(port) && self.is_free(now, &flow) {
-                return Ok(flow);
+            if !is_acceptable(port) {
+                continue;
+            }
+            let hash = self.secrets.table_hash(&flow);
+            if self.is_free(now, &flow, hash) {
+                return Ok((flow, hash));
             }
         }
         Err(TcpConnectError::NoPort)
     }
 
-    /// Whether a connection may begin between these ends.
-    fn is_free(&self, now: Instant, flow: &Flow) -> bool {
-        match self.find(flow) {
+    /// Whether a connection may begin between these ends, whose hash is given.
+    fn is_free(&self, now: Instant, flow: &Flow, hash: u64) -> bool {
+        match self.find_hashed(hash, flow) {
             None => true,
             Some(Entry::TimeWait(index)) => {
                 let record = self.time_wait.at(index);

@@ -96,7 +96,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let mut read = 0;
         for index in runs.iter().filter_map(|run| run.index) {
             if let Some(connection) = self.connections.at(index) {
-                read ^= connection.touch() ^ self.connection_timers.touch(index);
+                read ^= connection.touch() ^ self.agenda.timers.touch(index);
             }
         }
         std::hint::black_box(read);
@@ -164,7 +164,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let before = connection.receive.memory();
         let result = connection.on_segment(segment, &mut cx);
         self.memory = (self.memory + connection.receive.memory()).saturating_sub(before);
-        self.settle(now, index, true);
+        if self.agenda.enter(now, index, connection, true) {
+            self.settle(now, index);
+        }
         result
     }
 
@@ -211,7 +213,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             // The peer has not seen our last acknowledgment.
             let until = now + self.config.time_wait_time;
             self.time_wait_timers.disarm(index);
-            self.time_wait_timers.arm(now, index, Some(until));
+            self.time_wait_timers.arm(now, index, until);
         }
         let timestamps = record.recent.map(|echo| Timestamps {
             value: self.timestamp(now, &record.flow),

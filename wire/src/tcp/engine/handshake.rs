@@ -93,7 +93,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             let key = self.half_open.insert(record);
             self.attach(hash, Entry::HalfOpen(key.index));
             self.half_open_timers
-                .arm(now, key.index, Some(now + record.timeout()));
+                .arm(now, key.index, now + record.timeout());
             self.counters.half_opened += 1;
             return Ok(());
         }
@@ -161,7 +161,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let scale = entry.options.scale();
         let opened = cookies::open(&self.secrets, &segment.flow, &segment.header, scale, now);
         let opened = opened.ok_or(refused)?;
-        let index = self.open(now, listener, &opened)?;
+        let index = self.open(now, hash, listener, &opened)?;
         self.attach(hash, Entry::Connection(index));
         self.counters.cookies_accepted += 1;
         self.receive_for(now, index, segment)
@@ -227,7 +227,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let opened = record.opened(scale, offset, now);
         // If there is no room the record stays: the peer believes that the connection is open, and
         // tries again.
-        let connection = self.open(now, record.listener, &opened)?;
+        let connection = self.open(now, hash, record.listener, &opened)?;
         self.half_open_timers.disarm(index);
         self.half_open.remove(index);
         let (old, new) = (Entry::HalfOpen(index), Entry::Connection(connection));
@@ -312,8 +312,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     }
 
     /// A handshake is over: makes the connection, for its listener to be accepted. Returns where it
-    /// is; the caller makes its flow lead there.
-    fn open(&mut self, now: Instant, listener: u32, opened: &Opened) -> Result<u32, Refusal> {
+    /// is; the caller makes its flow, whose hash this is, lead there.
+    fn open(
+        &mut self,
+        now: Instant,
+        hash: u64,
+        listener: u32,
+        opened: &Opened,
+    ) -> Result<u32, Refusal> {
         if self.is_full(listener) {
             return Err(DropReason::BacklogFull.into());
         }
@@ -326,6 +332,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             .insert_with(|| Connection::accept(opened, options, listener, mtu, now));
         if let Some(connection) = self.connections.at_mut(key.index) {
             connection.is_attached = true;
+            connection.hash = hash;
             if let Some(queues) = self.spare.take() {
                 connection.adopt(queues);
             }
@@ -333,7 +340,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         entry.ready.push_back(key);
         if !entry.is_told {
             entry.is_told = true;
-            self.events.push_back(Told::Listener(listener));
+            self.agenda.events.push_back(Told::Listener(listener));
         }
         self.last_found = key.index;
         self.counters.opened += 1;
@@ -353,7 +360,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         record.is_repeated = true;
         let record = *record;
         self.half_open_timers
-            .arm(now, index, Some(now + record.timeout()));
+            .arm(now, index, now + record.timeout());
         // If too many answers wait, the next time will do.
         let _ = self.repeat_syn_ack(now, &record);
     }

@@ -1,4 +1,4 @@
-//! After something was done with a connection: the lists it goes into, its timer, and its end.
+//! The end of connections: when they leave the tables, and what stays of them.
 
 use super::{Entry, TcpEngine, Told};
 use crate::buffer::Buffer;
@@ -9,25 +9,13 @@ use crate::tcp::state::TcpState;
 use crate::time::Instant;
 
 impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
-    /// Does what a connection wants after something was done with it: puts it into the lists,
-    /// arms its timer, and takes it out of the tables if it has ended. `may_send` is false if
-    /// it was just asked and had nothing.
-    pub(super) fn settle(&mut self, now: Instant, index: u32, may_send: bool) {
+    /// Takes a connection that may have ended out of the tables, as far as nobody needs it.
+    #[inline(never)]
+    pub(super) fn settle(&mut self, now: Instant, index: u32) {
         let Some(connection) = self.connections.at_mut(index) else {
             return;
         };
         let has_output = connection.has_output();
-        if has_output && may_send && !connection.is_ready {
-            connection.is_ready = true;
-            self.ready.push_back(index);
-        }
-        let is_told = connection.readiness.is_any() && connection.owner == Owner::Application;
-        if is_told && !connection.is_told {
-            connection.is_told = true;
-            self.events.push_back(Told::Connection(index));
-        }
-        self.connection_timers
-            .arm(now, index, connection.timers.first());
         match connection.state {
             TcpState::Closed => self.settle_closed(index, has_output),
             TcpState::TimeWait if !has_output => self.settle_time_wait(now, index),
@@ -39,10 +27,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let Some(connection) = self.connections.at_mut(index) else {
             return;
         };
-        let (flow, owner) = (connection.flow, connection.owner);
+        let (hash, owner) = (connection.hash, connection.owner);
         if std::mem::take(&mut connection.is_attached) {
             self.counters.closed += 1;
-            let hash = self.secrets.table_hash(&flow);
             self.detach(hash, Entry::Connection(index));
         }
         if owner == Owner::Nobody && !has_output {
@@ -57,23 +44,21 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return;
         };
         connection.timers.clear_all();
-        self.connection_timers.disarm(index);
-        let (flow, owner) = (connection.flow, connection.owner);
+        let (hash, owner) = (connection.hash, connection.owner);
         let record = TimeWait::new(
-            flow,
+            connection.flow,
             connection.numbers(),
             connection.recent_timestamp(),
             now,
         );
         if std::mem::take(&mut connection.is_attached) {
             self.counters.closed += 1;
-            let hash = self.secrets.table_hash(&flow);
             let old = Entry::Connection(index);
             if self.time_wait.len() < self.config.time_wait {
                 let key = self.time_wait.insert(record);
                 self.replace(hash, old, Entry::TimeWait(key.index));
                 let until = now + self.config.time_wait_time;
-                self.time_wait_timers.arm(now, key.index, Some(until));
+                self.time_wait_timers.arm(now, key.index, until);
             } else {
                 self.detach(hash, old);
                 self.counters.time_wait_overflows += 1;
@@ -85,7 +70,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     }
 
     fn remove_connection(&mut self, index: u32) {
-        self.connection_timers.disarm(index);
+        self.agenda.timers.disarm(index);
         let key = self.connections.key(index);
         let Some(connection) = self.connections.at_mut(index) else {
             return;
@@ -99,7 +84,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if self.tells_ends
             && let Some(key) = key
         {
-            self.events.push_back(Told::Ended(key));
+            self.agenda.events.push_back(Told::Ended(key));
         }
     }
 

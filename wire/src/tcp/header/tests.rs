@@ -62,6 +62,20 @@ proptest! {
     }
 
     #[test]
+    fn numbers_say_the_same_as_bytes(header in header(), stamps in any::<(u32, u32)>()) {
+        let timestamps = Some(Timestamps { value: stamps.0, echo: stamps.1 });
+        let options = HeaderOptions { timestamps, ..HeaderOptions::default() };
+        let common = TcpHeader { options, ..header };
+        prop_assert!(common.common_numbers().is_some());
+        for header in [common, header] {
+            if let Some(numbers) = header.common_numbers() {
+                let (bytes, length) = header.to_bytes();
+                prop_assert_eq!(&numbers.map(u64::to_be_bytes).concat()[..], &bytes[..length]);
+            }
+        }
+    }
+
+    #[test]
     fn etherparse_reads_the_same(bytes in vec(any::<u8>(), 0..64)) {
         let ours = TcpHeader::parse(&bytes);
         match TcpHeaderSlice::from_slice(&bytes) {

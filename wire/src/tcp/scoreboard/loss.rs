@@ -1,27 +1,20 @@
 //! What is lost: by time (RACK), by count, by timeout, or because it was too long; and what
 //! turns out not to be.
 
-use std::time::Duration;
-
 use super::{Fate, Newest, Resent, Scoreboard};
 use crate::tcp::reassembly::Range;
-use crate::time::Instant;
+use crate::time::{Instant, Span};
 
 /// Entries of what was sent again beyond which those that say nothing any more are thrown out.
 const MOST_STALE: usize = 64;
 
 impl Scoreboard {
     /// Marks what was sent before `newest`, and has not arrived in spite of `wait` more time, as
-    /// lost. Returns the time after which more of it will be (RFC 8985, section 6.2, step 5).
+    /// lost. Returns when more of it will be (RFC 8985, section 6.2, step 5).
     ///
     /// The RFC waits for all of it at once. Here it is the first: so each is marked when it is
     /// due, and nothing behind the first that is not needs to be looked at.
-    pub(crate) fn detect(
-        &mut self,
-        newest: Newest,
-        wait: Duration,
-        now: Instant,
-    ) -> Option<Duration> {
+    pub(crate) fn detect(&mut self, newest: Newest, wait: Span, now: Instant) -> Option<Instant> {
         // Without gap or retransmission, all that is left was sent after what has arrived.
         if self.sacked == 0 && self.retransmitted == 0 {
             self.forget_resent();
@@ -36,12 +29,7 @@ impl Scoreboard {
     }
 
     /// Positions that were sent once are in the order of sending.
-    fn detect_sent_once(
-        &mut self,
-        newest: Newest,
-        wait: Duration,
-        now: Instant,
-    ) -> Option<Duration> {
+    fn detect_sent_once(&mut self, newest: Newest, wait: Span, now: Instant) -> Option<Instant> {
         let from = self.once_from;
         let mut index = self.records.partition_point(|record| record.end <= from);
         while let Some(record) = self.records.get(index).copied() {
@@ -52,7 +40,7 @@ impl Scoreboard {
                 }
                 let due = record.sent + wait;
                 if due > now {
-                    return Some(due.since(now));
+                    return Some(due);
                 }
                 self.set_fate(index, Fate::Lost);
             }
@@ -62,12 +50,7 @@ impl Scoreboard {
         None
     }
 
-    fn detect_sent_again(
-        &mut self,
-        newest: Newest,
-        wait: Duration,
-        now: Instant,
-    ) -> Option<Duration> {
+    fn detect_sent_again(&mut self, newest: Newest, wait: Span, now: Instant) -> Option<Instant> {
         while let Some(first) = self.first_resent() {
             let due = first.sent + wait;
             let mut index = self.first_of(&first);
@@ -79,7 +62,7 @@ impl Scoreboard {
                         return None;
                     }
                     if due > now {
-                        return Some(due.since(now));
+                        return Some(due);
                     }
                     self.set_fate(index, Fate::Lost);
                 }

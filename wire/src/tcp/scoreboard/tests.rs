@@ -65,12 +65,12 @@ proptest! {
                 Step::Sack(start, end) => {
                     let block = range(start.max(una), end.min(nxt));
                     if block.start < block.end {
-                        board.sack(block, now, Duration::ZERO, &mut delivery);
+                        board.sack(block, now, Span::ZERO, &mut delivery);
                     }
                 }
                 Step::Acknowledge(position) => {
                     una = position.clamp(una, nxt);
-                    board.acknowledge(una, now, Duration::ZERO, &mut delivery);
+                    board.acknowledge(una, now, Span::ZERO, &mut delivery);
                 }
                 Step::Resend => {
                     if let Some(lost) = board.first_lost() {
@@ -85,9 +85,9 @@ proptest! {
                 }
                 Step::Detect(wait) => {
                     if let Some(newest) = newest {
-                        let left = board.detect(newest, Duration::from_millis(wait), now);
-                        prop_assert!(left.is_none_or(|left| !left.is_zero()));
-                        check_detected(&board, newest, Duration::from_millis(wait), now, left)?;
+                        let next = board.detect(newest, Span::from_millis(wait), now);
+                        prop_assert!(next.is_none_or(|next| next > now));
+                        check_detected(&board, newest, Span::from_millis(wait), next)?;
                     }
                 }
                 Step::LoseAll(renege) => {
@@ -136,16 +136,15 @@ proptest! {
 fn check_detected(
     board: &Scoreboard,
     newest: Newest,
-    wait: Duration,
-    now: Instant,
-    left: Option<Duration>,
+    wait: Span,
+    next: Option<Instant>,
 ) -> Result<(), TestCaseError> {
     let is_before = |record: &&Record| (record.sent, record.end) < (newest.sent, newest.end);
     let in_flight = board.records.iter().filter(|it| it.fate == Fate::InFlight);
     let due = in_flight.filter(is_before).map(|it| it.sent + wait).min();
     // Nothing can have been lost without a gap and without having been sent again.
     if board.sacked > 0 || board.retransmitted > 0 {
-        prop_assert_eq!(due.map(|due| due.since(now)), left);
+        prop_assert_eq!(due, next);
     }
     Ok(())
 }
@@ -156,9 +155,9 @@ fn what_was_sent_in_shorter_segments_is_reported_in_those() {
     let mut board = Scoreboard::new();
     board.sent(range(0, 70), 7, at(0));
     let mut delivery = Delivery::default();
-    board.sack(range(14, 21), at(50), Duration::ZERO, &mut delivery);
+    board.sack(range(14, 21), at(50), Span::ZERO, &mut delivery);
     assert_eq!((delivery.bytes, board.sacked_segments()), (7, 1));
-    board.sack(range(28, 41), at(50), Duration::ZERO, &mut delivery);
+    board.sack(range(28, 41), at(50), Span::ZERO, &mut delivery);
     assert_eq!(delivery.bytes, 14, "a part of a segment does not count");
 }
 
@@ -174,12 +173,9 @@ fn looking_for_losses_stops_at_the_first_that_is_not_due() {
         );
     }
     let mut delivery = Delivery::default();
-    board.sack(range(10, 20_000), at(50), Duration::ZERO, &mut delivery);
+    board.sack(range(10, 20_000), at(50), Span::ZERO, &mut delivery);
     let newest = delivery.newest.expect("segments arrived");
-    assert_eq!(
-        board.detect(newest, Duration::from_millis(40), at(50)),
-        None
-    );
+    assert_eq!(board.detect(newest, Span::from_millis(40), at(50)), None);
     assert_eq!((board.lost(), board.once_from), (10, 20_000));
     assert_eq!(board.records(), 2, "a gap, and what is behind it");
 }
@@ -191,7 +187,7 @@ fn rack_marks_what_was_sent_before_what_arrived() {
         board.sent(range(segment * 10, segment * 10 + 10), MSS, at(segment));
     }
     let mut delivery = Delivery::default();
-    board.sack(range(20, 30), at(50), Duration::ZERO, &mut delivery);
+    board.sack(range(20, 30), at(50), Span::ZERO, &mut delivery);
     let newest = delivery.newest.expect("a segment arrived");
     assert_eq!(
         newest,
@@ -200,10 +196,10 @@ fn rack_marks_what_was_sent_before_what_arrived() {
             end: 30
         }
     );
-    assert_eq!(delivery.rtt, Some(Duration::from_millis(48)));
-    let wait = Duration::from_millis(50);
-    let left = board.detect(newest, wait, at(50));
-    assert_eq!(left, Some(Duration::from_millis(1)));
+    assert_eq!(delivery.rtt, Some(Span::from_millis(48)));
+    let wait = Span::from_millis(50);
+    let next = board.detect(newest, wait, at(50));
+    assert_eq!(next, Some(at(51)));
     assert_eq!(board.first_lost(), Some(range(0, 10)));
     assert_eq!(board.detect(newest, wait, at(51)), None);
     assert_eq!(board.lost(), 20);
