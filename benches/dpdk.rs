@@ -17,9 +17,10 @@
 //!   through the UDP API with all checks; DPDK's runs `5tswap`, which verifies nothing.
 //!
 //! The peers of a split row are DPDK's default and its vectorized driver, the peer of a packed row
-//! its packed driver. In each round every driver of a task and length is measured once on the same
+//! its packed driver. None of them asks the device for an offload; ours does, as far as it has some,
+//! and echoes also without (`plain`). In each round every driver of a task and length is measured once on the same
 //! backend process, and the order turns from round to round. Ratios are taken within a round, to
-//! the peer that was the fastest by its median. Beside them stand the cycles of the driver's core
+//! the peer that was the fastest by its median; the one at the end is that of the faster of ours. Beside them stand the cycles of the driver's core
 //! for a packet, without those of polls that found nothing, and what share of the time that core
 //! and the device's core were idle: where the device's core never is, it is the limit for both.
 //!
@@ -35,7 +36,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use row::{Row, groups};
+use row::{Comparison, Row, groups};
 use support::backend::{Backend, Measurement};
 use support::driver::{Driver, Traffic};
 use support::{Outcome, option, require};
@@ -61,13 +62,13 @@ fn main() -> ExitCode {
         let stand_in: String = option("--driver", String::new())?;
         let mut table = Table::default();
         for (traffic, rows) in groups(&rows) {
-            let drivers = row::drivers(&rows, &stand_in)?;
+            let compared = rows
+                .into_iter()
+                .map(|row| Comparison::of(row, &stand_in))
+                .collect::<Outcome<Vec<_>>>()?;
+            let drivers: Vec<&Driver> = compared.iter().flat_map(Comparison::drivers).collect();
             let rounds = measure(traffic, &drivers, &settings)?;
-            table.add(Group {
-                rows,
-                drivers,
-                rounds,
-            })?;
+            table.add(&Group { compared, rounds })?;
         }
         table.print();
         Ok(())
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
 /// Measures all drivers with the same traffic, once in each round.
 fn measure(
     traffic: Traffic,
-    drivers: &[Driver],
+    drivers: &[&Driver],
     settings: &Settings,
 ) -> Outcome<Vec<Vec<Measurement>>> {
     let mut rounds = Vec::new();
@@ -88,7 +89,7 @@ fn measure(
         for turn in 0..drivers.len() {
             let index = (round + turn) % drivers.len();
             let (core, seconds) = (settings.driver_core, settings.seconds);
-            results[index] = Some(backend.measure(&drivers[index], core, seconds)?);
+            results[index] = Some(backend.measure(drivers[index], core, seconds)?);
         }
         backend.quit()?;
         let results: Vec<Measurement> = results.into_iter().flatten().collect();

@@ -29,7 +29,7 @@ use support::kernel_echo::{self, receive_buffer_errors};
 use support::stats::Summary;
 use support::testpmd::{Options, Testpmd};
 use support::veth::{GENERATOR_INTERFACE, Veth};
-use support::virtroupe::Rings;
+use support::virtroupe::{Offloads, Rings};
 use support::{Outcome, option, require, virtroupe};
 
 /// The share of its core that a saturated echo uses at least.
@@ -90,7 +90,7 @@ fn main() -> ExitCode {
 fn compare(settings: &Settings) -> Outcome<()> {
     require::dpdk_and_namespaces(512)?;
     let driver = match option("--driver", String::from("virtroupe"))?.as_str() {
-        "virtroupe" => virtroupe::driver(Traffic::ECHO.task, Rings::Auto)?,
+        "virtroupe" => virtroupe::driver(Traffic::ECHO.task, Rings::Auto, Offloads::All)?,
         "dpdk" => DPDK_DEFAULT,
         other => return Err(format!("--driver {other}: virtroupe or dpdk").into()),
     };

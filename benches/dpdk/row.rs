@@ -2,7 +2,7 @@
 
 use crate::support::Outcome;
 use crate::support::driver::{DPDK_DEFAULT, DPDK_PACKED, DPDK_VECTORIZED, Driver, Task, Traffic};
-use crate::support::virtroupe::{self, Rings};
+use crate::support::virtroupe::{self, Offloads, Rings};
 
 /// Lengths of frames, in bytes.
 const LENGTHS: [usize; 2] = [64, 1500];
@@ -50,6 +50,18 @@ impl Row {
         format!("{}-{rings}", name(self.traffic))
     }
 
+    /// Ours: where it makes a difference, with and without the device's offloads.
+    pub fn ours(&self) -> Outcome<Vec<Driver>> {
+        let offloads: &[Offloads] = match self.traffic.task {
+            Task::Echo => &[Offloads::All, Offloads::None],
+            Task::Receive | Task::Transmit => &[Offloads::All],
+        };
+        let drivers = offloads.iter();
+        drivers
+            .map(|offloads| virtroupe::driver(self.traffic.task, self.rings, *offloads))
+            .collect()
+    }
+
     /// DPDK's drivers on the same rings.
     pub fn peers(&self) -> Vec<Driver> {
         match self.rings {
@@ -81,24 +93,31 @@ pub fn groups(rows: &[Row]) -> Vec<(Traffic, Vec<Row>)> {
     groups
 }
 
-/// All drivers of `rows`: ours of each row, in their order, then their peers. `stand_in` names a
-/// driver of DPDK's that takes our place, unless it is empty.
-pub fn drivers(rows: &[Row], stand_in: &str) -> Outcome<Vec<Driver>> {
-    let known = [DPDK_DEFAULT, DPDK_VECTORIZED, DPDK_PACKED];
-    let stand_in = match stand_in {
-        "" => None,
-        name => {
-            let found = known.iter().find(|driver| driver.name() == name);
-            Some(found.ok_or_else(|| format!("--driver {name}: not a variant of DPDK's"))?)
-        }
-    };
-    let mut drivers = Vec::new();
-    for row in rows {
-        drivers.push(match stand_in {
-            Some(driver) => driver.clone(),
-            None => virtroupe::driver(row.traffic.task, row.rings)?,
-        });
+/// A row with the drivers that it compares.
+#[derive(Debug)]
+pub struct Comparison {
+    pub row: Row,
+    pub ours: Vec<Driver>,
+    pub peers: Vec<Driver>,
+}
+
+impl Comparison {
+    /// Those of `row`. `stand_in` names a driver of DPDK's that takes our place, unless it is empty.
+    pub fn of(row: Row, stand_in: &str) -> Outcome<Self> {
+        let known = [DPDK_DEFAULT, DPDK_VECTORIZED, DPDK_PACKED];
+        let ours = match stand_in {
+            "" => row.ours()?,
+            name => {
+                let found = known.into_iter().find(|driver| driver.name() == name);
+                vec![found.ok_or_else(|| format!("--driver {name}: not a variant of DPDK's"))?]
+            }
+        };
+        let peers = row.peers();
+        Ok(Comparison { row, ours, peers })
     }
-    drivers.extend(rows.iter().flat_map(Row::peers));
-    Ok(drivers)
+
+    /// All drivers: ours, then their peers.
+    pub fn drivers(&self) -> impl Iterator<Item = &Driver> {
+        self.ours.iter().chain(&self.peers)
+    }
 }

@@ -1,6 +1,8 @@
 //! The table at the end.
 
-use crate::row::Row;
+use std::ops::Range;
+
+use crate::row::Comparison;
 use crate::support::Outcome;
 use crate::support::backend::Measurement;
 use crate::support::driver::Driver;
@@ -8,10 +10,8 @@ use crate::support::stats::Summary;
 
 /// What was measured with the same traffic.
 pub struct Group {
-    pub rows: Vec<Row>,
-    /// Ours of each row, then the peers of the first row, then those of the next.
-    pub drivers: Vec<Driver>,
-    /// For each round, a measurement of each driver.
+    pub compared: Vec<Comparison>,
+    /// For each round, a measurement of each driver: those of the first row, then those of the next.
     pub rounds: Vec<Vec<Measurement>>,
 }
 
@@ -32,13 +32,13 @@ impl Group {
         Ok(Summary::of_ratios(pairs).ok_or("no round was measured")?)
     }
 
-    /// The one of `peers` with the greatest median.
-    fn fastest(&self, peers: std::ops::Range<usize>) -> Outcome<usize> {
-        let mut fastest = (peers.start, 0.0);
-        for peer in peers {
-            let rate = self.rate(peer)?.median;
+    /// The one of `drivers` with the greatest median.
+    fn fastest(&self, drivers: Range<usize>) -> Outcome<usize> {
+        let mut fastest = (drivers.start, 0.0);
+        for driver in drivers {
+            let rate = self.rate(driver)?.median;
             if rate > fastest.1 {
-                fastest = (peer, rate);
+                fastest = (driver, rate);
             }
         }
         Ok(fastest.0)
@@ -53,36 +53,46 @@ pub struct Table {
 }
 
 impl Table {
-    /// Adds the rows of a group: a line for our driver and one for each of DPDK's.
-    pub fn add(&mut self, group: Group) -> Outcome<()> {
-        let mut next_peer = group.rows.len();
-        for (ours, row) in group.rows.iter().enumerate() {
-            let peers = next_peer..next_peer + row.peers().len();
-            next_peer = peers.end;
-            let fastest = group.fastest(peers.clone())?;
-            for driver in std::iter::once(ours).chain(peers) {
-                self.add_line(&group, row, driver, fastest)?;
+    /// Adds the rows of a group: a line for each driver, ours first.
+    pub fn add(&mut self, group: &Group) -> Outcome<()> {
+        let mut first = 0;
+        for compared in &group.compared {
+            let ours = first..first + compared.ours.len();
+            let peers = ours.end..ours.end + compared.peers.len();
+            let (first_of_row, name) = (first, compared.row.name());
+            first = peers.end;
+            let fastest = group.fastest(peers)?;
+            for (index, driver) in compared.drivers().enumerate() {
+                self.add_line(group, &name, (first_of_row + index, driver), fastest)?;
             }
-            let ratio = group.ratio(ours, fastest)?.median;
-            self.ratios.push((row.name(), ratio));
+            let ratio = group.ratio(group.fastest(ours)?, fastest)?.median;
+            self.ratios.push((name, ratio));
         }
         Ok(())
     }
 
-    fn add_line(&mut self, group: &Group, row: &Row, driver: usize, peer: usize) -> Outcome<()> {
+    fn add_line(
+        &mut self,
+        group: &Group,
+        row: &str,
+        (index, driver): (usize, &Driver),
+        peer: usize,
+    ) -> Outcome<()> {
         let share = |summary: Summary| format!("{:.0} %", summary.median * 100.0);
         self.lines.push(format!(
-            "{:20} {:16} {:>20} {:>19} {:>17} {:>7} {:>7}",
-            row.name(),
-            group.drivers[driver].name(),
-            format!("{:.2}", group.rate(driver)?),
-            format!("{:.2}", group.ratio(driver, peer)?),
+            "{:20} {:22} {:>20} {:>19} {:>12} {:>7} {:>7}",
+            row,
+            driver.name(),
+            format!("{:.2}", group.rate(index)?),
+            format!("{:.2}", group.ratio(index, peer)?),
             format!(
                 "{:.0}",
-                group.summary(driver, |measured| measured.busy_cycles)?
+                group
+                    .summary(index, |measured| measured.busy_cycles)?
+                    .median
             ),
-            share(group.summary(driver, |measured| measured.driver_idle)?),
-            share(group.summary(driver, |measured| measured.device_idle)?),
+            share(group.summary(index, |measured| measured.driver_idle)?),
+            share(group.summary(index, |measured| measured.device_idle)?),
         ));
         Ok(())
     }
@@ -91,7 +101,7 @@ impl Table {
     pub fn print(&self) {
         println!("\nmedian [min, max]; ratios to the fastest of DPDK's in the same round");
         println!(
-            "{:20} {:16} {:>20} {:>19} {:>17} {:>7} {:>7}",
+            "{:20} {:22} {:>20} {:>19} {:>12} {:>7} {:>7}",
             "row", "driver", "Mpps", "ratio", "busy cycles", "idle", "device"
         );
         for line in &self.lines {

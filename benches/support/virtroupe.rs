@@ -24,17 +24,31 @@ pub enum Rings {
     Packed,
 }
 
+/// What of the device's the driver uses for what it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offloads {
+    /// All there is, as a user has it who says nothing.
+    All,
+    /// Nothing.
+    None,
+}
+
 /// The driver for a task: `echo_server` over the UDP API, or over the packet API an actor that
 /// counts, or one that sends.
-pub fn driver(task: Task, rings: Rings) -> Outcome<Driver> {
-    let (name, format) = match rings {
-        Rings::Auto => ("virtroupe", "auto"),
-        Rings::Split => ("virtroupe-split", "split"),
-        Rings::Packed => ("virtroupe-packed", "packed"),
+pub fn driver(task: Task, rings: Rings, offloads: Offloads) -> Outcome<Driver> {
+    let (name, format) = match (rings, offloads) {
+        (Rings::Auto, _) => ("virtroupe", "auto"),
+        (Rings::Split, Offloads::All) => ("virtroupe-split", "split"),
+        (Rings::Split, Offloads::None) => ("virtroupe-split-plain", "split"),
+        (Rings::Packed, Offloads::All) => ("virtroupe-packed", "packed"),
+        (Rings::Packed, Offloads::None) => ("virtroupe-packed-plain", "packed"),
     };
     let mut arguments: Vec<String> = ["--vhost-user", "{socket}", "--ring-format", format]
         .map(String::from)
         .into();
+    if offloads == Offloads::None {
+        arguments.push("--no-transmit-offloads".into());
+    }
     let example = match task {
         Task::Echo => {
             arguments.extend(ADDRESSING.map(String::from));

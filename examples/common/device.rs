@@ -33,6 +33,10 @@ pub struct DeviceArgs {
     /// The memory format of the rings: auto, split or packed
     #[arg(long, value_name = "FORMAT", value_parser = ring_format)]
     ring_format: Option<RingFormat>,
+    /// Ask the device for no checksums and no segmentation of what is sent: it need not look for
+    /// such requests then, which is less work for short packets and more for long ones
+    #[arg(long)]
+    no_transmit_offloads: bool,
     #[command(flatten)]
     pub cpus: CpuArgs,
 }
@@ -94,6 +98,7 @@ impl DeviceArgs {
         }
         config.options.mac = self.mac.or(config.options.mac);
         config.options.ring_format = self.ring_format.unwrap_or(config.options.ring_format);
+        config.options.transmit_offloads &= !self.no_transmit_offloads;
         self.cpus.apply_to(&mut config);
         for neighbor in &self.neighbor {
             config.host.neighbors.push(*neighbor);
@@ -109,7 +114,7 @@ impl DeviceArgs {
 
     fn is_empty(&self) -> bool {
         let is_addressed = !self.ip.is_empty() || self.mac.is_some() || !self.neighbor.is_empty();
-        !is_addressed && self.ring_format.is_none()
+        !is_addressed && self.ring_format.is_none() && !self.no_transmit_offloads
     }
 }
 
