@@ -36,6 +36,9 @@ use crate::window::SERVER_CORE;
 const QUEUE: u16 = 512;
 const FRAMES: u32 = 8192;
 
+/// Tasks that wait for connections, at least: more than arrive in one turn.
+const LEAST_WAITING: usize = 128;
+
 /// Serves bulk transfers on a TAP interface, until it is killed.
 pub fn serve_bulk(direction: Direction) -> Outcome<()> {
     serve_on_tap(bulk::PORT, move |stream| async move {
@@ -163,12 +166,14 @@ pub async fn serve<F: Future<Output = io::Result<()>> + 'static>(
             },
             ..ListenOptions::default()
         };
-        let listener = local.listen_tcp(any, options).await?;
-        actix::spawn(worker(Rc::new(Server {
-            listener,
+        let server = Rc::new(Server {
+            listener: local.listen_tcp(any, options).await?,
             work,
             waiting: Cell::new(0),
-        })));
+        });
+        for _ in 0..LEAST_WAITING {
+            actix::spawn(worker(Rc::clone(&server)));
+        }
         Outcome::Ok(())
     };
     stack.run_on(0, listen).await?
@@ -182,8 +187,9 @@ struct Server<W> {
     waiting: Cell<usize>,
 }
 
-/// Serves one connection after the other. When none of its like waits any more it makes one: so
-/// there are as many as there were ever connections at once, and a connection costs no new task.
+/// Serves one connection after the other. When it begins and few of its like wait it makes one more: so
+/// there are hardly more than there were ever connections at once, a connection costs no new task, and
+/// a burst of them need not wait until there are enough.
 async fn worker<F, W>(server: Rc<Server<W>>)
 where
     F: Future<Output = io::Result<()>> + 'static,
@@ -201,7 +207,7 @@ where
         let Ok(stream) = accepted else {
             return;
         };
-        if waiting.get() == 0 {
+        if waiting.get() < LEAST_WAITING {
             actix::spawn(worker(Rc::clone(&server)));
         }
         // A client that fails ends its connection, and nobody else's.
