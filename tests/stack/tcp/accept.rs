@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use virtroupe::driver::embedded::LinkConfig;
-use virtroupe::{Stack, TcpAccepted, TcpStream};
+use virtroupe::{LocalStack, Stack, TcpAccepted, TcpListener, TcpStream};
 
 use super::super::support::{address, pair, within};
 use super::support::{connect, listen};
@@ -142,6 +142,87 @@ async fn what_a_cancelled_task_was_given_is_the_next_ones() {
     served.expect("it runs");
     server.shutdown().await;
     client.shutdown().await;
+}
+
+/// Has a connection given to a task that waits by `accept`, and leaves without taking it when
+/// `others` has done what it does; that is told when it was given. Returns the first byte that the
+/// client gets of whoever takes it.
+async fn left_to<F>(
+    others: impl FnOnce(LocalStack, Rc<TcpListener>, UnboundedReceiver<()>) -> F + Send + 'static,
+) -> u8
+where
+    F: Future<Output = ()> + 'static,
+{
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (opened, is_open) = unbounded_channel::<()>();
+    let left = server.run_on(0, |local| async move {
+        let listener = Rc::new(listen(&local, SERVER).await);
+        {
+            let mut leaving = pin!(listener.accept());
+            begin(leaving.as_mut()).await;
+            others(local, Rc::clone(&listener), is_open).await;
+        }
+        // Open for as long as the stack.
+        actix::spawn(async move { (std::future::pending::<()>().await, listener) });
+    });
+    let asked = async {
+        let open = async {
+            until_opened(&server, 1).await;
+            opened.send(()).expect("it waits");
+        };
+        tokio::join!(first_byte(&client), open).0
+    };
+    let (left, byte) = within(async { tokio::join!(left, asked) }).await;
+    left.expect("it runs");
+    server.shutdown().await;
+    client.shutdown().await;
+    byte.expect("it is served")
+}
+
+#[actix::test]
+async fn what_a_cancelled_task_was_given_wakes_one_that_polls() {
+    let polls = left_to(|_, listener, mut is_given| async move {
+        actix::spawn(async move {
+            let polled = poll_fn(|cx| listener.poll_accept(cx)).await;
+            let mut stream = polled.expect("a connection");
+            stream.write_u8(3).await.expect("taken");
+            let _ = stream.read_u8().await;
+        });
+        is_given.recv().await;
+        // It was woken, too, and has found nothing.
+        tokio::task::yield_now().await;
+    });
+    assert_eq!(polls.await, 3);
+}
+
+/// Writes a byte to each connection.
+struct Greeter {
+    local: LocalStack,
+    streams: Vec<TcpStream>,
+}
+
+impl Actor for Greeter {
+    type Context = Context<Self>;
+}
+
+impl Handler<TcpAccepted> for Greeter {
+    type Result = ();
+
+    fn handle(&mut self, accepted: TcpAccepted, _: &mut Self::Context) {
+        let stream = self.local.claim_tcp(accepted).expect("of this cpu");
+        assert!(stream.send(vec![4]).refused.is_none());
+        self.streams.push(stream);
+    }
+}
+
+#[actix::test]
+async fn what_a_cancelled_task_was_given_goes_to_the_actor_that_was_set_since() {
+    let delivers = left_to(|local, listener, mut is_given| async move {
+        is_given.recv().await;
+        let streams = Vec::new();
+        listener.deliver_to(Greeter { local, streams }.start());
+    });
+    assert_eq!(delivers.await, 4);
 }
 
 #[actix::test]

@@ -251,9 +251,12 @@ impl Shard {
 
     /// A task waits no more for a connection.
     pub(crate) fn leave_line(&mut self, id: ListenerId, place: Place) {
-        if let Some(listener) = self.tcp.listeners.get_mut(&id) {
-            listener.acceptors.leave(place, &self.wakes);
-        }
+        let Some(listener) = self.tcp.listeners.get_mut(&id) else {
+            return;
+        };
+        listener.acceptors.leave(place, &self.wakes);
+        // An actor that was set meanwhile gets what nobody waits for.
+        self.deliver_accepted(id);
     }
 
     /// Gives connections to the tasks that wait for them.
