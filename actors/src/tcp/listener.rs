@@ -120,9 +120,6 @@ impl Waiting<'_> {
         let accepted = shard
             .borrow()
             .poll_accept_in_line(*id, &mut self.place, cx.waker());
-        if accepted.is_ready() {
-            self.place = None;
-        }
         accepted.map(|connection| self.listener.stream(connection))
     }
 }

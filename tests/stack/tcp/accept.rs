@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use virtroupe::driver::embedded::LinkConfig;
 use virtroupe::{LocalStack, Stack, TcpAccepted, TcpListener, TcpStream};
 
@@ -322,4 +323,67 @@ async fn what_finds_the_mailbox_of_the_acceptor_full_waits_in_the_backlog() {
     server.shutdown().await;
     client.shutdown().await;
     arbiter.stop();
+}
+
+/// Takes one connection, has those behind it wait in its mailbox, and stops when it is told.
+struct Full(Option<oneshot::Receiver<()>>);
+
+impl Actor for Full {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1);
+    }
+}
+
+impl Handler<TcpAccepted> for Full {
+    type Result = ();
+
+    fn handle(&mut self, _: TcpAccepted, ctx: &mut Self::Context) {
+        if let Some(end) = self.0.take() {
+            let end = async { drop(end.await) }.into_actor(self);
+            ctx.wait(end.map(|(), _, ctx| ctx.stop()));
+        }
+    }
+}
+
+#[actix::test]
+async fn a_task_that_took_from_the_backlog_waits_no_more() {
+    const CLIENTS: u64 = 12;
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (opened, are_open) = oneshot::channel::<()>();
+    let served = server.run_on(0, |local| async move {
+        let listener = listen(&local, SERVER).await;
+        let mut first = Box::pin(listener.accept());
+        begin(first.as_mut()).await;
+        let (end, ends) = oneshot::channel();
+        let full = Full(Some(ends)).start();
+        listener.deliver_to(full.clone());
+        are_open.await.expect("they connect");
+        // The actor has no room for it.
+        drop(first.await.expect("a connection"));
+        let _ = end.send(());
+        while full.connected() {
+            tokio::task::yield_now().await;
+        }
+        actix::spawn(async move { while listener.accept().await.is_ok() {} });
+    });
+    let talked = client.run_on(0, |local| async move {
+        let mut streams = Vec::new();
+        for _ in 0..CLIENTS {
+            streams.push(connect(&local, address(SERVER)).await);
+        }
+        for mut stream in streams {
+            stream.read_u8().await.expect_err("each is closed");
+        }
+    });
+    let open = async {
+        until_opened(&server, CLIENTS).await;
+        opened.send(()).expect("it waits");
+    };
+    let (served, talked, ()) = within(async { tokio::join!(served, talked, open) }).await;
+    served.expect("it runs");
+    talked.expect("it runs");
+    server.shutdown().await;
+    client.shutdown().await;
 }

@@ -227,6 +227,12 @@ impl Shard {
         waker: &Waker,
     ) -> Poll<Option<ConnectionId>> {
         let taken = self.accept_tcp(id, *place);
+        if taken.is_some()
+            && let Some(place) = place.take()
+        {
+            // It may have found one before it was given one.
+            self.leave_line(id, place);
+        }
         self.poll_accepted(id, taken, |acceptors| acceptors.wait_in_line(place, waker))
     }
 
