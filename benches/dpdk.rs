@@ -18,11 +18,12 @@
 //!
 //! The peers of a split row are DPDK's default and its vectorized driver, the peer of a packed row
 //! its packed driver. None of them asks the device for an offload; ours does, as far as it has some,
-//! and echoes also without (`plain`). In each round every driver of a task and length is measured once on the same
-//! backend process, and the order turns from round to round. Ratios are taken within a round, to
-//! the peer that was the fastest by its median; the one at the end is that of the faster of ours. Beside them stand the cycles of the driver's core
-//! for a packet, without those of polls that found nothing, and what share of the time that core
-//! and the device's core were idle: where the device's core never is, it is the limit for both.
+//! and echoes also without (`plain`). In each round every driver of a task and length is measured
+//! once on the same backend process, and the order turns from round to round. Ratios are taken
+//! within a round, to the peer that was the fastest by its median; the one at the end is that of the
+//! faster of ours. Beside them stand the cycles of the driver's core for a packet, without those of
+//! polls that found nothing, and what share of the time that core and the device's core were idle:
+//! where the device's core never is, it is the limit for both.
 //!
 //! Options: `--rows NAME,NAME...` (the rows that begin with a name; all), `--rounds N` (3),
 //! `--seconds S` per measurement (1), `--device-core N` (0), `--driver-core N` (1), `--driver NAME`

@@ -67,19 +67,6 @@ struct Options {
 /// Sends each datagram back. TCP is echoed beside it, by a task for each connection.
 struct Echo(UdpSocket);
 
-impl Echo {
-    /// One for each family.
-    async fn start_on(local: LocalStack, port: u16) -> Result<Vec<Addr<Echo>>, BindError> {
-        tcp_echo::start_on(&local, port).await?;
-        let mut echoes = Vec::new();
-        for any in listen::ANY {
-            let socket = local.bind_udp_per_cpu((any, port).into()).await?;
-            echoes.push(Echo(socket).start());
-        }
-        Ok(echoes)
-    }
-}
-
 impl Actor for Echo {
     type Context = Context<Self>;
 
@@ -119,7 +106,7 @@ fn run(options: Options) -> Outcome<ExitCode> {
 
 async fn serve_device(options: &Options, config: Config) -> Outcome<ExitCode> {
     let stack = Supervisor::start(config).await?;
-    let _echo = start_echo(&stack, options.port).await?;
+    start_echo(&stack, options.port).await?;
     show::until(&stack, report::wait(options.seconds)).await?;
     let stats = stack.stats().await?;
     cost::busy_cycles(&stats, stats.received_frames());
@@ -141,8 +128,24 @@ async fn serve_demo(options: &Options) -> Outcome<ExitCode> {
     demo::run(&options.device.cpus, start, options.port, end).await
 }
 
-/// Starts echo actors on each cpu of the stack.
-async fn start_echo(stack: &Stack, port: u16) -> Outcome<Vec<Vec<Addr<Echo>>>> {
-    let started = stack.run_on_each(move |local| Echo::start_on(local, port));
-    Ok(started.await?.into_iter().collect::<Result<_, _>>()?)
+/// Starts to echo on each cpu of the stack.
+async fn start_echo(stack: &Stack, port: u16) -> Outcome<()> {
+    listen::on_each(stack, port, tcp_echo::start).await?;
+    let start = |_, sockets: Vec<UdpSocket>| {
+        for socket in sockets {
+            Echo(socket).start();
+        }
+    };
+    Ok(stack
+        .open_on_each(move |local| bind(local, port), start)
+        .await?)
+}
+
+/// A socket for each family.
+async fn bind(local: LocalStack, port: u16) -> Result<Vec<UdpSocket>, BindError> {
+    let mut sockets = Vec::new();
+    for any in listen::ANY {
+        sockets.push(local.bind_udp_per_cpu((any, port).into()).await?);
+    }
+    Ok(sockets)
 }

@@ -103,9 +103,6 @@ async fn serve_sandbox(options: &Options) -> Outcome<ExitCode> {
 
 /// Starts to serve on each cpu of the stack: each connection in a task of its own.
 async fn start(stack: &Stack, port: u16) -> Outcome<()> {
-    let started = stack.run_on_each(move |local| async move {
-        let serve = |stream| drop(actix::spawn(serve(stream)));
-        listen::start_on(&local, port, serve).await
-    });
-    Ok(started.await?.into_iter().collect::<Result<_, _>>()?)
+    let serve = |stream| drop(actix::spawn(serve(stream)));
+    Ok(listen::on_each(stack, port, serve).await?)
 }

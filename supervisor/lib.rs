@@ -45,11 +45,13 @@
 //! belongs:
 //!
 //! ```no_run
-//! # use virtroupe::{BindError, ListenOptions, Stack};
-//! # async fn start(stack: &Stack) -> Result<(), Box<dyn std::error::Error>> {
-//! let listening = stack.run_on_each(|local| async move {
+//! # use virtroupe::{BindError, ListenOptions, LocalStack, OpenError, Stack, TcpListener};
+//! # async fn start(stack: &Stack) -> Result<(), OpenError<BindError>> {
+//! let listen = |local: LocalStack| async move {
 //!     let (at, options) = (([0, 0, 0, 0], 7).into(), ListenOptions::default());
-//!     let listener = local.listen_tcp_per_cpu(at, options).await?;
+//!     local.listen_tcp_per_cpu(at, options).await
+//! };
+//! let echo = |_: LocalStack, listener: TcpListener| {
 //!     actix::spawn(async move {
 //!         while let Ok(stream) = listener.accept().await {
 //!             actix::spawn(async move {
@@ -58,12 +60,9 @@
 //!             });
 //!         }
 //!     });
-//!     Ok::<_, BindError>(())
-//! });
-//! for listening in listening.await? {
-//!     listening?;
-//! }
-//! # Ok(()) }
+//! };
+//! stack.open_on_each(listen, echo).await
+//! # }
 //! ```
 //!
 //! The crates, from the top: this one configures, starts and supervises;

@@ -35,7 +35,8 @@ impl Stack {
     /// Opens something on every cpu or on none: runs `open` on the arbiter of each, and then
     /// `serve` with what it has returned. If it fails on one cpu, what the others have opened is
     /// dropped before this returns, and served nowhere. What each cpu opens stays there, so it need
-    /// not be `Send`.
+    /// not be `Send`. A caller that stops waiting for this opens nothing: what was opened by then is
+    /// dropped, too.
     ///
     /// This is for listeners and sockets of which each cpu has one: a server that listens on some
     /// cpus only would go unnoticed, since those get all connections.

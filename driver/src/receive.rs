@@ -9,7 +9,8 @@ use crate::features::FeatureBits;
 use crate::frame::{Frame, NET_HEADER, SLOT_DATA};
 use crate::memory::DmaMemory;
 use crate::pool::{Pool, SLOT_STRIDE};
-use crate::ring::split::{FreeDescriptors, Used};
+use crate::ring::free::FreeDescriptors;
+use crate::ring::split::Used;
 use crate::ring::{DESC_F_WRITE, Ring, Violation};
 use crate::transport::RingLayout;
 

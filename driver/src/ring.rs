@@ -1,16 +1,18 @@
 //! Virtqueues, the driver's side.
 //!
 //! `split` and `packed` each know the memory format of one ring and nothing of packets; `indirect`
-//! writes the tables of long chains. [`crate::receive`] and [`crate::transmit`] put frames into
-//! rings and keep the private shadow of what was posted, which is what decides; what the device
-//! writes is only ever compared with it. They are generic over the trait `Ring`, so the format is
-//! chosen once for each queue and costs nothing for a packet.
+//! writes the tables of long chains; `free` has the descriptors that the device does not hold.
+//! [`crate::receive`] and [`crate::transmit`] put frames into rings and keep the private shadow of
+//! what was posted, which is what decides; what the device writes is only ever compared with it.
+//! They are generic over the trait `Ring`, so the format is chosen once for each queue and costs
+//! nothing for a packet.
 
 use std::sync::Arc;
 
 use crate::memory::DmaMemory;
 use crate::transport::RingLayout;
 
+pub(crate) mod free;
 pub(crate) mod indirect;
 pub(crate) mod packed;
 pub(crate) mod split;

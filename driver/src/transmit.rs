@@ -9,7 +9,8 @@ use crate::frame::{Frame, NET_HEADER};
 use crate::memory::DmaMemory;
 use crate::offload::TransmitOffloads;
 use crate::pool::{Pool, forget_front};
-use crate::ring::split::{FreeDescriptors, Used};
+use crate::ring::free::FreeDescriptors;
+use crate::ring::split::Used;
 use crate::ring::{Ring, Violation};
 use crate::transport::RingLayout;
 

@@ -19,14 +19,10 @@ pub async fn listen(
     tally: &Arc<Tally>,
 ) -> Outcome<()> {
     let tally = Arc::clone(tally);
-    let listening = stack.run_on_each(move |local| {
-        let tally = Arc::clone(&tally);
-        let serve = move |stream| {
-            actix::spawn(carry(stream, transfer, Arc::clone(&tally)));
-        };
-        async move { listen::start_on(&local, port, serve).await }
-    });
-    Ok(listening.await?.into_iter().collect::<Result<_, _>>()?)
+    let serve = move |stream| {
+        actix::spawn(carry(stream, transfer, Arc::clone(&tally)));
+    };
+    Ok(listen::on_each(stack, port, serve).await?)
 }
 
 /// Ends when all connections that were made together have ended.

@@ -12,14 +12,14 @@ use crate::link::{self, SERVER};
 use crate::table::Table;
 
 /// Starts both, the server with what `start` starts on it, and measures it at `port` until `end`.
-pub async fn run<T>(
+pub async fn run(
     cpus: &CpuArgs,
-    start: impl AsyncFnOnce(&Stack) -> Outcome<T>,
+    start: impl AsyncFnOnce(&Stack) -> Outcome<()>,
     port: u16,
     end: impl Future<Output = ()>,
 ) -> Outcome<ExitCode> {
     let (server, client) = link::start(cpus).await?;
-    let _served = start(&server).await?;
+    start(&server).await?;
     let measured = measure(&server, &client, port, end).await;
     client.shutdown().await;
     server.shutdown().await;

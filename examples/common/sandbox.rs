@@ -39,13 +39,13 @@ pub struct SandboxArgs {
 impl SandboxArgs {
     /// Serves with what `start` starts on a stack in the sandbox, which must have been entered,
     /// until the command or the shell ends; `hint` says what to try there.
-    pub async fn serve<T>(
+    pub async fn serve(
         &self,
         hint: &str,
-        start: impl AsyncFnOnce(&Stack) -> Outcome<T>,
+        start: impl AsyncFnOnce(&Stack) -> Outcome<()>,
     ) -> Outcome<ExitCode> {
         let stack = stack().await?;
-        let _served = start(&stack).await?;
+        start(&stack).await?;
         let code = run(&self.command, hint).await?;
         stack.shutdown().await;
         Ok(code)

@@ -2,20 +2,15 @@
 
 use std::io;
 
-use virtroupe::{BindError, LocalStack, TcpPayload, TcpStream};
+use virtroupe::{TcpPayload, TcpStream};
 
-use crate::listen;
-
-/// Starts to echo on the cpu of `local` what its connections to `port` send, until the stack ends.
-pub async fn start_on(local: &LocalStack, port: u16) -> Result<(), BindError> {
-    let serve = |stream| {
-        actix::spawn(async move {
-            if let Err(error) = echo(stream).await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
-    };
-    listen::start_on(local, port, serve).await
+/// Starts to echo what a connection sends, until its end.
+pub fn start(stream: TcpStream) {
+    actix::spawn(async move {
+        if let Err(error) = echo(stream).await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    });
 }
 
 /// Sends back the memory that was received, without a copy, until the peer has ended.

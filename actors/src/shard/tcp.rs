@@ -4,9 +4,11 @@
 //! turn   exchange_tcp   segments from the host into the engine, segments from it into the host
 //!        dispatch_tcp   events of the engine -> wakers of streams, messages to actors
 //! calls  listeners      listen, accept, and what the other cpus know of it
+//!        acceptors      the tasks that wait at a listener
 //!        kept           connections that stay when others listen at their port, too
 //!        connections    connect, close, options
 //!        transfer       read and write: frames out of the engine, chunks into it
+//!        short          writers that wait for packet memory
 //! ```
 //!
 //! A call puts something into the engine and wakes the loop of the cpu; what is to be sent leaves
@@ -20,6 +22,7 @@ mod drain;
 mod ids;
 mod kept;
 mod listeners;
+mod short;
 mod transfer;
 
 pub(crate) use acceptors::Place;
@@ -45,6 +48,7 @@ use crate::tcp::{TcpAccepted, TcpEvent, TcpReceived, Unclaimed};
 use acceptors::Acceptors;
 use drain::Drain;
 use ids::IdMap;
+use short::Short;
 
 /// Free slots below which TCP sends nothing: the driver needs some itself.
 const LEAST_FREE: usize = 16;
@@ -88,7 +92,7 @@ pub(super) struct Tcp {
     /// Whose receiver had no room.
     full: VecDeque<Blocked>,
     /// Writers that wait for packet memory, in their order.
-    short: VecDeque<ConnectionId>,
+    short: Short,
     /// What is being written; empty between calls.
     chunks: Vec<Chunk>,
     /// Streams that wrote since the last turn of the loop.
@@ -226,7 +230,7 @@ impl Tcp {
             over: Vec::new(),
             closing: IdMap::default(),
             full: VecDeque::new(),
-            short: VecDeque::new(),
+            short: Short::new(),
             chunks: Vec::new(),
             written: Vec::new(),
             unclaimed: None,

@@ -74,7 +74,8 @@ impl TcpListener {
 
     /// Sets the actor that gets the connections, each in a message of its own. What finds its
     /// mailbox full waits in the backlog. The actor may live on any arbiter; the connections stay
-    /// on this cpu.
+    /// on this cpu. Tasks that wait for one go on waiting, and get those that come when the actor has
+    /// stopped.
     pub fn deliver_to(&self, recipient: impl IntoRecipient<TcpAccepted>) {
         let recipient = recipient.into_recipient();
         self.shard
@@ -119,9 +120,6 @@ impl Waiting<'_> {
         let accepted = shard
             .borrow()
             .poll_accept_in_line(*id, &mut self.place, cx.waker());
-        if accepted.is_ready() {
-            self.place = None;
-        }
         accepted.map(|connection| self.listener.stream(connection))
     }
 }

@@ -65,6 +65,17 @@ fn one_chunk_is_in_many_frames_at_once_and_goes_home_with_the_last() {
 }
 
 #[test]
+fn a_packet_holds_no_less_memory_than_it_has_bytes() {
+    let [mut pool] = pools();
+    let mut long = pool.long_frame().expect("free");
+    assert!(long.extend_from_slice(&numbered(30_000)));
+    let mut frame = filled(&mut pool, b"header");
+    assert!(frame.attach(long.freeze()));
+    assert!(pool.free_links() < 64, "it is not copied");
+    assert_eq!(frame.memory(), SLOT_STRIDE + 30_000);
+}
+
+#[test]
 fn another_threads_drop_returns_chunk_and_link_alone_and_in_batches() {
     let [mut pool] = pools();
     for batched in [false, true] {
@@ -368,6 +379,7 @@ impl World {
         for (frame, bytes) in &self.frames {
             assert!(frame.to_vec() == *bytes, "a frame is not as its model");
             assert_eq!(frame.len(), bytes.len());
+            assert!(frame.memory() >= bytes.len());
         }
         for (chunk, bytes) in &self.chunks {
             assert!(chunk[..] == bytes[..], "a chunk is not as its model");
@@ -389,6 +401,6 @@ proptest! {
         let World { mut pool, frames, chunks } = world;
         drop((frames, chunks));
         pool.collect();
-        prop_assert_eq!((pool.available(), pool.free_links()), (64, 64));
+        prop_assert_eq!((pool.available(), pool.available_long(), pool.free_links()), (64, 2, 64));
     }
 }

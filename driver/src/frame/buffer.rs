@@ -50,7 +50,8 @@ impl Buffer for Frame {
         let mut memory = self.capacity();
         let mut tail = self.tail();
         while let Some(frame) = tail {
-            memory += frame.capacity();
+            // A link may show more than a slot holds: bytes of a long one.
+            memory += frame.capacity().max(frame.place.length());
             tail = frame.tail();
         }
         memory

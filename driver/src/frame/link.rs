@@ -90,8 +90,8 @@ impl Frame {
         copy
     }
 
-    /// Drops the segments behind this one, and gives a link back with its chunk, or a long slot. Returns
-    /// whether it was one of these, and must then not be used any more.
+    /// Drops the segments behind this one, and gives a link back with its chunk, or a long slot.
+    /// Returns whether it was one of these, and must then not be used any more.
     #[cold]
     pub(super) fn let_go(&mut self) -> bool {
         // Iterative: a chain may be long, and the stack is not.

@@ -162,8 +162,8 @@ fn misbehave(harness: &mut Harness, kind: u8, a: u16, b: u16, c: u16) {
         22 => harness.spoil_descriptor(queue, b, c as u8),
         23 => spoil_what_is_available(harness, queue, a, b, c),
         _ => {
-            // Payload and headers, whoever holds them: the slots of both kinds fill the memory's end. Not
-            // tables, which the model reads after the driver.
+            // Payload and headers, whoever holds them: the slots of both kinds fill the memory's
+            // end. Not tables, which the model reads after the driver.
             let (count, _) = harness.pair.pool_level();
             let slots = count * SLOT_STRIDE + count / 32 * LONG_SLOT;
             let offset =

@@ -85,3 +85,46 @@ async fn where_one_cpu_can_not_listen_none_does_and_nothing_is_left_behind() {
     let error = within(server.open_on_each(listen, |_, _| ())).await;
     assert!(matches!(error, Err(OpenError::NotRunning(_))), "{error:?}");
 }
+
+#[actix::test]
+async fn who_stops_waiting_opens_nothing() {
+    let (_client, right) = Link::pair(LinkConfig::default());
+    let (server, _) = start(config(2).cpus(3), right).await;
+    let (begun, mut has_begun) = unbounded_channel();
+    let open = move |local: LocalStack| {
+        let begun = begun.clone();
+        async move {
+            let is_last = local.cpu() == 2;
+            let listener = listen(local).await;
+            if is_last {
+                let _ = begun.send(());
+                std::future::pending::<()>().await;
+            }
+            listener
+        }
+    };
+    let (served, mut is_served) = unbounded_channel();
+    let serve = move |local: LocalStack, _: TcpListener| {
+        let _ = served.send(local.cpu());
+    };
+    tokio::select! {
+        _ = server.open_on_each(open, serve) => panic!("the last one does not come to an end"),
+        begun = within(has_begun.recv()) => begun.expect("the last one begins"),
+    }
+    // Only the last cpu is left, whose work goes on.
+    for cpu in [0, 1] {
+        let closed = server.run_on(cpu, |local| async move {
+            let at = address("0.0.0.0:7");
+            loop {
+                match local.listen_tcp(at, ListenOptions::default()).await {
+                    Err(BindError::InUseOnOtherCpu { .. }) => return,
+                    Err(BindError::Listen(_)) => tokio::task::yield_now().await,
+                    outcome => panic!("{outcome:?}"),
+                }
+            }
+        });
+        within(closed).await.expect("it runs");
+    }
+    assert!(is_served.try_recv().is_err(), "it serves nowhere");
+    within(server.shutdown()).await;
+}

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use virtroupe::driver::embedded::LinkConfig;
-use virtroupe::{Stack, TcpAccepted, TcpStream};
+use virtroupe::{LocalStack, Stack, TcpAccepted, TcpListener, TcpStream};
 
 use super::super::support::{address, pair, within};
 use super::support::{connect, listen};
@@ -144,6 +145,87 @@ async fn what_a_cancelled_task_was_given_is_the_next_ones() {
     client.shutdown().await;
 }
 
+/// Has a connection given to a task that waits by `accept`, and leaves without taking it when
+/// `others` has done what it does; that is told when it was given. Returns the first byte that the
+/// client gets of whoever takes it.
+async fn left_to<F>(
+    others: impl FnOnce(LocalStack, Rc<TcpListener>, UnboundedReceiver<()>) -> F + Send + 'static,
+) -> u8
+where
+    F: Future<Output = ()> + 'static,
+{
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (opened, is_open) = unbounded_channel::<()>();
+    let left = server.run_on(0, |local| async move {
+        let listener = Rc::new(listen(&local, SERVER).await);
+        {
+            let mut leaving = pin!(listener.accept());
+            begin(leaving.as_mut()).await;
+            others(local, Rc::clone(&listener), is_open).await;
+        }
+        // Open for as long as the stack.
+        actix::spawn(async move { (std::future::pending::<()>().await, listener) });
+    });
+    let asked = async {
+        let open = async {
+            until_opened(&server, 1).await;
+            opened.send(()).expect("it waits");
+        };
+        tokio::join!(first_byte(&client), open).0
+    };
+    let (left, byte) = within(async { tokio::join!(left, asked) }).await;
+    left.expect("it runs");
+    server.shutdown().await;
+    client.shutdown().await;
+    byte.expect("it is served")
+}
+
+#[actix::test]
+async fn what_a_cancelled_task_was_given_wakes_one_that_polls() {
+    let polls = left_to(|_, listener, mut is_given| async move {
+        actix::spawn(async move {
+            let polled = poll_fn(|cx| listener.poll_accept(cx)).await;
+            let mut stream = polled.expect("a connection");
+            stream.write_u8(3).await.expect("taken");
+            let _ = stream.read_u8().await;
+        });
+        is_given.recv().await;
+        // It was woken, too, and has found nothing.
+        tokio::task::yield_now().await;
+    });
+    assert_eq!(polls.await, 3);
+}
+
+/// Writes a byte to each connection.
+struct Greeter {
+    local: LocalStack,
+    streams: Vec<TcpStream>,
+}
+
+impl Actor for Greeter {
+    type Context = Context<Self>;
+}
+
+impl Handler<TcpAccepted> for Greeter {
+    type Result = ();
+
+    fn handle(&mut self, accepted: TcpAccepted, _: &mut Self::Context) {
+        let stream = self.local.claim_tcp(accepted).expect("of this cpu");
+        assert!(stream.send(vec![4]).refused.is_none());
+        self.streams.push(stream);
+    }
+}
+
+#[actix::test]
+async fn what_a_cancelled_task_was_given_goes_to_the_actor_that_was_set_since() {
+    let delivers = left_to(|local, listener, mut is_given| async move {
+        is_given.recv().await;
+        let streams = Vec::new();
+        listener.deliver_to(Greeter { local, streams }.start());
+    });
+    assert_eq!(delivers.await, 4);
+}
+
 #[actix::test]
 async fn what_was_given_to_a_task_and_not_taken_is_reset_with_the_listener() {
     let (client, server, _) = pair(LinkConfig::default()).await;
@@ -241,4 +323,67 @@ async fn what_finds_the_mailbox_of_the_acceptor_full_waits_in_the_backlog() {
     server.shutdown().await;
     client.shutdown().await;
     arbiter.stop();
+}
+
+/// Takes one connection, has those behind it wait in its mailbox, and stops when it is told.
+struct Full(Option<oneshot::Receiver<()>>);
+
+impl Actor for Full {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1);
+    }
+}
+
+impl Handler<TcpAccepted> for Full {
+    type Result = ();
+
+    fn handle(&mut self, _: TcpAccepted, ctx: &mut Self::Context) {
+        if let Some(end) = self.0.take() {
+            let end = async { drop(end.await) }.into_actor(self);
+            ctx.wait(end.map(|(), _, ctx| ctx.stop()));
+        }
+    }
+}
+
+#[actix::test]
+async fn a_task_that_took_from_the_backlog_waits_no_more() {
+    const CLIENTS: u64 = 12;
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (opened, are_open) = oneshot::channel::<()>();
+    let served = server.run_on(0, |local| async move {
+        let listener = listen(&local, SERVER).await;
+        let mut first = Box::pin(listener.accept());
+        begin(first.as_mut()).await;
+        let (end, ends) = oneshot::channel();
+        let full = Full(Some(ends)).start();
+        listener.deliver_to(full.clone());
+        are_open.await.expect("they connect");
+        // The actor has no room for it.
+        drop(first.await.expect("a connection"));
+        let _ = end.send(());
+        while full.connected() {
+            tokio::task::yield_now().await;
+        }
+        actix::spawn(async move { while listener.accept().await.is_ok() {} });
+    });
+    let talked = client.run_on(0, |local| async move {
+        let mut streams = Vec::new();
+        for _ in 0..CLIENTS {
+            streams.push(connect(&local, address(SERVER)).await);
+        }
+        for mut stream in streams {
+            stream.read_u8().await.expect_err("each is closed");
+        }
+    });
+    let open = async {
+        until_opened(&server, CLIENTS).await;
+        opened.send(()).expect("it waits");
+    };
+    let (served, talked, ()) = within(async { tokio::join!(served, talked, open) }).await;
+    served.expect("it runs");
+    talked.expect("it runs");
+    server.shutdown().await;
+    client.shutdown().await;
 }

@@ -171,3 +171,46 @@ async fn many_connections_share_a_cpu() {
     within(server.shutdown()).await;
     within(client.shutdown()).await;
 }
+
+/// Connections whose peers read nothing: more than are looked at in one turn.
+const STUCK: usize = 100;
+
+/// Writes until it can not.
+async fn write_on(mut stream: TcpStream) {
+    let bytes = vec![7; 64 << 10];
+    while stream.write_all(&bytes).await.is_ok() {}
+}
+
+/// All of packet memory is held by what the peers of others do not take.
+#[actix::test]
+async fn a_writer_goes_on_behind_many_whose_peers_take_nothing() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let started = server.run_on(0, |local: LocalStack| async move {
+        let listener = listen(&local, "10.0.0.2:7").await;
+        actix::spawn(async move {
+            while let Ok(stream) = listener.accept().await {
+                actix::spawn(write_on(stream));
+            }
+        });
+    });
+    within(started).await.expect("it runs");
+    let received = client.run_on(0, |local: LocalStack| async move {
+        let mut stuck = Vec::new();
+        for _ in 0..STUCK {
+            let mut stream = connect(&local, address("10.0.0.2:7")).await;
+            // It is served.
+            stream.read_u8().await.expect("written");
+            stuck.push(stream);
+        }
+        let mut stream = connect(&local, address("10.0.0.2:7")).await;
+        let mut buffer = vec![0; 64 << 10];
+        let mut received = 0;
+        while received < 1 << 20 {
+            received += stream.read(&mut buffer).await.expect("written");
+        }
+        stuck.len()
+    });
+    assert_eq!(within(received).await.expect("it runs"), STUCK);
+    within(server.shutdown()).await;
+    within(client.shutdown()).await;
+}

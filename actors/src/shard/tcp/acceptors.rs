@@ -55,14 +55,18 @@ impl Acceptors {
         !self.line.is_empty()
     }
 
-    /// Has a connection be the first one's in the line, and wakes that.
+    /// Has a connection be the first one's in the line, and wakes that. If nobody is there, whoever
+    /// asks next has it.
     pub(super) fn give(&mut self, connection: ConnectionId, wakes: &Wakes) {
         match self.line.pop_front() {
             Some((place, waker)) => {
                 self.given.push_back((place, connection));
                 wakes.push(waker);
             }
-            None => self.left.push_back(connection),
+            None => {
+                self.left.push_back(connection);
+                self.wake_polled(wakes);
+            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! From the engine to applications: wakers of streams, and messages into mailboxes.
 
-use std::collections::VecDeque;
 use std::task::Waker;
 
 use actix::Recipient;
@@ -208,16 +207,18 @@ impl Shard {
         }
     }
 
-    /// Nobody takes connections any more.
+    /// The receiver of a listener takes no connections any more.
     fn lose_acceptor(&mut self, id: ListenerId, accepted: TcpAccepted) {
         // Its own drop would tell this cpu by a message.
         self.abort_unclaimed(accepted);
-        let listener = self.tcp.listeners.get_mut(&id);
-        if listener.is_some_and(|listener| {
-            listener.recipient = None;
-            listener.is_remote
-        }) {
-            self.close_listener(id);
+        let Some(listener) = self.tcp.listeners.get_mut(&id) else {
+            return;
+        };
+        listener.recipient = None;
+        match listener.is_remote {
+            true => self.close_listener(id),
+            // Tasks may wait, too.
+            false => self.tell_listener(id),
         }
     }
 
@@ -239,40 +240,6 @@ impl Shard {
                 }
                 None => {}
             }
-        }
-    }
-
-    /// Wakes writers that wait for packet memory, if there is some: in their order, as many as
-    /// it is for, a few slots each.
-    fn wake_short(&mut self) {
-        let ports = self.ports.clone();
-        let spare = Self::spare_slots(&mut ports.borrow_mut().egress);
-        let mut turns = spare.div_ceil(SLOTS_EACH);
-        let mut line = std::mem::take(&mut self.tcp.short);
-        take_from(&mut line, RETRIES, |id| {
-            if !self.tcp.sockets.contains_key(id) {
-                return true;
-            }
-            let is_served = turns > 0 || self.tcp.may_use_heap(*id);
-            if is_served {
-                turns = turns.saturating_sub(1);
-                self.wake_writer(*id);
-            }
-            is_served
-        });
-        self.tcp.short = line;
-    }
-
-    /// Tells a writer that there is packet memory.
-    fn wake_writer(&mut self, id: ConnectionId) {
-        let Some(socket) = self.tcp.sockets.get_mut(&id) else {
-            return;
-        };
-        socket.flags.is_short = false;
-        wake(&self.wakes, &mut socket.writer);
-        let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
-        if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
-            delivery.tell(id, TcpEventKind::TxReady);
         }
     }
 
@@ -308,9 +275,6 @@ impl Shard {
     }
 }
 
-/// Packet slots of a writer that is woken because there is memory.
-const SLOTS_EACH: usize = 8;
-
 impl Delivery {
     /// At most a few of these are under way for each connection, so the mailbox's bound is not
     /// needed, and they can not be refused.
@@ -326,19 +290,6 @@ impl Delivery {
             self.tell(connection, kind);
         }
     }
-}
-
-/// Takes from a line, of the first `limit` in it, those that `is_served` says. The others keep their
-/// places.
-fn take_from<T>(line: &mut VecDeque<T>, limit: usize, mut is_served: impl FnMut(&T) -> bool) {
-    let mut left = 0;
-    for _ in 0..line.len().min(limit) {
-        if let Some(next) = line.pop_front().filter(|next| !is_served(next)) {
-            line.push_back(next);
-            left += 1;
-        }
-    }
-    line.rotate_right(left);
 }
 
 /// Has a waker woken once the shard is not borrowed any more.
@@ -372,20 +323,4 @@ fn next_message(
         connection: id,
         payload,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_passed_over_keeps_the_place_in_the_line() {
-        let mut line: VecDeque<_> = (0..10).collect();
-        take_from(&mut line, 6, |number| number % 3 == 0);
-        assert_eq!(line, [1, 2, 4, 5, 6, 7, 8, 9]);
-        take_from(&mut line, 100, |number| *number > 7);
-        assert_eq!(line, [1, 2, 4, 5, 6, 7]);
-        take_from(&mut line, 2, |_| true);
-        assert_eq!(line, [4, 5, 6, 7]);
-    }
 }

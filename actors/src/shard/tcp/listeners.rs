@@ -227,6 +227,12 @@ impl Shard {
         waker: &Waker,
     ) -> Poll<Option<ConnectionId>> {
         let taken = self.accept_tcp(id, *place);
+        if taken.is_some()
+            && let Some(place) = place.take()
+        {
+            // It may have found one before it was given one.
+            self.leave_line(id, place);
+        }
         self.poll_accepted(id, taken, |acceptors| acceptors.wait_in_line(place, waker))
     }
 
@@ -251,9 +257,12 @@ impl Shard {
 
     /// A task waits no more for a connection.
     pub(crate) fn leave_line(&mut self, id: ListenerId, place: Place) {
-        if let Some(listener) = self.tcp.listeners.get_mut(&id) {
-            listener.acceptors.leave(place, &self.wakes);
-        }
+        let Some(listener) = self.tcp.listeners.get_mut(&id) else {
+            return;
+        };
+        listener.acceptors.leave(place, &self.wakes);
+        // An actor that was set meanwhile gets what nobody waits for.
+        self.deliver_accepted(id);
     }
 
     /// Gives connections to the tasks that wait for them.

@@ -1,8 +1,9 @@
 //! Bytes of connections: frames out of the engine, chunks into it.
 //!
-//! What is written is copied once, into slots of the shard's pool, long ones where there is enough for
-//! one. Writers together leave a quarter of the others to all others, so that received packets need not be copied to the heap; one that waits for
-//! memory is woken in its turn.
+//! What is written is copied once, into slots of the shard's pool: long ones, which nobody else
+//! takes, where there is enough for one. Of the others, writers together leave a quarter to all
+//! others, so that received packets need not be copied to the heap; one that waits for memory is
+//! woken in its turn.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
@@ -322,7 +323,7 @@ impl Shard {
         if let Some(socket) = self.tcp.sockets.get_mut(&id)
             && !std::mem::replace(&mut socket.flags.is_short, true)
         {
-            self.tcp.short.push_back(id);
+            self.tcp.short.push(id);
             self.wake();
         }
         true
