@@ -36,6 +36,7 @@ mod long;
 mod neighbors;
 mod output;
 mod paths;
+mod pieces;
 mod random;
 mod reassembly;
 mod receive;

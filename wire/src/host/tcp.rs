@@ -394,3 +394,6 @@ impl<B: Buffer> Host<B> {
         Err(DropReason::TooBig)
     }
 }
+
+#[cfg(test)]
+mod tests;

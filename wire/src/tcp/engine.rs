@@ -272,9 +272,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             );
             if let Some(connection) = self.connections.at_mut(index) {
                 // The wheel may name one early, whose deadline has moved back.
-                if connection.timers.on_look(now) {
+                if connection.timers.has_fired(now) {
                     connection.on_expiry(&mut cx);
                 }
+                connection.timers.on_look();
                 if self.agenda.enter(now, index, connection, true) {
                     self.settle(now, index);
                 }
@@ -288,9 +289,9 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         }
     }
 
-    /// Handles an ICMP error about a segment of ours, or what our own host says about one. It is believed only if it cites a segment
-    /// that is under way (RFC 5927, section 4.1), and never ends an open connection (section 5).
-    /// Whether it is believed.
+    /// Handles an ICMP error about a segment of ours, or what our own host says about one. It is
+    /// believed only if it cites a segment that is under way (RFC 5927, section 4.1), and never ends
+    /// an open connection (section 5). Whether it is believed.
     pub fn handle_icmp(&mut self, now: Instant, icmp: &TcpIcmp) -> bool {
         let Some(Entry::Connection(index)) = self.find(&icmp.flow) else {
             return false;

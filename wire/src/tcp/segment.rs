@@ -316,3 +316,6 @@ pub enum TcpIcmpKind {
     /// 1122, section 4.2.3.9).
     NoNeighbor,
 }
+
+#[cfg(test)]
+mod tests;

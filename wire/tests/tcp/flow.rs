@@ -112,6 +112,21 @@ fn an_end_that_answers_ours_or_comes_too_early_is_acknowledged_at_once() {
     assert_eq!(answer[0].numbers(), (2, 2));
 }
 
+/// Who sleeps until the next deadline is not woken at once by a timer that has fired.
+#[test]
+fn a_timer_that_has_fired_is_no_deadline_any_more() {
+    let (mut bed, _) = Bed::accepted(plain());
+    assert_eq!(bed.data(1, 1, b"x"), []);
+    while bed.sent().is_empty() {
+        let deadline = bed.engine.next_deadline();
+        bed.now = deadline.expect("an acknowledgment is due");
+        bed.engine.handle_timeout(bed.now);
+    }
+    let soon = bed.now + milliseconds(10);
+    let next = bed.engine.next_deadline();
+    assert!(next.is_none_or(|next| next > soon), "{next:?}");
+}
+
 #[test]
 fn acknowledgments_are_not_delayed_if_so_set() {
     let options = TcpOptions {

@@ -265,3 +265,58 @@ proptest! {
         prop_assert!(exceptions.is_empty());
     }
 }
+
+#[derive(Debug, Clone)]
+enum Change {
+    Keep(u16, u16, Vec<u16>),
+    LetGo(u16, u16, Vec<u16>),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let peers = || proptest::collection::vec(0_u16..6, 0..6);
+    let local = || (0..CPUS, 7_u16..9);
+    prop_oneof![
+        (local(), peers()).prop_map(|((cpu, port), peers)| Change::Keep(cpu, port, peers)),
+        (local(), peers()).prop_map(|((cpu, port), peers)| Change::LetGo(cpu, port, peers)),
+    ]
+}
+
+proptest! {
+    /// Against a plain map from flow to cpu.
+    #[test]
+    fn what_is_kept_is_what_was_said_last(
+        changes in proptest::collection::vec(change(), 0..40),
+    ) {
+        let at = |port| udp(if port == 7 { "10.0.0.1:7" } else { "10.0.0.1:8" });
+        let mut exceptions = Exceptions::new(CPUS);
+        let mut model = std::collections::HashMap::new();
+        for change in changes {
+            match change {
+                Change::Keep(cpu, port, peers) => {
+                    let flows: Arc<[_]> = peers.iter().map(|peer| flow(at(port), *peer)).collect();
+                    model.retain(|(_, at), owner| (*at, *owner) != (port, cpu));
+                    model.extend(peers.iter().map(|peer| ((*peer, port), cpu)));
+                    let kept = exceptions.keep(Transport::Udp, port, false, cpu, flows);
+                    prop_assert_eq!(kept, peers.len());
+                }
+                Change::LetGo(cpu, port, peers) => {
+                    let flows: Vec<_> = peers.iter().map(|peer| flow(at(port), *peer)).collect();
+                    model.retain(|(peer, at), owner| {
+                        (*at, *owner) != (port, cpu) || !peers.contains(peer)
+                    });
+                    exceptions.let_go(cpu, &flows);
+                }
+            }
+            for (peer, port) in (0..6).flat_map(|peer| [(peer, 7), (peer, 8)]) {
+                let ask = || flow(at(port), peer);
+                let owner = exceptions.resolve(Transport::Udp, port, ask, 9, || 99);
+                prop_assert_eq!(owner, model.get(&(peer, port)).copied().unwrap_or(99));
+            }
+            prop_assert_eq!(exceptions.is_empty(), model.is_empty());
+            for cpu in 0..CPUS {
+                let count = model.values().filter(|owner| **owner == cpu).count();
+                prop_assert_eq!(exceptions.kept_by.get(&cpu).copied().unwrap_or(0), count);
+            }
+        }
+    }
+}

@@ -375,8 +375,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     }
 }
 
-/// The window in bytes of a connection that is not open yet: no SYN-ACK can announce more, as its own is
-/// not scaled (RFC 7323, section 2.2).
+/// The window in bytes of a connection that is not open yet: no SYN-ACK can announce more, as its
+/// own is not scaled (RFC 7323, section 2.2).
 fn handshake_window(options: &TcpOptions) -> u64 {
     options.first_buffer().min(u16::MAX.into()) as u64
 }
