@@ -1,11 +1,11 @@
 //! The other cpus of a stack, for what crosses seldom: bindings, and answers of neighbours.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::future::join_all;
 use virtroupe_wire::placement::{Binding, Flow};
 
 use crate::messages::BindError;
@@ -175,26 +175,22 @@ impl Peers {
     }
 }
 
-/// Waits for all at once: each is asked, and nobody waits for longer than [`ACKNOWLEDGE`]. The first
-/// cpu that has not answered by then; one that has ended need not.
+/// Waits for all at once, for [`ACKNOWLEDGE`] at most. The first cpu that has not answered by then; one
+/// that has ended need not.
 async fn all_answers<F: Future>(notes: Vec<(u16, F)>) -> Option<u16> {
-    let notes = notes.into_iter();
-    let mut notes: Vec<_> = notes.map(|(cpu, note)| (cpu, Box::pin(note))).collect();
-    let answers = poll_fn(|cx| {
-        notes.retain_mut(|(_, note)| note.as_mut().poll(cx).is_pending());
-        match notes.is_empty() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
+    let answers = notes.into_iter().map(|(cpu, note)| async move {
+        let answer = tokio::time::timeout(ACKNOWLEDGE, note).await;
+        answer.is_err().then_some(cpu)
     });
-    let _ = tokio::time::timeout(ACKNOWLEDGE, answers).await;
-    notes.first().map(|(cpu, _)| *cpu)
+    join_all(answers).await.into_iter().flatten().next()
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::future::poll_fn;
     use std::pin::{Pin, pin};
+    use std::task::Poll;
 
     use super::*;
 

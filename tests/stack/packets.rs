@@ -28,6 +28,11 @@ impl Handler<PacketsReceived> for Tap {
     }
 }
 
+/// A probe that answers nobody.
+async fn probe(stack: &Stack, local: &str) -> (Addr<Probe>, UnboundedReceiver<Seen>) {
+    Probe::start(stack, local, false).await.expect("bound")
+}
+
 /// Sends frames with these contents.
 #[derive(Message)]
 #[rtype(result = "SendOutcome")]
@@ -97,12 +102,8 @@ async fn frames_of_an_unknown_protocol_are_taken_whole_and_in_order() {
 #[actix::test]
 async fn a_copy_leaves_the_frame_to_the_stack_and_a_take_does_not() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", false)
-        .await
-        .expect("bound");
-    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false)
-        .await
-        .expect("bound");
+    let (_bound, mut at_server) = probe(&server, "0.0.0.0:7").await;
+    let (probe, _) = probe(&client, "10.0.0.1:5000").await;
     let udp = || Filter::Protocol(17);
     let (_copier, mut copies) = tap(&server, udp(), Capture::Copy).await;
     let send = |text: &'static [u8]| Send(vec![datagram(address("10.0.0.2:7"), text)]);
@@ -165,12 +166,8 @@ async fn a_source_of_a_thousand_frames_is_received_to_the_last() {
 #[actix::test]
 async fn a_subscription_by_message_ends_with_its_receiver() {
     let (client, server, _) = pair(LinkConfig::default()).await;
-    let (_echo, mut at_server) = Probe::start(&server, "0.0.0.0:7", false)
-        .await
-        .expect("bound");
-    let (probe, _) = Probe::start(&client, "10.0.0.1:5000", false)
-        .await
-        .expect("bound");
+    let (_bound, mut at_server) = probe(&server, "0.0.0.0:7").await;
+    let (probe, _) = probe(&client, "10.0.0.1:5000").await;
     let (seen, mut taken) = unbounded_channel();
     let remote = Tap { socket: None, seen }.start();
     let subscribe = Subscribe {

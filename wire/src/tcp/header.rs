@@ -203,29 +203,37 @@ impl TcpHeader {
         Ok(length)
     }
 
+    /// The fixed part of a header of `length` bytes as it goes on the wire with a checksum of zero, in
+    /// numbers high byte first. The checksum is in the upper 16 bits of the last.
+    #[inline]
+    fn fixed(&self, length: usize) -> [u32; HEADER / 4] {
+        let offset = (length as u32 / 4) << 12;
+        [
+            u32::from(self.source_port) << 16 | u32::from(self.destination_port),
+            self.sequence.0,
+            self.acknowledgment.0,
+            (offset | u32::from(self.flags.0)) << 16 | u32::from(self.window),
+            u32::from(self.urgent),
+        ]
+    }
+
     /// The header as it goes on the wire with a checksum of zero, in numbers high byte first, if it
     /// has timestamps and no other option: what most have. The checksum is in the upper 16 bits
     /// of the third.
     #[inline]
     pub(crate) fn common_numbers(&self) -> Option<[u64; COMMON / 8]> {
+        const TIMESTAMPS: u32 = u32::from_be_bytes([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
         let timestamps = self.options.timestamps?;
         if self.options.length() != COMMON - HEADER || self.options.sack_permitted {
             return None;
         }
-        let flags = (COMMON as u64 / 4) << 12 | u64::from(self.flags.0);
+        let [ports, sequence, acknowledgment, window, urgent] = self.fixed(COMMON);
+        let pair = |first: u32, second: u32| u64::from(first) << 32 | u64::from(second);
         Some([
-            u64::from(self.source_port) << 48
-                | u64::from(self.destination_port) << 32
-                | u64::from(self.sequence.0),
-            u64::from(self.acknowledgment.0) << 32 | flags << 16 | u64::from(self.window),
-            u64::from(self.urgent) << 32
-                | u64::from(u32::from_be_bytes([
-                    kind::NOP,
-                    kind::NOP,
-                    kind::TIMESTAMPS,
-                    10,
-                ])),
-            u64::from(timestamps.value) << 32 | u64::from(timestamps.echo),
+            pair(ports, sequence),
+            pair(acknowledgment, window),
+            pair(urgent, TIMESTAMPS),
+            pair(timestamps.value, timestamps.echo),
         ])
     }
 
@@ -236,35 +244,10 @@ impl TcpHeader {
         let mut bytes = [0; MAX_HEADER];
         let (fixed, options) = bytes.split_at_mut(HEADER);
         let length = HEADER + self.options.write(options);
-        let [s0, s1] = self.source_port.to_be_bytes();
-        let [d0, d1] = self.destination_port.to_be_bytes();
-        let [q0, q1, q2, q3] = self.sequence.0.to_be_bytes();
-        let [a0, a1, a2, a3] = self.acknowledgment.0.to_be_bytes();
-        let [w0, w1] = self.window.to_be_bytes();
-        let [u0, u1] = self.urgent.to_be_bytes();
-        let offset = (length / 4 * 16) as u8;
-        fixed.copy_from_slice(&[
-            s0,
-            s1,
-            d0,
-            d1,
-            q0,
-            q1,
-            q2,
-            q3,
-            a0,
-            a1,
-            a2,
-            a3,
-            offset,
-            self.flags.0,
-            w0,
-            w1,
-            0,
-            0,
-            u0,
-            u1,
-        ]);
+        let rooms = fixed.as_chunks_mut().0.iter_mut();
+        for (room, number) in rooms.zip(self.fixed(length)) {
+            *room = number.to_be_bytes();
+        }
         (bytes, length)
     }
 }
