@@ -8,10 +8,12 @@ use virtroupe_wire::DropReason;
 
 use crate::virtual_queue::{Ledger, Served, VirtualQueue};
 
+mod turns;
+
+use turns::{QUANTUM, Turns};
+
 /// Free slots that the pool must have before a sender is told that there is room.
 const LEAST_FREE: usize = 32;
-/// Frames that each sender of a ring may put in before it is the next one's turn.
-const QUANTUM: usize = 64;
 
 /// Where the frames of one cpu go.
 pub(crate) enum Egress {
@@ -146,7 +148,7 @@ impl Egress {
         let Egress::Queue(queue) = self else {
             return 0;
         };
-        let mut waiting = queue.held.take().map_or(Vec::new(), |(_, held)| held);
+        let mut waiting = queue.held.take().unwrap_or_default();
         for served in &mut queue.served {
             while served.take(&mut waiting, QUANTUM) > 0 {}
         }
@@ -170,12 +172,12 @@ pub(crate) struct QueueEgress {
     ledger: Ledger,
     /// Packets of the own cpu in the ring; counted only where others share it.
     own: usize,
-    /// Whose turn is next: a place in `served`, or one behind for the cpu itself.
-    turn: usize,
+    /// Whose turn it is: a place in `served`, or one behind for the cpu itself.
+    turns: Turns,
     /// Memory for one turn, empty in between.
     scratch: Vec<Frame>,
     /// Frames of the virtual queue whose turn it was that found no descriptors: long chains.
-    held: Option<(usize, Vec<Frame>)>,
+    held: Option<Vec<Frame>>,
 }
 
 impl QueueEgress {
@@ -183,10 +185,10 @@ impl QueueEgress {
         QueueEgress {
             size: pair.transmit_room(),
             pair,
+            turns: Turns::new(served.len() + 1),
             served,
             ledger: Ledger::default(),
             own: 0,
-            turn: 0,
             scratch: Vec::new(),
             held: None,
         }
@@ -202,14 +204,13 @@ impl QueueEgress {
         }
     }
 
-    /// Sends the frames of the own cpu and of the virtual queues in turns, a quantum each, until
-    /// all is sent or the ring is full. The next call goes on with the one behind.
+    /// Sends the frames of the own cpu and of the virtual queues in [`Turns`], until all is sent or
+    /// the ring is full. The next call goes on there.
     fn transmit_for_all(&mut self, own: &mut Vec<Frame>) -> Result<usize, Violation> {
         self.reclaim()?;
-        let senders = self.served.len() + 1;
         let mut moved = 0;
         let mut idle = 0;
-        while idle < senders && self.pair.transmit_room() > 0 {
+        while idle < self.turns.senders() && self.pair.transmit_room() > 0 {
             let (sent, is_short) = self.transmit_turn(own)?;
             idle = if sent == 0 { idle + 1 } else { 0 };
             moved += sent;
@@ -217,40 +218,43 @@ impl QueueEgress {
                 // A long chain waits for descriptors: from frames behind it, it would get none.
                 break;
             }
-            self.turn = (self.turn + 1) % senders;
         }
         Ok(moved)
     }
 
-    /// Sends a quantum of the sender whose turn it is. Returns how many frames went, and whether
-    /// one of the quantum found too few descriptors.
+    /// Sends what the sender whose turn it is may send now. Returns how many frames went, and
+    /// whether one of them found too few descriptors.
     fn transmit_turn(&mut self, own: &mut Vec<Frame>) -> Result<(usize, bool), Violation> {
-        let limit = QUANTUM.min(self.pair.transmit_room());
+        let whose = self.turns.whose();
+        let limit = self.turns.limit(self.pair.transmit_room());
         let mut burst = std::mem::take(&mut self.scratch);
-        if let Some((_, held)) = self.held.take() {
+        let mut has_more = true;
+        if let Some(held) = self.held.take() {
             burst = held;
-        } else if let Some(served) = self.served.get_mut(self.turn) {
-            served.take(&mut burst, limit);
+        } else if let Some(served) = self.served.get_mut(whose) {
+            has_more = served.take(&mut burst, limit) == limit;
         } else {
+            has_more = own.len() >= limit;
             burst.extend(own.drain(..limit.min(own.len())));
         }
         let before = burst.len();
         self.pair.transmit(&mut burst)?;
         let sent = before - burst.len();
-        let is_own = self.turn == self.served.len();
-        let queue = (!is_own).then_some(self.turn as u16);
+        let is_own = whose == self.served.len();
+        let queue = (!is_own).then_some(whose as u16);
         self.ledger.add(queue, sent as u32);
         if is_own {
             self.own += sent;
         }
         let is_short = !burst.is_empty();
+        self.turns.sent(sent, has_more || is_short);
         if !is_short {
             self.scratch = burst;
         } else if is_own {
             own.splice(..0, burst.drain(..));
             self.scratch = burst;
         } else {
-            self.held = Some((self.turn, burst));
+            self.held = Some(burst);
         }
         Ok((sent, is_short))
     }

@@ -353,7 +353,7 @@ async fn the_senders_of_a_ring_take_turns_and_none_waits_for_ever() {
         assert!(told.try_recv().is_err(), "there is no room");
         all.push((sender, told, port, outcome.accepted, 0));
     }
-    for _ in 0..150 {
+    while all.iter().map(|sender| sender.4).sum::<usize>() < 10_000 {
         rig.until(|rig| rig.step() > 0).await;
         for frame in rig.wire.take_sent() {
             let (source, ..) = parse_udp(&frame.frame).expect("a datagram");
@@ -368,12 +368,9 @@ async fn the_senders_of_a_ring_take_turns_and_none_waits_for_ever() {
             }
         }
     }
-    let shares = || all.iter().map(|sender| sender.4);
-    let (least, most) = (shares().min(), shares().max());
-    // The first one finds the ring empty and fills it; from then on it is turns of 64.
-    let difference = most.zip(least).map(|(most, least)| most - least);
-    let shares: Vec<_> = shares().collect();
-    assert!(difference <= Some(ROOM + 64), "{shares:?}");
-    assert!(least >= Some(1000), "{shares:?}");
+    // Who has nothing in its lane at its turn loses it, and how soon a sender that was told offers
+    // more is up to the machine: so the shares are alike, and not the same.
+    let shares: Vec<_> = all.iter().map(|sender| sender.4).collect();
+    assert!(shares.iter().all(|share| *share > 2000), "{shares:?}");
     rig.stack.shutdown().await;
 }
