@@ -106,8 +106,8 @@ impl Peer {
         Segment {
             flow: self.flow,
             header: TcpHeader {
-                source_port: self.flow.remote().port(),
-                destination_port: self.flow.local().port(),
+                source_port: self.flow.remote_port(),
+                destination_port: self.flow.local_port(),
                 sequence: self.next,
                 acknowledgment: self.expected,
                 flags,

@@ -207,7 +207,7 @@ impl Bed {
             });
         }
         let header = TcpHeader {
-            source_port: flow.remote().port(),
+            source_port: flow.remote_port(),
             destination_port: 80,
             sequence: near(last.acknowledgment, crafted.sequence),
             acknowledgment: near(last.sequence, crafted.ack),
@@ -235,14 +235,14 @@ impl Bed {
             if !self.engine.poll_transmit(self.now, &mut outgoing) {
                 return;
             }
-            let port = outgoing.flow.remote().port();
+            let port = outgoing.flow.remote_port();
             if let Some(last) = self.last.get_mut(usize::from(port.wrapping_sub(9000))) {
                 *last = outgoing.header;
                 last.sequence = last.sequence + outgoing.payload_length() as u32;
             }
             let packet: Option<HeapBuffer> = outgoing.take_packet(&mut Heap);
             let packet = packet.expect("there is memory");
-            let (source, destination) = (outgoing.flow.local().ip(), outgoing.flow.remote().ip());
+            let (source, destination) = outgoing.flow.addresses();
             let read = Segment::parse(source, destination, 0, packet, true);
             assert_eq!(read.expect("it is well formed").header, outgoing.header);
         }

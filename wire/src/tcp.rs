@@ -80,7 +80,7 @@
 //!     let mut outgoing = Outgoing::new();
 //!     let mut packets = Vec::new();
 //!     while engine.poll_transmit(now, &mut outgoing) {
-//!         let (source, destination) = (outgoing.flow.local().ip(), outgoing.flow.remote().ip());
+//!         let (source, destination) = outgoing.flow.addresses();
 //!         let packet = outgoing.take_packet(&mut Heap).expect("there is memory");
 //!         packets.push((source, destination, packet.to_vec()));
 //!     }
@@ -153,6 +153,7 @@ mod connection;
 mod cookies;
 mod counters;
 mod engine;
+mod flow;
 pub mod header;
 mod listeners;
 mod pacing;
@@ -179,8 +180,9 @@ pub use config::{Keepalive, ListenOptions, TcpConfig, TcpOptions, WindowScaling}
 pub use congestion::{AckSample, Congestion, CongestionControl};
 pub use counters::{ConnectionStats, TcpCounters, TcpUsage};
 pub use engine::{ConnectionId, ListenerId, TcpEngine, TcpEvent};
+pub use flow::Flow;
 pub use header::{HeaderOptions, SackBlock, SackBlocks, TcpFlags, TcpHeader, Timestamps};
 pub use payload::{Attach, SharedPayload};
-pub use segment::{Flow, Outgoing, Segment, TcpIcmp, TcpIcmpKind};
+pub use segment::{Outgoing, Segment, TcpIcmp, TcpIcmpKind};
 pub use sequence::{SeqNumber, WindowScale};
 pub use state::{ListenError, Readiness, TcpConnectError, TcpError, TcpState, WriteError};

@@ -293,7 +293,7 @@ impl<B: Buffer> Host<B> {
         B: Attach<S>,
         S: SharedPayload,
     {
-        match (outgoing.flow.local().ip(), outgoing.flow.remote().ip()) {
+        match outgoing.flow.addresses() {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 self.send_tcp_over::<Ipv4Addr, A, S>(now, (local, remote), outgoing, pool)
             }

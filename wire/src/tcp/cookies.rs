@@ -5,10 +5,10 @@
 //! timestamps, what else it offered is in the lowest bits of ours, which it echoes.
 
 use super::connection::{Opened, clock};
+use super::flow::Flow;
 use super::header::{TcpHeader, Timestamps};
 use super::records::Offer;
 use super::secrets::Secrets;
-use super::segment::Flow;
 use super::sequence::{SeqNumber, WindowScale};
 use crate::time::Instant;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::config::{ListenOptions, TcpOptions};
-use super::segment::Flow;
+use super::flow::Flow;
 use super::slab::{Key, Slab};
 use super::state::ListenError;
 use crate::time::Instant;

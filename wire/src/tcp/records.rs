@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::connection::{Negotiated, Opened, clock};
+use super::flow::Flow;
 use super::header::{HeaderOptions, SackBlocks, TcpFlags, TcpHeader, Timestamps};
-use super::segment::Flow;
 use super::sequence::{SeqNumber, WindowScale};
 use crate::drops::DropReason;
 use crate::time::Instant;
@@ -103,8 +103,8 @@ impl SynAck {
             flags = flags.with(TcpFlags::ECE);
         }
         TcpHeader {
-            source_port: flow.local().port(),
-            destination_port: flow.remote().port(),
+            source_port: flow.local_port(),
+            destination_port: flow.remote_port(),
             sequence: self.ours,
             acknowledgment: self.theirs + 1,
             flags,

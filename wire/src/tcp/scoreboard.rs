@@ -148,6 +148,12 @@ impl Scoreboard {
         self.records.is_empty()
     }
 
+    /// Whether something that arrived out of order, or was sent again, may tell what is lost.
+    #[inline]
+    pub(crate) fn has_gap(&self) -> bool {
+        self.sacked > 0 || self.retransmitted > 0 || self.again.is_some()
+    }
+
     pub(crate) fn records(&self) -> usize {
         self.records.len()
     }

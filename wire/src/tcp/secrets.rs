@@ -2,13 +2,12 @@
 //! timestamp offsets, SYN cookies, ports. All of it follows from one seed.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use siphasher::sip::SipHasher13;
 
-use super::segment::Flow;
+use super::flow::Flow;
 use super::sequence::SeqNumber;
 use crate::time::Instant;
 
@@ -87,39 +86,30 @@ impl Key {
     /// input bit by bit costs several times as much for a few words.
     #[inline]
     fn hash(&self, flow: &Flow, data: Option<u64>) -> u64 {
-        let (local, remote) = (flow.local(), flow.remote());
-        let ports = u32::from(local.port()) << 16 | u32::from(remote.port());
-        match (local.ip(), remote.ip(), data) {
-            (IpAddr::V4(local), IpAddr::V4(remote), None) => {
+        let ports = u32::from(flow.local_port()) << 16 | u32::from(flow.remote_port());
+        match (flow.addresses_v4(), data) {
+            (Some((local, remote)), None) => {
                 let addresses = u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits());
                 let mut message = [0; 12];
                 message[..8].copy_from_slice(&addresses.to_le_bytes());
                 message[8..].copy_from_slice(&ports.to_le_bytes());
                 self.0.hash(&message)
             }
-            (local, remote, data) => {
-                let mut message = [0; 44];
-                message[..16].copy_from_slice(&wide(local).to_le_bytes());
-                message[16..32].copy_from_slice(&wide(remote).to_le_bytes());
+            (_, data) => {
+                let mut message = [0; 45];
+                message[..32].copy_from_slice(flow.as_bytes());
                 message[32..40].copy_from_slice(&data.unwrap_or(0).to_le_bytes());
-                message[40..].copy_from_slice(&ports.to_le_bytes());
+                message[40..44].copy_from_slice(&ports.to_le_bytes());
+                message[44] = flow.is_ipv6().into();
                 self.0.hash(&message)
             }
         }
     }
 }
 
-/// An address of either family as one number.
-fn wide(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, SocketAddr};
 
     use super::*;
 

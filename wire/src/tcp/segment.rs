@@ -1,8 +1,9 @@
-//! Segments as they enter and leave the engine, and the two ends that they run between.
+//! Segments as they enter and leave the engine.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
 use super::checksum;
+use super::flow::Flow;
 use super::header::{COMMON, HEADER, TcpFlags, TcpHeader};
 use super::payload::{Attach, SharedPayload};
 use super::sequence::SeqNumber;
@@ -12,53 +13,6 @@ use crate::offload::{ChecksumState, Offload, PartialChecksum, SegmentKind, Segme
 
 /// Bytes of payload for which there is room behind a header, at most.
 const MOST_COPIED: usize = 256;
-
-/// Both ends of a connection, as seen from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Flow {
-    local: IpAddr,
-    remote: IpAddr,
-    local_port: u16,
-    remote_port: u16,
-}
-
-impl Flow {
-    /// The flow between `local` and `remote`. Scope and flow label of IPv6 are not part of it.
-    pub const fn new(local: SocketAddr, remote: SocketAddr) -> Self {
-        Flow {
-            local: local.ip(),
-            remote: remote.ip(),
-            local_port: local.port(),
-            remote_port: remote.port(),
-        }
-    }
-
-    /// Our end.
-    pub const fn local(&self) -> SocketAddr {
-        SocketAddr::new(self.local, self.local_port)
-    }
-
-    /// The other end.
-    pub const fn remote(&self) -> SocketAddr {
-        SocketAddr::new(self.remote, self.remote_port)
-    }
-
-    /// Bytes in an IP header without options or extensions.
-    pub const fn ip_header(&self) -> usize {
-        match self.remote {
-            IpAddr::V4(_) => 20,
-            IpAddr::V6(_) => 40,
-        }
-    }
-}
-
-/// The flow of nothing.
-const NOBODY: Flow = Flow {
-    local: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    remote: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    local_port: 0,
-    remote_port: 0,
-};
 
 /// A segment that arrived.
 #[derive(Debug)]
@@ -100,7 +54,7 @@ impl<B: Buffer> Segment<B> {
     #[inline]
     pub(crate) fn unread(packet: B) -> Self {
         Segment {
-            flow: NOBODY,
+            flow: Flow::NOBODY,
             header: TcpHeader::default(),
             payload: packet,
             ecn: 0,
@@ -122,12 +76,8 @@ impl<B: Buffer> Segment<B> {
         let bytes = self.payload.head().get(start..).unwrap_or_default();
         let length = self.header.read(bytes)?;
         self.ecn = dscp_ecn & 3;
-        self.flow = Flow {
-            local: destination,
-            remote: source,
-            local_port: self.header.destination_port,
-            remote_port: self.header.source_port,
-        };
+        let (local, remote) = (self.header.destination_port, self.header.source_port);
+        self.flow = Flow::between((destination, local), (source, remote));
         self.payload.trim_front(start + length);
         Ok(())
     }
@@ -159,7 +109,7 @@ impl<S: SharedPayload> Outgoing<S> {
     /// An empty one, for [`poll_transmit`](super::TcpEngine::poll_transmit) to fill in.
     pub fn new() -> Self {
         Outgoing {
-            flow: NOBODY,
+            flow: Flow::NOBODY,
             header: TcpHeader::default(),
             payload: Vec::new(),
             segment_size: 0,

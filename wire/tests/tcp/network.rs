@@ -275,7 +275,7 @@ impl Network {
             ecn,
         } = packet;
         let buffer = HeapBuffer::new(&bytes);
-        let (source, destination) = (flow.local().ip(), flow.remote().ip());
+        let (source, destination) = flow.addresses();
         match Segment::parse(source, destination, ecn, buffer, true) {
             Ok(segment) => self.engines[to].receive_one(self.now, segment),
             Err(DropReason::Checksum | DropReason::Malformed) => self.corrupted += 1,

@@ -11,7 +11,7 @@ use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
 use crate::tcp::recovery::Mode;
 use crate::tcp::rtt::MAX_TIMEOUT;
-use crate::tcp::scoreboard::Delivery;
+use crate::tcp::scoreboard::{Delivery, Newest};
 use crate::tcp::segment::Segment;
 use crate::tcp::sequence::Origin;
 use crate::tcp::state::TcpState;
@@ -134,9 +134,22 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.send.una = ack;
             delivery.rtt = delivery.rtt.or_else(|| self.echoed_rtt(header, now));
         }
-        if !self.negotiated.sack {
-            return delivery;
+        if self.negotiated.sack && !header.options.sack.as_slice().is_empty() {
+            self.take_blocks(header, ack, &mut delivery, cx);
         }
+        delivery
+    }
+
+    /// Takes in what SACK blocks report.
+    #[inline(never)]
+    fn take_blocks(
+        &mut self,
+        header: &TcpHeader,
+        ack: u64,
+        delivery: &mut Delivery,
+        cx: &mut Context<'_>,
+    ) {
+        let (now, least_rtt) = (cx.now, self.rtt.least());
         let mut blocks = [Range::default(); 4];
         for (range, block) in blocks.iter_mut().zip(header.options.sack.as_slice()) {
             range.start = self.send.origin.position(block.start, ack);
@@ -153,10 +166,9 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         for block in blocks {
             if block.start < block.end && block.start >= ack && block.end <= self.send.nxt {
                 let board = &mut self.send.board;
-                board.sack(block, now, least_rtt, &mut delivery);
+                board.sack(block, now, least_rtt, delivery);
             }
         }
-        delivery
     }
 
     /// The round-trip time by timestamps (RFC 7323, section 4): they tell apart what was sent
@@ -325,10 +337,17 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// RACK (RFC 8985, section 6.2, step 5).
+    #[inline]
     fn detect_by_time(&mut self, now: Instant) {
-        let Some(newest) = self.recovery.newest else {
-            return;
-        };
+        match self.recovery.newest {
+            Some(newest) if self.send.board.has_gap() => self.detect_behind_gap(newest, now),
+            // All that is left was sent after what has arrived.
+            _ => self.timers.clear(Timer::Reorder),
+        }
+    }
+
+    #[inline(never)]
+    fn detect_behind_gap(&mut self, newest: Newest, now: Instant) {
         let is_certain = self.send.board.sacked_segments() >= DUPLICATES;
         let wait = self
             .recovery

@@ -145,8 +145,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             out.header.options = self.syn_options(cx.mtu, cx.now);
         }
         let header = &mut out.header;
-        header.source_port = self.flow.local().port();
-        header.destination_port = self.flow.remote().port();
+        header.source_port = self.flow.local_port();
+        header.destination_port = self.flow.remote_port();
         header.sequence = self.send.origin.number(sequence);
         header.acknowledgment = match is_ack {
             true => self.receive.origin.number(self.receive.next),

@@ -47,7 +47,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// and is no sign of congestion (RFC 1191, section 6.4).
     pub(crate) fn lower_mtu(&mut self, mtu: u16, now: Instant) -> bool {
         // RFC 8201, section 4: such a report is discarded.
-        if self.flow.remote().is_ipv6() && mtu < LEAST_IPV6_MTU {
+        if self.flow.is_ipv6() && mtu < LEAST_IPV6_MTU {
             return false;
         }
         let headers = (self.flow.ip_header() + HEADER) as u16;

@@ -4,9 +4,10 @@ use super::{Entry, Reply, Run, TcpEngine, context};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
 use crate::tcp::connection::Refusal;
+use crate::tcp::flow::Flow;
 use crate::tcp::header::{HeaderOptions, TcpFlags, TcpHeader, Timestamps};
 use crate::tcp::payload::SharedPayload;
-use crate::tcp::segment::{Flow, Segment};
+use crate::tcp::segment::Segment;
 use crate::tcp::sequence::SeqNumber;
 use crate::time::Instant;
 
@@ -240,8 +241,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         timestamps: Option<Timestamps>,
     ) -> Result<(), Refusal> {
         let header = TcpHeader {
-            source_port: flow.local().port(),
-            destination_port: flow.remote().port(),
+            source_port: flow.local_port(),
+            destination_port: flow.remote_port(),
             sequence: ours,
             acknowledgment: theirs,
             flags: TcpFlags::ACK,
@@ -285,8 +286,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             }
         };
         let reset = TcpHeader {
-            source_port: flow.local().port(),
-            destination_port: flow.remote().port(),
+            source_port: flow.local_port(),
+            destination_port: flow.remote_port(),
             sequence,
             acknowledgment,
             flags,

@@ -63,7 +63,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         least: Option<SeqNumber>,
     ) -> Result<(), Refusal> {
         let flow = segment.flow;
-        let is_plausible = flow.remote().port() != 0 && !flow.remote().ip().is_multicast();
+        let is_plausible = flow.remote_port() != 0 && !flow.addresses().1.is_multicast();
         let Some(entry) = self.listeners.at(listener).filter(|_| is_plausible) else {
             return Err(DropReason::BadSource.into());
         };

@@ -15,7 +15,6 @@ impl Scoreboard {
     /// The RFC waits for all of it at once. Here it is the first: so each is marked when it is
     /// due, and nothing behind the first that is not needs to be looked at.
     pub(crate) fn detect(&mut self, newest: Newest, wait: Span, now: Instant) -> Option<Instant> {
-        // Without gap or retransmission, all that is left was sent after what has arrived.
         if self.sacked == 0 && self.retransmitted == 0 {
             self.forget_resent();
             return None;
