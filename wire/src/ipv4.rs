@@ -104,39 +104,24 @@ impl Ipv4Header {
     /// `header_length` is taken to be 20; lengths are cut to 16 bits.
     #[inline]
     pub fn to_bytes(&self) -> [u8; HEADER] {
-        let [length_high, length_low] = (self.total_length as u16).to_be_bytes();
-        let [id_high, id_low] = self.id.to_be_bytes();
-        let flags = u16::from(self.dont_fragment) << 14
+        let fragment = u16::from(self.dont_fragment) << 14
             | u16::from(self.more_fragments) << 13
             | (self.fragment_offset / 8) as u16 & 0x1fff;
-        let [flags_high, flags_low] = flags.to_be_bytes();
-        let [s0, s1, s2, s3] = self.source.octets();
-        let [d0, d1, d2, d3] = self.destination.octets();
-        let mut bytes = [
-            0x45,
-            self.dscp_ecn,
-            length_high,
-            length_low,
-            id_high,
-            id_low,
-            flags_high,
-            flags_low,
-            self.ttl,
-            self.protocol,
-            0,
-            0,
-            s0,
-            s1,
-            s2,
-            s3,
-            d0,
-            d1,
-            d2,
-            d3,
-        ];
-        let [high, low] = checksum::header_checksum(&bytes).to_be_bytes();
-        bytes[10] = high;
-        bytes[11] = low;
+        let first = 0x45 << 56
+            | u64::from(self.dscp_ecn) << 48
+            | u64::from(self.total_length as u16) << 32
+            | u64::from(self.id) << 16
+            | u64::from(fragment);
+        let second = u64::from(self.ttl) << 56
+            | u64::from(self.protocol) << 48
+            | u64::from(self.source.to_bits());
+        let destination = self.destination.to_bits();
+        let sum = checksum::sum_numbers([first, second, destination.into()]);
+        let second = second | u64::from(checksum::finish_sum(sum)) << 32;
+        let mut bytes = [0; HEADER];
+        bytes[..8].copy_from_slice(&first.to_be_bytes());
+        bytes[8..16].copy_from_slice(&second.to_be_bytes());
+        bytes[16..].copy_from_slice(&destination.to_be_bytes());
         bytes
     }
 }

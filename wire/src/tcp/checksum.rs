@@ -17,9 +17,13 @@ pub fn is_intact<B: Buffer>(source: IpAddr, destination: IpAddr, packet: &B) -> 
 }
 
 /// The checksum of a segment from our end of `flow`: of `header`, whose checksum field is zero,
-/// and the `payload` behind it.
-pub fn of<'a>(flow: &Flow, header: &[u8], payload: impl Iterator<Item = &'a [u8]> + Clone) -> u16 {
-    let mut sum = in_front(flow, header.len(), payload.clone());
+/// and the `length` bytes of `payload` behind it.
+pub fn of<'a>(
+    flow: &Flow,
+    header: &[u8],
+    (length, payload): (usize, impl Iterator<Item = &'a [u8]>),
+) -> u16 {
+    let mut sum = pseudo_header(flow, header.len() + length);
     sum.add(header);
     payload.for_each(|part| sum.add(part));
     sum.finish()
@@ -30,18 +34,12 @@ pub fn of<'a>(flow: &Flow, header: &[u8], payload: impl Iterator<Item = &'a [u8]
 pub(crate) fn of_numbers<'a, const COUNT: usize>(
     flow: &Flow,
     header: [u64; COUNT],
-    payload: impl Iterator<Item = &'a [u8]> + Clone,
+    (length, payload): (usize, impl Iterator<Item = &'a [u8]>),
 ) -> u16 {
-    let mut sum = in_front(flow, COUNT * 8, payload.clone());
+    let mut sum = pseudo_header(flow, COUNT * 8 + length);
     sum.add_numbers(header);
     payload.for_each(|part| sum.add(part));
     sum.finish()
-}
-
-/// The sum over the pseudo-header of a segment with so many bytes of header.
-#[inline]
-fn in_front<'a>(flow: &Flow, header: usize, payload: impl Iterator<Item = &'a [u8]>) -> Checksum {
-    pseudo_header(flow, header + payload.map(<[u8]>::len).sum::<usize>())
 }
 
 /// The sum of the pseudo-header alone, of a segment of `length` bytes from our end of `flow`: what

@@ -203,8 +203,10 @@ pub(crate) struct Connection<B, S> {
 }
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
+    /// A connection that is closed: to be opened by `connect` or `accept`. It is large, and made
+    /// where it stays.
     #[inline(always)]
-    fn new(
+    pub(crate) fn new(
         flow: Flow,
         options: Arc<TcpOptions>,
         initial: SeqNumber,

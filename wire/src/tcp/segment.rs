@@ -188,28 +188,29 @@ impl<S: SharedPayload> Outgoing<S> {
         A::Buffer: Attach<S>,
     {
         let payload = self.payload.iter().map(S::as_ref);
+        let length = self.payload_length();
         // In numbers where that goes: bytes that were stored one by one have to be waited for
         // before they can be summed.
         let mut packet = if let Some(mut numbers) = self.header.common_numbers()
             && self.segment_size == 0
         {
-            let sum = checksum::of_numbers(&self.flow, numbers, payload);
+            let sum = checksum::of_numbers(&self.flow, numbers, (length, payload));
             let [_, _, third, _] = &mut numbers;
             *third |= u64::from(sum) << 48;
             let mut bytes = [0; COMMON];
             for (room, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
                 *room = number.to_be_bytes();
             }
-            self.allocate(&bytes, pool)
+            allocate(pool, &bytes, length)
         } else {
-            let (mut bytes, length) = self.header.to_bytes();
-            let header = bytes.get_mut(..length)?;
+            let (mut bytes, used) = self.header.to_bytes();
+            let header = bytes.get_mut(..used)?;
             let sum = match self.segment_size {
-                0 => checksum::of(&self.flow, header, payload),
-                _ => checksum::partial(&self.flow, length + self.payload_length()),
+                0 => checksum::of(&self.flow, header, (length, payload)),
+                _ => checksum::partial(&self.flow, used + length),
             };
             header.get_mut(16..18)?.copy_from_slice(&sum.to_be_bytes());
-            self.allocate(header, pool)
+            allocate(pool, header, length)
         };
         // It is not moved any more: a handle that was just changed has to be waited for.
         let mut parts = self.payload.drain(..);
@@ -221,20 +222,19 @@ impl<S: SharedPayload> Outgoing<S> {
         }
         packet
     }
+}
 
-    /// Memory with `header`, and room for a short payload behind it, which may be copied there.
-    #[inline]
-    fn allocate<A: Allocator>(&self, header: &[u8], pool: &mut A) -> Option<A::Buffer> {
-        let room = header.len() + self.payload_length().min(MOST_COPIED);
-        let mut packet = pool.allocate(room);
-        if !packet
-            .as_mut()
-            .is_some_and(|packet| packet.extend_from_slice(header))
-        {
-            packet = None;
-        }
-        packet
+/// Memory with `header`, and room for a short payload behind it, which may be copied there.
+#[inline]
+fn allocate<A: Allocator>(pool: &mut A, header: &[u8], payload: usize) -> Option<A::Buffer> {
+    let mut packet = pool.allocate(header.len() + payload.min(MOST_COPIED));
+    if !packet
+        .as_mut()
+        .is_some_and(|packet| packet.extend_from_slice(header))
+    {
+        packet = None;
     }
+    packet
 }
 
 /// An ICMP error about a segment of ours (RFC 792, RFC 4443).

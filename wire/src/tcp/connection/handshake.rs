@@ -1,11 +1,8 @@
 //! How a connection begins (RFC 9293, sections 3.5 and 3.10.7.3).
 
-use std::sync::Arc;
-
 use super::{Connection, Context, Negotiated, Owner, Refusal};
 use crate::buffer::Buffer;
 use crate::drops::DropReason;
-use crate::tcp::config::TcpOptions;
 use crate::tcp::congestion::{Controller, initial_window};
 use crate::tcp::flow::Flow;
 use crate::tcp::header::{TcpFlags, TcpHeader};
@@ -35,49 +32,29 @@ pub(crate) struct Opened {
 }
 
 impl<B: Buffer, S: SharedPayload> Connection<B, S> {
-    /// Asks for a connection (RFC 9293, section 3.10.1).
-    #[inline(always)]
-    pub(crate) fn connect(
-        flow: Flow,
-        options: Arc<TcpOptions>,
-        initial: SeqNumber,
-        timestamp_offset: u32,
-        mtu: u16,
-        now: Instant,
-    ) -> Self {
-        let mut connection = Self::new(flow, options, initial, mtu, now);
-        connection.state = TcpState::SynSent;
-        connection.timestamp_offset = timestamp_offset;
-        connection
-            .timers
-            .set(Timer::User, now + connection.options.connect_timeout);
-        connection
+    /// A new connection asks its peer to open it (RFC 9293, section 3.10.1).
+    pub(crate) fn connect(&mut self, timestamp_offset: u32, now: Instant) {
+        self.state = TcpState::SynSent;
+        self.timestamp_offset = timestamp_offset;
+        self.timers
+            .set(Timer::User, now + self.options.connect_timeout);
     }
 
-    /// A connection that a peer asked for, and whose handshake is over.
-    #[inline(always)]
-    pub(crate) fn accept(
-        opened: &Opened,
-        options: Arc<TcpOptions>,
-        listener: u32,
-        mtu: u16,
-        now: Instant,
-    ) -> Self {
-        let mut connection = Self::new(opened.flow, options, opened.ours, mtu, now);
-        connection.state = TcpState::Established;
-        connection.owner = Owner::Listener(listener);
-        connection.negotiated = opened.negotiated;
-        connection.timestamp_offset = opened.timestamp_offset;
-        connection.recent = opened.recent;
-        connection.send.una = Origin::SYN + 1;
-        connection.send.nxt = Origin::SYN + 1;
-        connection.begin_receive(opened.theirs, opened.peer_mss);
-        connection.ack_sent = connection.receive.next;
+    /// A new connection is one that a peer asked for, and whose handshake is over.
+    pub(crate) fn accept(&mut self, opened: &Opened, listener: u32, now: Instant) {
+        self.state = TcpState::Established;
+        self.owner = Owner::Listener(listener);
+        self.negotiated = opened.negotiated;
+        self.timestamp_offset = opened.timestamp_offset;
+        self.recent = opened.recent;
+        self.send.una = Origin::SYN + 1;
+        self.send.nxt = Origin::SYN + 1;
+        self.begin_receive(opened.theirs, opened.peer_mss);
+        self.ack_sent = self.receive.next;
         if let Some(sent) = opened.sent {
-            connection.rtt.sample(now.span_since(sent));
+            self.rtt.sample(now.span_since(sent));
         }
-        connection.open(opened.sent.is_none(), now);
-        connection
+        self.open(opened.sent.is_none(), now);
     }
 
     /// Handles a segment in SYN-SENT (RFC 9293, section 3.10.7.3).

@@ -123,10 +123,11 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let mtu = self.config.mtu;
         let key = self
             .connections
-            .insert_with(|| Connection::connect(flow, options, initial, offset, mtu, now));
+            .insert_with(|| Connection::new(flow, options, initial, mtu, now));
         if let Some(connection) = self.connections.at_mut(key.index) {
             connection.is_attached = true;
             connection.hash = hash;
+            connection.connect(offset, now);
             if let Some(queues) = self.spare.take() {
                 connection.adopt(queues);
             }

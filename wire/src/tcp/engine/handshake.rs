@@ -329,10 +329,11 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let (options, mtu) = (entry.options.clone(), self.config.mtu);
         let key = self
             .connections
-            .insert_with(|| Connection::accept(opened, options, listener, mtu, now));
+            .insert_with(|| Connection::new(opened.flow, options, opened.ours, mtu, now));
         if let Some(connection) = self.connections.at_mut(key.index) {
             connection.is_attached = true;
             connection.hash = hash;
+            connection.accept(opened, listener, now);
             if let Some(queues) = self.spare.take() {
                 connection.adopt(queues);
             }
