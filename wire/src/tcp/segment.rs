@@ -29,6 +29,17 @@ pub struct Segment<B> {
     pub merged: u16,
 }
 
+/// A segment while it is handled. What is long of it stays where it lies; so little is moved from
+/// call to call.
+#[derive(Debug)]
+pub(crate) struct Handled<'a, B> {
+    pub(crate) flow: &'a Flow,
+    pub(crate) header: &'a mut TcpHeader,
+    pub(crate) payload: B,
+    pub(crate) ecn: u8,
+    pub(crate) merged: u16,
+}
+
 impl<B: Buffer> Segment<B> {
     /// Reads a segment: `packet` is the IP payload, and begins with the TCP header. With
     /// `verify` its checksum must be right; leave it out where a device has verified it.

@@ -12,7 +12,7 @@ use crate::tcp::reassembly::Range;
 use crate::tcp::recovery::Mode;
 use crate::tcp::rtt::MAX_TIMEOUT;
 use crate::tcp::scoreboard::{Delivery, Newest};
-use crate::tcp::segment::Segment;
+use crate::tcp::segment::Handled;
 use crate::tcp::sequence::Origin;
 use crate::tcp::state::TcpState;
 use crate::tcp::timers::Timer;
@@ -37,11 +37,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Handles the acknowledgment in a segment that begins at `start` and is acceptable.
     pub(super) fn on_acknowledgment(
         &mut self,
-        segment: &Segment<B>,
+        segment: &Handled<'_, B>,
         start: u64,
         cx: &mut Context<'_>,
     ) -> Result<(), Refusal> {
-        let header = &segment.header;
+        let header = &*segment.header;
         let ack = self
             .send
             .origin

@@ -7,7 +7,7 @@ use crate::drops::DropReason;
 use crate::tcp::header::TcpFlags;
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::reassembly::Range;
-use crate::tcp::segment::Segment;
+use crate::tcp::segment::Handled;
 use crate::tcp::sequence::{Origin, SeqNumber};
 use crate::tcp::state::{TcpError, TcpState};
 use crate::tcp::timers::Timer;
@@ -26,7 +26,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Why it is not acted upon. It may be answered all the same.
     pub(crate) fn on_segment(
         &mut self,
-        mut segment: Segment<B>,
+        mut segment: Handled<'_, B>,
         cx: &mut Context<'_>,
     ) -> Result<(), Refusal> {
         match self.state {
@@ -71,8 +71,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// A SYN-ACK may answer our SYN although the peer's SYN came first: then it is only an
     /// acknowledgment (RFC 9293, section 3.5, figure 7).
     /// Whether this is one.
-    fn take_syn_of_simultaneous_open(&self, segment: &mut Segment<B>) -> bool {
-        let header = &mut segment.header;
+    fn take_syn_of_simultaneous_open(&self, segment: &mut Handled<'_, B>) -> bool {
+        let header = &mut *segment.header;
         let is_answer = self.state == TcpState::SynReceived
             && header.flags.contains(TcpFlags::SYN.with(TcpFlags::ACK))
             && header.sequence == self.receive.origin.0;
@@ -86,7 +86,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Protection against old segments (RFC 7323, section 5.3, R1).
     fn check_timestamp(
         &mut self,
-        segment: &Segment<B>,
+        segment: &Handled<'_, B>,
         cx: &mut Context<'_>,
     ) -> Result<(), Refusal> {
         let flags = segment.header.flags;
@@ -115,7 +115,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// it begins, after cutting off what lies outside of the window.
     fn check_sequence(
         &mut self,
-        segment: &mut Segment<B>,
+        segment: &mut Handled<'_, B>,
         cx: &mut Context<'_>,
     ) -> Result<u64, Refusal> {
         let flags = segment.header.flags;
@@ -196,7 +196,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     }
 
     /// Remembers the timestamp to echo (RFC 7323, section 4.3).
-    fn remember_timestamp(&mut self, segment: &Segment<B>, number: SeqNumber, now: Instant) {
+    fn remember_timestamp(&mut self, segment: &Handled<'_, B>, number: SeqNumber, now: Instant) {
         // Where it began as it was sent: what was trimmed since is no matter here.
         let start = self.receive.origin.position(number, self.ack_sent);
         if let Some(timestamps) = segment.header.options.timestamps
@@ -226,7 +226,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Why the text is not taken.
     pub(super) fn on_text(
         &mut self,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
         let is_fin = segment.header.flags.contains(TcpFlags::FIN);
@@ -264,11 +264,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// 3.8.6.3; RFC 5681, section 4.2).
     fn take_data(
         &mut self,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
         start: u64,
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
-        let Segment {
+        let Handled {
             payload, merged, ..
         } = segment;
         let length = payload.len() as u64;

@@ -7,7 +7,7 @@ use crate::tcp::congestion::{Controller, initial_window};
 use crate::tcp::flow::Flow;
 use crate::tcp::header::{TcpFlags, TcpHeader};
 use crate::tcp::payload::SharedPayload;
-use crate::tcp::segment::Segment;
+use crate::tcp::segment::Handled;
 use crate::tcp::sequence::{Origin, SeqNumber};
 use crate::tcp::state::{TcpError, TcpState};
 use crate::tcp::timers::Timer;
@@ -60,10 +60,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     /// Handles a segment in SYN-SENT (RFC 9293, section 3.10.7.3).
     pub(super) fn on_answer(
         &mut self,
-        mut segment: Segment<B>,
+        segment: Handled<'_, B>,
         cx: &mut Context<'_>,
     ) -> Result<(), Refusal> {
-        let header = segment.header;
+        let header = &*segment.header;
         let is_ack = header.flags.contains(TcpFlags::ACK);
         let ack = self
             .send
@@ -90,7 +90,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if !header.flags.contains(TcpFlags::SYN) {
             return Err(DropReason::BadFlags.into());
         }
-        self.negotiate(&header, cx.now);
+        self.negotiate(header, cx.now);
         self.last_received = cx.now;
         if !is_ack {
             // Both asked at once: our SYN is sent again, now with an acknowledgment.
@@ -100,7 +100,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
         let was_repeated = self.timeouts > 0;
         self.acknowledge_syn(ack, cx.now);
-        self.set_window(&header, self.receive.next, ack, cx.now);
+        self.set_window(header, self.receive.next, ack, cx.now);
         self.open(was_repeated, cx.now);
         cx.counters.opened += 1;
         self.readiness.connected = true;

@@ -7,7 +7,7 @@ use crate::tcp::connection::Refusal;
 use crate::tcp::flow::Flow;
 use crate::tcp::header::{HeaderOptions, TcpFlags, TcpHeader, Timestamps};
 use crate::tcp::payload::SharedPayload;
-use crate::tcp::segment::Segment;
+use crate::tcp::segment::{Handled, Segment};
 use crate::tcp::sequence::SeqNumber;
 use crate::time::Instant;
 
@@ -22,13 +22,13 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    pub(super) fn new<B: Buffer>(segment: &Segment<B>) -> Self {
+    pub(super) fn new<B: Buffer>(segment: &Handled<'_, B>) -> Self {
         let TcpHeader {
             flags,
             sequence,
             acknowledgment,
             ..
-        } = segment.header;
+        } = *segment.header;
         let length = segment.payload.len() as u32
             + u32::from(flags.contains(TcpFlags::SYN))
             + u32::from(flags.contains(TcpFlags::FIN));
@@ -111,7 +111,20 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
     /// Handles one segment, of whose flow the hash may be known.
     fn handle(&mut self, now: Instant, segment: Segment<B>, known_hash: Option<u64>) {
         self.counters.rx_segments += 1;
-        let flow = segment.flow;
+        let Segment {
+            flow,
+            mut header,
+            payload,
+            ecn,
+            merged,
+        } = segment;
+        let segment = Handled {
+            flow: &flow,
+            header: &mut header,
+            payload,
+            ecn,
+            merged,
+        };
         let answered = Answered::new(&segment);
         let result = if self.is_at(self.last_found, &flow) {
             self.receive_for(now, self.last_found, segment)
@@ -150,7 +163,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         &mut self,
         now: Instant,
         index: u32,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
     ) -> Result<(), Refusal> {
         let mut cx = context(
             now,
@@ -177,7 +190,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         now: Instant,
         hash: u64,
         index: u32,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
     ) -> Result<(), Refusal> {
         let Some(record) = self.time_wait.at(index).copied() else {
             return Err(DropReason::NoSocket.into());
@@ -193,8 +206,8 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         let has_room = self.half_open.len() < self.config.half_open;
         if is_opening
             && has_room
-            && record.admits(&segment.header)
-            && let Some(listener) = self.listeners.find(&segment.flow)
+            && record.admits(segment.header)
+            && let Some(listener) = self.listeners.find(segment.flow)
         {
             self.remove_time_wait(index);
             return self.receive_syn(now, hash, listener, &segment, Some(record.behind()));

@@ -12,7 +12,7 @@ use crate::tcp::cookies;
 use crate::tcp::header::{TcpFlags, TcpHeader, Timestamps};
 use crate::tcp::payload::SharedPayload;
 use crate::tcp::records::{HalfOpen, Offer, SynAck};
-use crate::tcp::segment::Segment;
+use crate::tcp::segment::Handled;
 use crate::tcp::sequence::SeqNumber;
 use crate::tcp::user_timeout;
 use crate::time::Instant;
@@ -27,14 +27,14 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         &mut self,
         now: Instant,
         hash: u64,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
     ) -> Result<(), Refusal> {
         let flags = segment.header.flags;
         let refused = |reset| Refusal {
             reason: DropReason::NoSocket,
             reset,
         };
-        let Some(listener) = self.listeners.find(&segment.flow) else {
+        let Some(listener) = self.listeners.find(segment.flow) else {
             return Err(refused(true));
         };
         if self.listeners.at(listener).is_some_and(|it| it.is_held) {
@@ -59,10 +59,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         now: Instant,
         hash: u64,
         listener: u32,
-        segment: &Segment<B>,
+        segment: &Handled<'_, B>,
         least: Option<SeqNumber>,
     ) -> Result<(), Refusal> {
-        let flow = segment.flow;
+        let flow = *segment.flow;
         let is_plausible = flow.remote_port() != 0 && !flow.addresses().1.is_multicast();
         let Some(entry) = self.listeners.at(listener).filter(|_| is_plausible) else {
             return Err(DropReason::BadSource.into());
@@ -71,7 +71,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return Err(DropReason::BacklogFull.into());
         }
         let options = &entry.options;
-        let header = &segment.header;
+        let header = &*segment.header;
         let (initial, timestamp_offset) = self.secrets.first_numbers(now, &flow);
         let initial = least
             .filter(|least| initial.is_before(*least))
@@ -145,7 +145,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         now: Instant,
         hash: u64,
         listener: u32,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
     ) -> Result<(), Refusal> {
         let refused = Refusal {
             reason: DropReason::NoSocket,
@@ -159,7 +159,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
             return Err(refused);
         }
         let scale = entry.options.scale();
-        let opened = cookies::open(&self.secrets, &segment.flow, &segment.header, scale, now);
+        let opened = cookies::open(&self.secrets, segment.flow, segment.header, scale, now);
         let opened = opened.ok_or(refused)?;
         let index = self.open(now, hash, listener, &opened)?;
         self.attach(hash, Entry::Connection(index));
@@ -173,7 +173,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         now: Instant,
         hash: u64,
         index: u32,
-        segment: Segment<B>,
+        segment: Handled<'_, B>,
     ) -> Result<(), Refusal> {
         let Some(record) = self.half_open.at(index).copied() else {
             return Err(DropReason::NoSocket.into());
@@ -185,7 +185,7 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
                 reset: true,
             });
         };
-        let header = &segment.header;
+        let header = &*segment.header;
         let window = handshake_window(options) as i64;
         let scale = options.scale();
         let ahead = i64::from(header.sequence.distance(record.theirs + 1));
