@@ -124,6 +124,13 @@ impl Recovery {
         }
     }
 
+    /// Whether nothing is lost, and nothing that was done about loss may still turn out to have been
+    /// needless.
+    #[inline]
+    pub(crate) fn is_over(&self) -> bool {
+        self.mode == Mode::Open && self.tail_probe.is_none() && self.undo.is_none()
+    }
+
     /// The path was seen to reorder: what was taken for lost was only late.
     pub(crate) fn on_reordering(&mut self) {
         self.is_reordered = true;

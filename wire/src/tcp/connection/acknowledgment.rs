@@ -57,6 +57,30 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.challenge(cx);
             return Err(DropReason::BadAck.into());
         }
+        if self.expects_no_news(header, ack) {
+            self.update_window(header, start, ack, cx.now);
+            self.take_congestion_mark(header, cx);
+        } else {
+            self.take_news(segment, start, ack, cx);
+        }
+        Ok(())
+    }
+
+    /// Whether an acknowledgment can tell nothing but the window: all that was sent is acknowledged,
+    /// and nothing else is waited for. So it is with each segment of a stream that only arrives.
+    #[inline]
+    fn expects_no_news(&self, header: &TcpHeader, ack: u64) -> bool {
+        ack == self.send.una
+            && self.send.is_quiet()
+            && self.send.window > 0
+            && header.options.sack.as_slice().is_empty()
+            && self.narrow.is_none()
+            && self.recovery.is_over()
+    }
+
+    /// Takes in all that an acknowledgment tells.
+    fn take_news(&mut self, segment: &Handled<'_, B>, start: u64, ack: u64, cx: &mut Context<'_>) {
+        let header = &*segment.header;
         let before = Before {
             una: self.send.una,
             in_flight: self.send.board.in_flight(),
@@ -76,9 +100,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             && !header.flags.contains(TcpFlags::FIN);
         let is_delayed = self.answers_original(header);
         self.recover(&before, &delivery, (is_duplicate, is_delayed), cx);
-        if header.flags.contains(TcpFlags::ECE) {
-            self.on_congestion_mark(cx);
-        }
+        self.take_congestion_mark(header, cx);
         if self.send.una > before.una {
             self.on_progress(cx.now);
         } else if self.send.window == 0 {
@@ -88,7 +110,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.send.is_fin_acknowledged() {
             self.on_finish_acknowledged();
         }
-        Ok(())
     }
 
     /// Our SYN was acknowledged: `ack` is behind it.
@@ -409,13 +430,16 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
 
     /// The sender's side of ECN (RFC 3168, section 6.1.2): once in a round trip, as if something
     /// was lost.
-    fn on_congestion_mark(&mut self, cx: &mut Context<'_>) {
-        if !self.negotiated.ecn || self.send.una < self.ecn_high || self.recovery.mode != Mode::Open
+    #[inline]
+    fn take_congestion_mark(&mut self, header: &TcpHeader, cx: &mut Context<'_>) {
+        if header.flags.contains(TcpFlags::ECE)
+            && self.negotiated.ecn
+            && self.send.una >= self.ecn_high
+            && self.recovery.mode == Mode::Open
         {
-            return;
+            cx.counters.ecn_reductions += 1;
+            self.reduce(cx.now);
         }
-        cx.counters.ecn_reductions += 1;
-        self.reduce(cx.now);
     }
 
     /// Something new was acknowledged.

@@ -287,7 +287,10 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             self.readiness.readable = true;
             cx.counters.rx_bytes += in_order;
         }
-        let of_sender = length.div_ceil(u64::from(merged.max(1)));
+        let of_sender = match merged {
+            0 | 1 => length,
+            merged => length.div_ceil(merged.into()),
+        };
         let longest = of_sender.min(self.path_mss.into()) as u16;
         self.longest_received = self.longest_received.max(longest);
         // A merged segment counts as all that it was made of.
