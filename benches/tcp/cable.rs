@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::{replace, take};
+use std::mem::replace;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -86,25 +86,26 @@ impl CableEnd {
 
     /// The next frame that has arrived.
     pub fn receive(&mut self) -> Option<Vec<u8>> {
-        if self.received.is_empty() && self.inbound.waiting.load(Ordering::Acquire) > 0 {
-            let mut state = lock(&self.inbound);
-            self.received.extend(state.frames.drain(..));
-            if state.spare.len() < MOST_SPARE {
-                state.spare.append(&mut self.empty);
-            }
-            self.inbound.waiting.store(0, Ordering::Relaxed);
-        }
+        self.exchange();
         self.received.pop_front()
+    }
+
+    /// Takes over what the other end has sent, if nothing is left.
+    fn exchange(&mut self) {
+        if !self.received.is_empty() || self.inbound.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut state = lock(&self.inbound);
+        self.received.extend(state.frames.drain(..));
+        if state.spare.len() < MOST_SPARE {
+            state.spare.append(&mut self.empty);
+        }
+        self.inbound.waiting.store(0, Ordering::Relaxed);
     }
 
     /// Takes back the buffer of a frame that was received.
     pub fn done(&mut self, frame: Vec<u8>) {
         self.empty.push(frame);
-    }
-
-    /// Puts a frame back that could not be handled yet.
-    fn put_back(&mut self, frame: Vec<u8>) {
-        self.received.push_front(frame);
     }
 }
 
@@ -141,14 +142,14 @@ impl Port for CableEnd {
         deliver: &mut Deliver<'_>,
     ) -> io::Result<usize> {
         for count in 0..limit {
-            let Some(mut frame) = CableEnd::receive(self) else {
+            self.exchange();
+            let Some(frame) = self.received.front() else {
                 return Ok(count);
             };
-            if deliver(&NetHeader::default(), &frame) == Delivery::NoBuffer {
-                self.put_back(take(&mut frame));
+            if deliver(&NetHeader::default(), frame) == Delivery::NoBuffer {
                 return Ok(count);
             }
-            self.done(frame);
+            self.empty.extend(self.received.pop_front());
         }
         Ok(limit)
     }

@@ -154,6 +154,12 @@ impl Pair {
         };
         queue.ring.disable_notifications();
         let in_place = self.port.transmits_in_place();
+        let longest = offloads::longest_frame(self.features, self.longest_frame);
+        let rules = Rules {
+            features: self.features,
+            longest: self.longest_frame,
+            link_up,
+        };
         let mut taken = 0;
         let mut filled = 0;
         let mut outcome = Ok(());
@@ -169,9 +175,8 @@ impl Pair {
                     break;
                 }
             }
-            let longest = offloads::longest_frame(self.features, self.longest_frame);
             let memory = queue.ring.memory();
-            let is_lent = in_place && chain.readable.len() <= MOST_WRITTEN;
+            let is_lent = in_place && chain.readable().len() <= MOST_WRITTEN;
             let gathered = match is_lent {
                 true => outline(memory, chain, longest, packet),
                 false => gather(memory, chain, longest, packet),
@@ -179,14 +184,9 @@ impl Pair {
             match gathered {
                 Ok(gathered) => {
                     taken += 1;
-                    let rules = Rules {
-                        features: self.features,
-                        longest: self.longest_frame,
-                        link_up,
-                    };
                     if let Some(length) = rules.judge(gathered, &packet.header, &mut self.stats) {
                         if is_lent {
-                            let frame = LentFrame::new(packet.header, memory, &chain.readable);
+                            let frame = LentFrame::new(packet.header, memory, chain.readable());
                             let is_taken = self.port.transmit_in_place(now, &frame);
                             count_sent(is_taken, length, &mut self.stats);
                         } else if in_place {
