@@ -1,9 +1,8 @@
 //! A cable in memory between two threads: what a device of either stack sends, the generator
 //! receives, and the other way round. A lock for each burst, and buffers that are used again.
 
-use std::collections::VecDeque;
 use std::io;
-use std::mem::replace;
+use std::mem::{replace, swap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,8 +35,8 @@ pub struct CableEnd {
     inbound: Arc<Lane>,
     /// What was sent since the last flush.
     sent: Vec<Vec<u8>>,
-    /// What has arrived.
-    received: VecDeque<Vec<u8>>,
+    /// What has arrived, the next one at the end.
+    received: Vec<Vec<u8>>,
     /// Buffers to send in.
     spare: Vec<Vec<u8>>,
     /// Received buffers that go back at the next exchange.
@@ -52,7 +51,7 @@ impl CableEnd {
             outbound: Arc::clone(outbound),
             inbound: Arc::clone(inbound),
             sent: Vec::new(),
-            received: VecDeque::new(),
+            received: Vec::new(),
             spare: Vec::new(),
             empty: Vec::new(),
         };
@@ -86,17 +85,20 @@ impl CableEnd {
 
     /// The next frame that has arrived.
     pub fn receive(&mut self) -> Option<Vec<u8>> {
-        self.exchange();
-        self.received.pop_front()
+        if self.received.is_empty() {
+            self.exchange();
+        }
+        self.received.pop()
     }
 
-    /// Takes over what the other end has sent, if nothing is left.
+    /// Takes over what the other end has sent, when nothing of that is left.
     fn exchange(&mut self) {
-        if !self.received.is_empty() || self.inbound.waiting.load(Ordering::Acquire) == 0 {
+        if self.inbound.waiting.load(Ordering::Acquire) == 0 {
             return;
         }
         let mut state = lock(&self.inbound);
-        self.received.extend(state.frames.drain(..));
+        swap(&mut self.received, &mut state.frames);
+        self.received.reverse();
         if state.spare.len() < MOST_SPARE {
             state.spare.append(&mut self.empty);
         }
@@ -141,15 +143,18 @@ impl Port for CableEnd {
         limit: usize,
         deliver: &mut Deliver<'_>,
     ) -> io::Result<usize> {
-        for count in 0..limit {
+        if self.received.is_empty() {
             self.exchange();
-            let Some(frame) = self.received.front() else {
+        }
+        for count in 0..limit {
+            let Some(frame) = self.received.pop() else {
                 return Ok(count);
             };
-            if deliver(&NetHeader::default(), frame) == Delivery::NoBuffer {
+            if deliver(&NetHeader::default(), &frame) == Delivery::NoBuffer {
+                self.received.push(frame);
                 return Ok(count);
             }
-            self.empty.extend(self.received.pop_front());
+            self.done(frame);
         }
         Ok(limit)
     }

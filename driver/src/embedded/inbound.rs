@@ -62,13 +62,21 @@ impl Inbound<'_> {
         Ok(delivered + received?)
     }
 
+    #[inline(always)]
     fn deliver(&mut self, header: &NetHeader, frame: &[u8]) -> Delivery {
         if !self.pieces.is_empty() {
             return Delivery::NoBuffer;
         }
-        if is_taken_by_driver(header, frame, self.features) {
+        if header.is_plain_transmit() || is_taken_by_driver(header, frame, self.features) {
             return self.write(header, frame);
         }
+        self.cut(header, frame);
+        Delivery::Taken
+    }
+
+    /// Does what `header` asks for, and delivers what comes of it.
+    #[inline(never)]
+    fn cut(&mut self, header: &NetHeader, frame: &[u8]) {
         let mut packet = self.scratch.copy(header, frame);
         let outcome = self.scratch.carry_out(&mut packet);
         self.scratch.give(packet);
@@ -79,7 +87,6 @@ impl Inbound<'_> {
             self.stats.from_backend.add(frame.len());
             self.stats.undoable.add(frame.len());
         }
-        Delivery::Taken
     }
 
     /// Delivers the pieces for which there are buffers.
@@ -94,6 +101,7 @@ impl Inbound<'_> {
     }
 
     /// Writes a frame that the driver takes as it is, and counts it.
+    #[inline(always)]
     fn write(&mut self, header: &NetHeader, frame: &[u8]) -> Delivery {
         let written = match self.link_up {
             true => self.scatter(header, frame),
@@ -120,6 +128,7 @@ impl Inbound<'_> {
 
     /// Writes `frame` into the next receive buffer, or where buffers are merged (MRG_RXBUF,
     /// section 5.1.6.4) into as many as it needs.
+    #[inline(always)]
     fn scatter(&mut self, header: &NetHeader, frame: &[u8]) -> Result<Scattered, RingFault> {
         let ring = &mut *self.ring;
         let Some(chain) = self.chains.first_mut() else {

@@ -47,26 +47,38 @@ impl GuestMemory {
     /// not all mapped.
     #[must_use]
     pub(super) fn read(&self, offset: usize, length: usize, to: &mut Vec<u8>) -> bool {
-        let Some(source) = self.memory.range(offset, length) else {
-            return false;
-        };
+        self.read_behind::<0>(offset, length, to).is_some()
+    }
+
+    /// The `N` bytes at `offset`; the `length` bytes behind them are appended to `to`. `None`, and
+    /// nothing appended, if they are not all mapped.
+    #[inline(always)]
+    pub(super) fn read_behind<const N: usize>(
+        &self,
+        offset: usize,
+        length: usize,
+        to: &mut Vec<u8>,
+    ) -> Option<[u8; N]> {
+        let source = self.memory.range(offset, N.checked_add(length)?)?;
         to.reserve(length);
         let free = to.spare_capacity_mut();
-        // SAFETY: `source` is `length` mapped bytes and `free` is at least `length` bytes after
-        // `reserve`. They do not overlap: `free` is in an allocation of ours, not in the
-        // mapping. The driver may write the source meanwhile; the bytes copied are then any mix
-        // of old and new, all of them initialised, and are judged only after the copy.
+        // SAFETY: `source` is as many mapped bytes as both have together and `free` is at least
+        // `length` bytes after `reserve`. They do not overlap: `free` is in an allocation of ours,
+        // not in the mapping. The driver may write the source meanwhile; the bytes copied are then
+        // any mix of old and new, all of them initialised, and are judged only after the copy.
         unsafe {
-            ptr::copy_nonoverlapping(source.as_ptr(), free.as_mut_ptr().cast(), length);
+            let rest = source.as_ptr().add(N);
+            ptr::copy_nonoverlapping(rest, free.as_mut_ptr().cast(), length);
             to.set_len(to.len() + length);
+            Some(source.cast::<[u8; N]>().read())
         }
-        true
     }
 
     /// The `N` bytes at `offset`, or `None` if they are not all mapped.
     pub(super) fn read_array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        self.read_exact(offset, &mut bytes).then_some(bytes)
+        let source = self.memory.range(offset, N)?;
+        // SAFETY: as in `read_behind`; `[u8; N]` needs no alignment.
+        Some(unsafe { source.cast::<[u8; N]>().read() })
     }
 
     /// Fills `to` from `offset`. False, and nothing read, if the bytes are not all mapped.
@@ -75,7 +87,7 @@ impl GuestMemory {
         let Some(source) = self.memory.range(offset, to.len()) else {
             return false;
         };
-        // SAFETY: as in `read`; `to` is an exclusive slice outside the mapping.
+        // SAFETY: as in `read_behind`; `to` is an exclusive slice outside the mapping.
         unsafe { ptr::copy_nonoverlapping(source.as_ptr(), to.as_mut_ptr(), to.len()) };
         true
     }
@@ -89,6 +101,7 @@ impl GuestMemory {
     /// Copies `head`, and behind it `from`, to `offset`. False, and nothing written, if the bytes
     /// are not all mapped.
     #[must_use]
+    #[inline(always)]
     pub(super) fn write_behind<const N: usize>(
         &self,
         offset: usize,

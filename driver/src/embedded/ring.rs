@@ -98,6 +98,7 @@ impl Chain {
     }
 
     /// Takes the buffer of one more descriptor, whichever the format, with these `flags`.
+    #[inline(always)]
     fn add(
         &mut self,
         memory: &GuestMemory,
@@ -180,6 +181,7 @@ impl Ring {
     }
 
     /// The memory that the buffers lie in.
+    #[inline(always)]
     pub(super) fn memory(&self) -> &GuestMemory {
         match self {
             Ring::Split(ring) => ring.memory(),
@@ -188,6 +190,7 @@ impl Ring {
     }
 
     /// Number of descriptors.
+    #[inline(always)]
     pub(super) fn size(&self) -> u16 {
         match self {
             Ring::Split(ring) => ring.size(),
@@ -196,6 +199,7 @@ impl Ring {
     }
 
     /// Whether a buffer is available. Reads the driver's index only if none was known.
+    #[inline(always)]
     pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.has_available(),
@@ -204,6 +208,7 @@ impl Ring {
     }
 
     /// Takes the next available buffer into `chain`. False if there is none.
+    #[inline(always)]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.take(chain),
@@ -213,6 +218,7 @@ impl Ring {
 
     /// Gives back the chain that was taken last and not used; the next [`take`](Self::take)
     /// returns it again. Several are given back last first.
+    #[inline(always)]
     pub(super) fn give_back(&mut self, chain: &Chain) {
         match self {
             Ring::Split(ring) => ring.give_back(chain),
@@ -222,6 +228,7 @@ impl Ring {
 
     /// Marks `chain` used, with `written` bytes of it written. The driver sees it after
     /// [`publish`](Self::publish).
+    #[inline(always)]
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
         match self {
             Ring::Split(ring) => ring.complete(chain, written),

@@ -159,6 +159,7 @@ impl PackedRing {
         Ok(self.known > 0 || self.is_available(self.next)?)
     }
 
+    #[inline(always)]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
         let place = self.place(self.next)?;
         let flags = place.flags();
@@ -211,6 +212,7 @@ impl PackedRing {
 
     /// Section 2.8.7: a table is all of its chain. Its entries follow each other, and only `WRITE`
     /// means something in them.
+    #[inline(never)]
     fn add_table(
         &self,
         address: u64,
@@ -256,6 +258,7 @@ impl PackedRing {
 
     /// Used descriptors go into the places of what they report, one after the other; places that
     /// a chain or a batch had beyond its first are skipped (section 2.8.9).
+    #[inline(always)]
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
         let report = Report {
             at: self.used,

@@ -169,6 +169,7 @@ impl SplitRing {
 
     /// Section 2.7.5.3: the table has at least one descriptor and no more than the queue, its
     /// descriptors are not indirect themselves, and NEXT is not set beside INDIRECT.
+    #[inline(never)]
     fn walk_table(&self, table: Descriptor, chain: &mut Chain) -> Result<(), RingFault> {
         let length = usize::try_from(table.length).map_err(|_| RingFault::Indirect)?;
         let entries = length / Descriptor::BYTES;

@@ -35,11 +35,6 @@ pub(super) fn outline(
 
 /// The bytes of the header in front of `segments`, which have as many.
 fn read_header(memory: &GuestMemory, segments: &[Segment]) -> Option<[u8; NetHeader::LENGTH]> {
-    if let [first, ..] = segments
-        && first.length >= NetHeader::LENGTH
-    {
-        return memory.read_array(first.offset);
-    }
     let mut header = [0; NetHeader::LENGTH];
     let mut rest = &mut header[..];
     for segment in segments {
@@ -62,7 +57,28 @@ fn frame_length(chain: &Chain) -> Option<usize> {
 }
 
 /// As [`outline`], and copies the frame into `packet` too.
+#[inline(always)]
 pub(super) fn gather(
+    memory: &GuestMemory,
+    chain: &Chain,
+    longest: usize,
+    packet: &mut Packet,
+) -> Result<Gathered, RingFault> {
+    packet.bytes.clear();
+    match (chain.readable(), frame_length(chain)) {
+        // Most frames lie in one piece.
+        (&[Segment { offset, .. }], Some(length)) if length <= longest => {
+            let header = memory.read_behind(offset, length, &mut packet.bytes);
+            packet.header = NetHeader::from_bytes(header.ok_or(RingFault::Address)?);
+            Ok(Gathered::Frame(length))
+        }
+        _ => gather_pieces(memory, chain, longest, packet),
+    }
+}
+
+/// As [`gather`], of a frame in several pieces, or of one that is not taken.
+#[inline(never)]
+fn gather_pieces(
     memory: &GuestMemory,
     chain: &Chain,
     longest: usize,
@@ -72,7 +88,6 @@ pub(super) fn gather(
     if matches!(outlined, Gathered::TooLong(_)) {
         return Ok(outlined);
     }
-    packet.bytes.clear();
     let mut header = NetHeader::LENGTH;
     for &Segment { offset, length } in chain.readable() {
         let skipped = header.min(length);
