@@ -1,9 +1,8 @@
 //! A cable in memory between two threads: what a device of either stack sends, the generator
 //! receives, and the other way round. A lock for each burst, and buffers that are used again.
 
-use std::collections::VecDeque;
 use std::io;
-use std::mem::{replace, take};
+use std::mem::{replace, swap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,8 +35,8 @@ pub struct CableEnd {
     inbound: Arc<Lane>,
     /// What was sent since the last flush.
     sent: Vec<Vec<u8>>,
-    /// What has arrived.
-    received: VecDeque<Vec<u8>>,
+    /// What has arrived, the next one at the end.
+    received: Vec<Vec<u8>>,
     /// Buffers to send in.
     spare: Vec<Vec<u8>>,
     /// Received buffers that go back at the next exchange.
@@ -52,7 +51,7 @@ impl CableEnd {
             outbound: Arc::clone(outbound),
             inbound: Arc::clone(inbound),
             sent: Vec::new(),
-            received: VecDeque::new(),
+            received: Vec::new(),
             spare: Vec::new(),
             empty: Vec::new(),
         };
@@ -86,25 +85,29 @@ impl CableEnd {
 
     /// The next frame that has arrived.
     pub fn receive(&mut self) -> Option<Vec<u8>> {
-        if self.received.is_empty() && self.inbound.waiting.load(Ordering::Acquire) > 0 {
-            let mut state = lock(&self.inbound);
-            self.received.extend(state.frames.drain(..));
-            if state.spare.len() < MOST_SPARE {
-                state.spare.append(&mut self.empty);
-            }
-            self.inbound.waiting.store(0, Ordering::Relaxed);
+        if self.received.is_empty() {
+            self.exchange();
         }
-        self.received.pop_front()
+        self.received.pop()
+    }
+
+    /// Takes over what the other end has sent, when nothing of that is left.
+    fn exchange(&mut self) {
+        if self.inbound.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut state = lock(&self.inbound);
+        swap(&mut self.received, &mut state.frames);
+        self.received.reverse();
+        if state.spare.len() < MOST_SPARE {
+            state.spare.append(&mut self.empty);
+        }
+        self.inbound.waiting.store(0, Ordering::Relaxed);
     }
 
     /// Takes back the buffer of a frame that was received.
     pub fn done(&mut self, frame: Vec<u8>) {
         self.empty.push(frame);
-    }
-
-    /// Puts a frame back that could not be handled yet.
-    fn put_back(&mut self, frame: Vec<u8>) {
-        self.received.push_front(frame);
     }
 }
 
@@ -140,12 +143,15 @@ impl Port for CableEnd {
         limit: usize,
         deliver: &mut Deliver<'_>,
     ) -> io::Result<usize> {
+        if self.received.is_empty() {
+            self.exchange();
+        }
         for count in 0..limit {
-            let Some(mut frame) = CableEnd::receive(self) else {
+            let Some(frame) = self.received.pop() else {
                 return Ok(count);
             };
             if deliver(&NetHeader::default(), &frame) == Delivery::NoBuffer {
-                self.put_back(take(&mut frame));
+                self.received.push(frame);
                 return Ok(count);
             }
             self.done(frame);

@@ -33,6 +33,7 @@ mod inbound;
 pub mod link;
 mod memory;
 mod offloads;
+mod outbound;
 mod pair;
 pub mod ring;
 mod runner;

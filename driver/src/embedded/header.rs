@@ -1,7 +1,9 @@
 //! The header in front of every packet (virtio 1.3, section 5.1.6).
 
-/// `struct virtio_net_hdr` as VERSION_1 devices use it: twelve bytes, little-endian.
+/// `struct virtio_net_hdr` as VERSION_1 devices use it: twelve bytes, little-endian. In the order of
+/// its fields, so that it moves as whole words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct NetHeader {
     /// `VIRTIO_NET_HDR_F_*`: bit 0 says that a checksum is to be completed.
     pub flags: u8,
@@ -25,39 +27,35 @@ impl NetHeader {
 
     /// The header from its bytes.
     pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
-        let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1, n0, n1] = bytes;
+        let mut all = [0; 16];
+        all[..Self::LENGTH].copy_from_slice(&bytes);
+        let value = u128::from_le_bytes(all);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "each field is cut out of the number on purpose"
+        )]
         NetHeader {
-            flags,
-            gso_type,
-            hdr_len: u16::from_le_bytes([h0, h1]),
-            gso_size: u16::from_le_bytes([g0, g1]),
-            csum_start: u16::from_le_bytes([s0, s1]),
-            csum_offset: u16::from_le_bytes([o0, o1]),
-            num_buffers: u16::from_le_bytes([n0, n1]),
+            flags: value as u8,
+            gso_type: (value >> 8) as u8,
+            hdr_len: (value >> 16) as u16,
+            gso_size: (value >> 32) as u16,
+            csum_start: (value >> 48) as u16,
+            csum_offset: (value >> 64) as u16,
+            num_buffers: (value >> 80) as u16,
         }
     }
 
     /// The bytes of the header.
     pub fn to_bytes(self) -> [u8; Self::LENGTH] {
-        let [h0, h1] = self.hdr_len.to_le_bytes();
-        let [g0, g1] = self.gso_size.to_le_bytes();
-        let [s0, s1] = self.csum_start.to_le_bytes();
-        let [o0, o1] = self.csum_offset.to_le_bytes();
-        let [n0, n1] = self.num_buffers.to_le_bytes();
-        [
-            self.flags,
-            self.gso_type,
-            h0,
-            h1,
-            g0,
-            g1,
-            s0,
-            s1,
-            o0,
-            o1,
-            n0,
-            n1,
-        ]
+        let value = u128::from(self.flags)
+            | u128::from(self.gso_type) << 8
+            | u128::from(self.hdr_len) << 16
+            | u128::from(self.gso_size) << 32
+            | u128::from(self.csum_start) << 48
+            | u128::from(self.csum_offset) << 64
+            | u128::from(self.num_buffers) << 80;
+        let [bytes @ .., _, _, _, _] = value.to_le_bytes();
+        bytes
     }
 
     /// Whether a driver that accepted no offload may send a packet under this header (section

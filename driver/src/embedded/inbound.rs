@@ -62,13 +62,21 @@ impl Inbound<'_> {
         Ok(delivered + received?)
     }
 
+    #[inline(always)]
     fn deliver(&mut self, header: &NetHeader, frame: &[u8]) -> Delivery {
         if !self.pieces.is_empty() {
             return Delivery::NoBuffer;
         }
-        if is_taken_by_driver(header, frame, self.features) {
+        if header.is_plain_transmit() || is_taken_by_driver(header, frame, self.features) {
             return self.write(header, frame);
         }
+        self.cut(header, frame);
+        Delivery::Taken
+    }
+
+    /// Does what `header` asks for, and delivers what comes of it.
+    #[inline(never)]
+    fn cut(&mut self, header: &NetHeader, frame: &[u8]) {
         let mut packet = self.scratch.copy(header, frame);
         let outcome = self.scratch.carry_out(&mut packet);
         self.scratch.give(packet);
@@ -79,7 +87,6 @@ impl Inbound<'_> {
             self.stats.from_backend.add(frame.len());
             self.stats.undoable.add(frame.len());
         }
-        Delivery::Taken
     }
 
     /// Delivers the pieces for which there are buffers.
@@ -94,6 +101,7 @@ impl Inbound<'_> {
     }
 
     /// Writes a frame that the driver takes as it is, and counts it.
+    #[inline(always)]
     fn write(&mut self, header: &NetHeader, frame: &[u8]) -> Delivery {
         let written = match self.link_up {
             true => self.scatter(header, frame),
@@ -120,13 +128,43 @@ impl Inbound<'_> {
 
     /// Writes `frame` into the next receive buffer, or where buffers are merged (MRG_RXBUF,
     /// section 5.1.6.4) into as many as it needs.
+    #[inline(always)]
     fn scatter(&mut self, header: &NetHeader, frame: &[u8]) -> Result<Scattered, RingFault> {
-        let merge = self.features.contains(FeatureBits::MRG_RXBUF);
+        let ring = &mut *self.ring;
+        let Some(chain) = self.chains.first_mut() else {
+            return Ok(Scattered::NoBuffer);
+        };
+        if !ring.take(chain)? {
+            return Ok(Scattered::NoBuffer);
+        }
+        let needed = NetHeader::LENGTH + frame.len();
+        if room(chain)? < needed {
+            return self.merge(header, frame);
+        }
+        // Without MRG_RXBUF it is 1 as well (section 5.1.6.4.1).
+        let header = header_for_driver(header, self.features, 1).to_bytes();
+        match chain.writable() {
+            [part, ..] if part.length >= needed => {
+                if !ring.memory().write_behind(part.offset, &header, frame) {
+                    return Err(RingFault::Address);
+                }
+                ring.complete(chain, u32::try_from(needed).unwrap_or(u32::MAX));
+            }
+            _ => fill(ring, chain, &mut [&header, frame])?,
+        }
+        Ok(Scattered::Delivered)
+    }
+
+    /// Writes `frame` into several buffers, of which the first is taken already.
+    #[inline(never)]
+    fn merge(&mut self, header: &NetHeader, frame: &[u8]) -> Result<Scattered, RingFault> {
+        let merges = self.features.contains(FeatureBits::MRG_RXBUF);
         let (ring, chains) = (&mut *self.ring, &mut *self.chains);
         let needed = NetHeader::LENGTH + frame.len();
-        let mut capacity = 0;
-        let mut count = 0;
-        let mut descriptors = 0;
+        let first = chains.first();
+        let mut capacity = first.map_or(0, Chain::writable_bytes);
+        let mut descriptors = first.map_or(0, |chain| chain.descriptors);
+        let mut count = 1;
         while capacity < needed {
             if chains.len() == count {
                 chains.push(Chain::default());
@@ -134,33 +172,28 @@ impl Inbound<'_> {
             let Some(chain) = chains.get_mut(count) else {
                 break;
             };
-            // A buffer may have several descriptors.
-            let whole_ring = descriptors >= ring.size();
-            if whole_ring || (count == 1 && !merge) || !ring.take(chain)? {
+            // A buffer may have several descriptors. A frame that the buffers can never hold must
+            // not block those behind it.
+            let never = !merges || descriptors >= ring.size();
+            if never || !ring.take(chain)? {
                 for chain in chains.iter().take(count).rev() {
                     ring.give_back(chain);
                 }
-                // A frame that the buffers can never hold must not block those behind it.
-                let never = whole_ring || (count == 1 && !merge);
-                return Ok(if never {
-                    Scattered::TooLong
-                } else {
-                    Scattered::NoBuffer
+                return Ok(match never {
+                    true => Scattered::TooLong,
+                    false => Scattered::NoBuffer,
                 });
             }
-            let room = chain.writable_bytes();
-            if !chain.readable.is_empty() || room < NetHeader::LENGTH {
-                return Err(RingFault::Buffer);
-            }
-            capacity += room;
+            capacity += room(chain)?;
             descriptors = descriptors.saturating_add(chain.descriptors);
             count += 1;
         }
-        let chains = chains.get(..count).unwrap_or_default();
-        // Without MRG_RXBUF it is 1 as well (section 5.1.6.4.1).
         let num_buffers = u16::try_from(count).map_err(|_| RingFault::Buffer)?;
-        let header = header_for_driver(header, self.features, num_buffers);
-        write_merged(ring, chains, &header, frame)?;
+        let header = header_for_driver(header, self.features, num_buffers).to_bytes();
+        let mut parts: [&[u8]; 2] = [&header, frame];
+        for chain in chains.iter().take(count) {
+            fill(ring, chain, &mut parts)?;
+        }
         Ok(Scattered::Delivered)
     }
 }
@@ -173,34 +206,34 @@ enum Scattered {
     LinkDown,
 }
 
-/// Fills `chains` one after the other with `header` and `frame`, and marks them used.
-fn write_merged(
-    ring: &mut Ring,
-    chains: &[Chain],
-    header: &NetHeader,
-    frame: &[u8],
-) -> Result<(), RingFault> {
-    let header = header.to_bytes();
-    let mut parts: [&[u8]; 2] = [&header, frame];
-    for chain in chains {
-        let mut written = 0;
-        for segment in &chain.writable {
-            let Segment {
-                mut offset,
-                mut length,
-            } = *segment;
-            for part in &mut parts {
-                let (now, later) = part.split_at(part.len().min(length));
-                if !ring.memory().write(offset, now) {
-                    return Err(RingFault::Address);
-                }
-                *part = later;
-                offset += now.len();
-                length -= now.len();
-                written += now.len();
-            }
-        }
-        ring.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
+/// The bytes that a receive buffer holds; all of it is to be written, and the header fits.
+fn room(chain: &Chain) -> Result<usize, RingFault> {
+    let room = chain.writable_bytes();
+    if !chain.readable().is_empty() || room < NetHeader::LENGTH {
+        return Err(RingFault::Buffer);
     }
+    Ok(room)
+}
+
+/// Fills `chain` from `parts`, which keep what it does not hold, and marks it used.
+fn fill(ring: &mut Ring, chain: &Chain, parts: &mut [&[u8]; 2]) -> Result<(), RingFault> {
+    let mut written = 0;
+    for segment in chain.writable() {
+        let Segment {
+            mut offset,
+            mut length,
+        } = *segment;
+        for part in &mut *parts {
+            let (now, later) = part.split_at(part.len().min(length));
+            if !ring.memory().write(offset, now) {
+                return Err(RingFault::Address);
+            }
+            *part = later;
+            offset += now.len();
+            length -= now.len();
+            written += now.len();
+        }
+    }
+    ring.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
     Ok(())
 }

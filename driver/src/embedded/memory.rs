@@ -8,13 +8,16 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
 
 use super::ring::Segment;
 use crate::memory::DmaMemory;
+
+pub(super) use area::{Area, PackedPlace};
+
+mod area;
 
 /// Segments that are written to a file with one system call, at most: the longest frame in slots of
 /// the driver's pool, and some.
@@ -44,20 +47,38 @@ impl GuestMemory {
     /// not all mapped.
     #[must_use]
     pub(super) fn read(&self, offset: usize, length: usize, to: &mut Vec<u8>) -> bool {
-        let Some(source) = self.memory.range(offset, length) else {
-            return false;
-        };
+        self.read_behind::<0>(offset, length, to).is_some()
+    }
+
+    /// The `N` bytes at `offset`; the `length` bytes behind them are appended to `to`. `None`, and
+    /// nothing appended, if they are not all mapped.
+    #[inline(always)]
+    pub(super) fn read_behind<const N: usize>(
+        &self,
+        offset: usize,
+        length: usize,
+        to: &mut Vec<u8>,
+    ) -> Option<[u8; N]> {
+        let source = self.memory.range(offset, N.checked_add(length)?)?;
         to.reserve(length);
         let free = to.spare_capacity_mut();
-        // SAFETY: `source` is `length` mapped bytes and `free` is at least `length` bytes after
-        // `reserve`. They do not overlap: `free` is in an allocation of ours, not in the
-        // mapping. The driver may write the source meanwhile; the bytes copied are then any mix
-        // of old and new, all of them initialised, and are judged only after the copy.
+        // SAFETY: `source` is as many mapped bytes as both have together and `free` is at least
+        // `length` bytes after `reserve`. They do not overlap: `free` is in an allocation of ours,
+        // not in the mapping. The driver may write the source meanwhile; the bytes copied are then
+        // any mix of old and new, all of them initialised, and are judged only after the copy.
         unsafe {
-            ptr::copy_nonoverlapping(source.as_ptr(), free.as_mut_ptr().cast(), length);
+            let rest = source.as_ptr().add(N);
+            ptr::copy_nonoverlapping(rest, free.as_mut_ptr().cast(), length);
             to.set_len(to.len() + length);
+            Some(source.cast::<[u8; N]>().read())
         }
-        true
+    }
+
+    /// The `N` bytes at `offset`, or `None` if they are not all mapped.
+    pub(super) fn read_array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let source = self.memory.range(offset, N)?;
+        // SAFETY: as in `read_behind`; `[u8; N]` needs no alignment.
+        Some(unsafe { source.cast::<[u8; N]>().read() })
     }
 
     /// Fills `to` from `offset`. False, and nothing read, if the bytes are not all mapped.
@@ -66,7 +87,7 @@ impl GuestMemory {
         let Some(source) = self.memory.range(offset, to.len()) else {
             return false;
         };
-        // SAFETY: as in `read`; `to` is an exclusive slice outside the mapping.
+        // SAFETY: as in `read_behind`; `to` is an exclusive slice outside the mapping.
         unsafe { ptr::copy_nonoverlapping(source.as_ptr(), to.as_mut_ptr(), to.len()) };
         true
     }
@@ -74,14 +95,31 @@ impl GuestMemory {
     /// Copies `from` to `offset`. False, and nothing written, if the bytes are not all mapped.
     #[must_use]
     pub(super) fn write(&self, offset: usize, from: &[u8]) -> bool {
-        let Some(target) = self.memory.range(offset, from.len()) else {
+        self.write_behind(offset, &[], from)
+    }
+
+    /// Copies `head`, and behind it `from`, to `offset`. False, and nothing written, if the bytes
+    /// are not all mapped.
+    #[must_use]
+    #[inline(always)]
+    pub(super) fn write_behind<const N: usize>(
+        &self,
+        offset: usize,
+        head: &[u8; N],
+        from: &[u8],
+    ) -> bool {
+        let length = N.saturating_add(from.len());
+        let Some(target) = self.memory.range(offset, length) else {
             return false;
         };
-        // SAFETY: `target` is `from.len()` mapped bytes; `from` is outside the mapping. By the
-        // protocol of the ring the driver does not touch them until the buffer is used; if it
-        // does, it sees a mix, which is its own fault and no memory error, because it has no
-        // reference either.
-        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), target.as_ptr(), from.len()) };
+        // SAFETY: `target` is as many mapped bytes as both have together, and both are outside the
+        // mapping. By the protocol of the ring the driver does not touch them until the buffer is
+        // used; if it does, it sees a mix, which is its own fault and no memory error, because it
+        // has no reference either.
+        unsafe {
+            ptr::copy_nonoverlapping(head.as_ptr(), target.as_ptr(), N);
+            ptr::copy_nonoverlapping(from.as_ptr(), target.as_ptr().add(N), from.len());
+        }
         true
     }
 
@@ -130,14 +168,13 @@ impl GuestMemory {
     }
 
     /// The `length` bytes at `offset` as a part of a ring, or `None` if they are not all mapped
-    /// or not aligned to `alignment`.
-    pub(super) fn area(&self, offset: usize, length: usize, alignment: usize) -> Option<Area> {
-        let base = self.memory.range(offset, length)?;
-        (base.as_ptr().addr() % alignment == 0).then(|| Area {
-            memory: Arc::clone(&self.memory),
-            offset,
-            length,
-        })
+    /// or not aligned to `ALIGNMENT`.
+    pub(super) fn area<const ALIGNMENT: usize>(
+        &self,
+        offset: usize,
+        length: usize,
+    ) -> Option<Area<ALIGNMENT>> {
+        Area::new(&self.memory, offset, length)
     }
 }
 
@@ -159,115 +196,22 @@ impl Descriptor {
         let value = u128::from_le_bytes(bytes);
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "each field is cut out of the 128 bits on purpose"
+            reason = "each half is cut out of the 128 bits on purpose"
+        )]
+        Self::from_words(value as u64, (value >> 64) as u64)
+    }
+
+    /// A descriptor from its address, and the eight bytes behind it as one number.
+    fn from_words(address: u64, rest: u64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "each field is cut out of the 64 bits on purpose"
         )]
         Descriptor {
-            address: value as u64,
-            length: (value >> 64) as u32,
-            flags: (value >> 96) as u16,
-            next: (value >> 112) as u16,
-        }
-    }
-}
-
-/// A part of a ring: mapped, aligned, and accessed field by field.
-#[derive(Debug)]
-pub(super) struct Area {
-    memory: Arc<DmaMemory>,
-    offset: usize,
-    length: usize,
-}
-
-impl Area {
-    fn pointer(&self, at: usize, size: usize) -> Option<*mut u8> {
-        if at.checked_add(size)? > self.length {
-            return None;
-        }
-        let base = self.memory.range(self.offset + at, size)?;
-        Some(base.as_ptr())
-    }
-
-    /// The 16-bit little-endian field at byte `at`; zero if there is none.
-    pub(super) fn load_u16(&self, at: usize, ordering: Ordering) -> u16 {
-        let Some(pointer) = self.pointer(at, 2).filter(|p| p.addr() % 2 == 0) else {
-            debug_assert!(false, "ring offset {at} is outside its area");
-            return 0;
-        };
-        // SAFETY: the pointer is aligned and to two mapped bytes, which live as long as
-        // `self.memory`. Driver and device access the field only as an atomic or volatile.
-        let cell = unsafe { AtomicU16::from_ptr(pointer.cast()) };
-        u16::from_le(cell.load(ordering))
-    }
-
-    /// Stores to the 16-bit little-endian field at byte `at`.
-    pub(super) fn store_u16(&self, at: usize, value: u16, ordering: Ordering) {
-        let Some(pointer) = self.pointer(at, 2).filter(|p| p.addr() % 2 == 0) else {
-            debug_assert!(false, "ring offset {at} is outside its area");
-            return;
-        };
-        // SAFETY: as in `load_u16`.
-        let cell = unsafe { AtomicU16::from_ptr(pointer.cast()) };
-        cell.store(value.to_le(), ordering);
-    }
-
-    /// Descriptor number `index` of the table in this area, read once.
-    pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        let pointer = self.pointer(usize::from(index) * Descriptor::BYTES, Descriptor::BYTES)?;
-        // SAFETY: sixteen mapped bytes; `[u8; 16]` needs no alignment and any bytes are one.
-        // Volatile, because the driver may write them: they are read once and then judged.
-        let bytes = unsafe { ptr::read_volatile(pointer.cast::<[u8; Descriptor::BYTES]>()) };
-        Some(Descriptor::from_bytes(bytes))
-    }
-
-    /// The address and length of descriptor number `index` of a packed ring, and its id, each read
-    /// once. The fourth field, the flags, is read before by [`load_u16`](Self::load_u16).
-    pub(super) fn packed_descriptor(&self, index: usize) -> Option<(u64, u32, u16)> {
-        let pointer = self.pointer(index * Descriptor::BYTES, Descriptor::BYTES)?;
-        if pointer.addr() % 8 != 0 {
-            return None;
-        }
-        // SAFETY: sixteen mapped bytes, aligned to eight, of which fourteen are read. Volatile,
-        // because the driver may write them: they are read once and then judged.
-        let (address, length, id) = unsafe {
-            (
-                ptr::read_volatile(pointer.cast::<u64>()),
-                ptr::read_volatile(pointer.add(8).cast::<u32>()),
-                ptr::read_volatile(pointer.add(12).cast::<u16>()),
-            )
-        };
-        Some((
-            u64::from_le(address),
-            u32::from_le(length),
-            u16::from_le(id),
-        ))
-    }
-
-    /// Writes a 32-bit and a 16-bit little-endian field at byte `at`: length and id of a used
-    /// descriptor of a packed ring.
-    pub(super) fn write_length_and_id(&self, at: usize, length: u32, id: u16) {
-        let Some(pointer) = self.pointer(at, 6).filter(|p| p.addr() % 4 == 0) else {
-            debug_assert!(false, "ring offset {at} is outside its area");
-            return;
-        };
-        // SAFETY: six mapped bytes, aligned to four. The driver reads them only after it saw the
-        // flags that follow them, which are stored later with release ordering.
-        unsafe {
-            ptr::write_volatile(pointer.cast::<u32>(), length.to_le());
-            ptr::write_volatile(pointer.add(4).cast::<u16>(), id.to_le());
-        }
-    }
-
-    /// Writes two 32-bit little-endian fields at byte `at`: an element of a used ring.
-    pub(super) fn write_pair(&self, at: usize, first: u32, second: u32) {
-        let Some(pointer) = self.pointer(at, 8).filter(|p| p.addr() % 4 == 0) else {
-            debug_assert!(false, "ring offset {at} is outside its area");
-            return;
-        };
-        // SAFETY: eight mapped bytes, aligned to four. The driver reads them only after it saw
-        // the used index pass them, which is stored later with release ordering.
-        unsafe {
-            ptr::write_volatile(pointer.cast::<u32>(), first.to_le());
-            ptr::write_volatile(pointer.cast::<u32>().add(1), second.to_le());
+            address,
+            length: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
         }
     }
 }

@@ -8,25 +8,21 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use virtroupe_wire::Instant;
 
-use super::backend::{LentFrame, Packet, Port};
+use super::backend::{Packet, Port};
 use super::inbound::Inbound;
-use super::memory::MOST_WRITTEN;
-use super::offloads::{self, Scratch};
+use super::offloads::Scratch;
+use super::outbound::{Outbound, Rules};
 use super::ring::{Chain, Ring, RingFault};
-use super::stats::{Count, EmbeddedStats};
+use super::stats::EmbeddedStats;
 use super::steering::Steering;
 use crate::features::FeatureBits;
 
 use closed::Closed;
-use gathered::{gather, outline};
-use rules::{ETHERNET_HEADER, Rules, VLAN_TAG};
 
 mod closed;
-mod gathered;
-mod rules;
 
 /// Frames in each direction per step.
-const BURST: usize = 64;
+pub(super) const BURST: usize = 64;
 
 /// Why a pair stopped working.
 #[derive(Debug)]
@@ -46,7 +42,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Shows the driver what was used. Returns whether it had to be notified.
-    fn publish(&mut self) -> bool {
+    pub(super) fn publish(&mut self) -> bool {
         let notify = self.ring.publish();
         if notify {
             // A full counter is the only failure, and then it is readable anyway.
@@ -70,7 +66,7 @@ pub(super) struct Pair {
     /// A duplicate of the port's file, so that it can be polled without a lock.
     readiness: Option<Arc<OwnedFd>>,
     steering: Arc<Steering>,
-    longest_frame: usize,
+    mtu: u16,
     /// The driver posts too few buffers for what waits to be received.
     starved: bool,
     burst: Vec<Packet>,
@@ -100,7 +96,7 @@ impl Pair {
             stats: EmbeddedStats::default(),
             port,
             steering,
-            longest_frame: usize::from(mtu) + ETHERNET_HEADER + VLAN_TAG,
+            mtu,
             starved: false,
             burst: vec![Packet::default(); BURST],
             scratch: Scratch::default(),
@@ -146,107 +142,23 @@ impl Pair {
     }
 
     fn step_transmit(&mut self, now: Instant, link_up: bool) -> Result<usize, RingFault> {
-        let Some(queue) = &mut self.transmit else {
-            return Ok(0);
-        };
-        let Some(chain) = self.chains.first_mut() else {
+        let (Some(queue), Some(chain)) = (&mut self.transmit, self.chains.first_mut()) else {
             return Ok(0);
         };
         queue.ring.disable_notifications();
-        let in_place = self.port.transmits_in_place();
-        let mut taken = 0;
-        let mut filled = 0;
-        let mut outcome = Ok(());
-        while taken < BURST {
-            let Some(packet) = self.burst.get_mut(filled) else {
-                break;
-            };
-            match queue.ring.take(chain) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(fault) => {
-                    outcome = Err(fault);
-                    break;
-                }
-            }
-            let longest = offloads::longest_frame(self.features, self.longest_frame);
-            let memory = queue.ring.memory();
-            let is_lent = in_place && chain.readable.len() <= MOST_WRITTEN;
-            let gathered = match is_lent {
-                true => outline(memory, chain, longest, packet),
-                false => gather(memory, chain, longest, packet),
-            };
-            match gathered {
-                Ok(gathered) => {
-                    taken += 1;
-                    let rules = Rules {
-                        features: self.features,
-                        longest: self.longest_frame,
-                        link_up,
-                    };
-                    if let Some(length) = rules.judge(gathered, &packet.header, &mut self.stats) {
-                        if is_lent {
-                            let frame = LentFrame::new(packet.header, memory, &chain.readable);
-                            let is_taken = self.port.transmit_in_place(now, &frame);
-                            count_sent(is_taken, length, &mut self.stats);
-                        } else if in_place {
-                            // Behind those before it.
-                            let burst = std::slice::from_mut(packet);
-                            send(&mut *self.port, now, burst, &mut self.stats);
-                        } else {
-                            self.steering.sent(&packet.bytes, self.index);
-                            filled += 1;
-                        }
-                    }
-                    queue.ring.complete(chain, 0);
-                }
-                Err(fault) => {
-                    outcome = Err(fault);
-                    break;
-                }
-            }
-        }
-        // What was taken before a fault goes its way: every frame counted has a fate.
-        if queue.publish() {
-            self.stats.interrupts += 1;
-        }
-        self.pass_on(now, filled);
-        outcome.map(|()| taken)
-    }
-
-    fn pass_on(&mut self, now: Instant, filled: usize) {
-        let burst = self.burst.get_mut(..filled).unwrap_or_default();
-        if burst.is_empty() {
-            return;
-        }
-        let port = &mut *self.port;
-        let is_left = |packet: &Packet, port: &dyn Port| {
-            !packet.header.is_plain_transmit() && !port.takes(packet)
+        let mut outbound = Outbound {
+            pair: self.index,
+            queue,
+            chain,
+            burst: &mut self.burst,
+            scratch: &mut self.scratch,
+            steering: &self.steering,
+            rules: Rules::new(self.features, self.mtu, link_up),
+            stats: &mut self.stats,
+            taken: 0,
+            filled: 0,
         };
-        if !burst.iter().any(|packet| is_left(packet, port)) {
-            send(port, now, burst, &mut self.stats);
-            return;
-        }
-        for packet in burst {
-            if !is_left(packet, port) {
-                self.scratch.keep(packet);
-                continue;
-            }
-            let length = packet.bytes.len();
-            let Some(pieces) = self.scratch.carry_out(packet) else {
-                self.stats.violations.add(length);
-                continue;
-            };
-            let finished = self.scratch.finished().iter().rev().take(pieces);
-            let bytes: usize = finished.map(|piece| piece.bytes.len()).sum();
-            self.stats.segments_added += Count {
-                frames: pieces as u64 - 1,
-                bytes: bytes.saturating_sub(length) as u64,
-            };
-        }
-        let finished = self.scratch.finished();
-        send(port, now, finished, &mut self.stats);
-        self.scratch.recycle();
+        outbound.transmit(&mut *self.port, now)
     }
 
     fn step_receive(&mut self, now: Instant, link_up: bool) -> Result<usize, PairFault> {
@@ -318,28 +230,6 @@ impl Pair {
         self.port = Box::new(Closed);
         self.readiness = None;
     }
-}
-
-/// Counts a frame of so many bytes that the backend took, or refused.
-fn count_sent(is_taken: bool, length: usize, stats: &mut EmbeddedStats) {
-    match is_taken {
-        true => stats.to_backend.add(length),
-        false => stats.backend_refused.add(length),
-    }
-}
-
-/// Gives a burst to the backend, and counts it.
-fn send(port: &mut dyn Port, now: Instant, burst: &mut [Packet], stats: &mut EmbeddedStats) {
-    let mut total = Count::default();
-    for packet in burst.iter() {
-        total.add(packet.bytes.len());
-    }
-    let refused = port.transmit(now, burst);
-    stats.backend_refused += refused;
-    stats.to_backend += Count {
-        frames: total.frames.saturating_sub(refused.frames),
-        bytes: total.bytes.saturating_sub(refused.bytes),
-    };
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 mod packed;
 mod split;
 
-use super::memory::{Descriptor, GuestMemory};
+use super::memory::GuestMemory;
 use crate::features::FeatureBits;
 use crate::transport::RingLayout;
 
@@ -78,52 +78,69 @@ pub(super) struct Chain {
     pub(super) id: u16,
     /// Ring slots that the chain takes.
     pub(super) descriptors: u16,
-    /// The parts that the device may read.
-    pub(super) readable: Vec<Segment>,
-    /// The parts that the device may write.
-    pub(super) writable: Vec<Segment>,
+    /// Its parts: first those that the device may read, then those that it may write.
+    segments: Vec<Segment>,
+    /// How many of the parts the device may read.
+    readable: usize,
+    readable_bytes: usize,
+    writable_bytes: usize,
 }
 
 impl Chain {
-    /// Takes the buffer of one more descriptor, whichever the format.
-    fn add(&mut self, memory: &GuestMemory, descriptor: Descriptor) -> Result<(), RingFault> {
-        let length = usize::try_from(descriptor.length).map_err(|_| RingFault::Address)?;
+    /// Begins anew, with the first descriptor of the chain `id`.
+    fn begin(&mut self, id: u16) {
+        self.id = id;
+        self.descriptors = 1;
+        self.segments.clear();
+        self.readable = 0;
+        self.readable_bytes = 0;
+        self.writable_bytes = 0;
+    }
+
+    /// Takes the buffer of one more descriptor, whichever the format, with these `flags`.
+    #[inline(always)]
+    fn add(
+        &mut self,
+        memory: &GuestMemory,
+        address: u64,
+        length: u32,
+        flags: u16,
+    ) -> Result<(), RingFault> {
+        let length = usize::try_from(length).map_err(|_| RingFault::Address)?;
         let offset = memory
-            .translate(descriptor.address, length)
+            .translate(address, length)
             .ok_or(RingFault::Address)?;
-        let segment = Segment { offset, length };
-        if descriptor.flags & WRITE != 0 {
-            self.writable.push(segment);
-        } else if self.writable.is_empty() {
-            self.readable.push(segment);
+        if flags & WRITE != 0 {
+            self.writable_bytes = self.writable_bytes.saturating_add(length);
+        } else if self.readable == self.segments.len() {
+            self.readable += 1;
+            self.readable_bytes = self.readable_bytes.saturating_add(length);
         } else {
             return Err(RingFault::Order);
         }
+        self.segments.push(Segment { offset, length });
         Ok(())
     }
 
-    fn clear(&mut self) {
-        self.id = 0;
-        self.descriptors = 0;
-        self.readable.clear();
-        self.writable.clear();
+    /// The parts that the device may read.
+    pub(super) fn readable(&self) -> &[Segment] {
+        self.segments.get(..self.readable).unwrap_or_default()
+    }
+
+    /// The parts that the device may write.
+    pub(super) fn writable(&self) -> &[Segment] {
+        self.segments.get(self.readable..).unwrap_or_default()
     }
 
     /// Bytes that the device may read.
     pub(super) fn readable_bytes(&self) -> usize {
-        bytes(&self.readable)
+        self.readable_bytes
     }
 
     /// Bytes that the device may write.
     pub(super) fn writable_bytes(&self) -> usize {
-        bytes(&self.writable)
+        self.writable_bytes
     }
-}
-
-fn bytes(segments: &[Segment]) -> usize {
-    segments
-        .iter()
-        .fold(0usize, |sum, segment| sum.saturating_add(segment.length))
 }
 
 /// How the device reports buffers that it used in order.
@@ -164,6 +181,7 @@ impl Ring {
     }
 
     /// The memory that the buffers lie in.
+    #[inline(always)]
     pub(super) fn memory(&self) -> &GuestMemory {
         match self {
             Ring::Split(ring) => ring.memory(),
@@ -172,6 +190,7 @@ impl Ring {
     }
 
     /// Number of descriptors.
+    #[inline(always)]
     pub(super) fn size(&self) -> u16 {
         match self {
             Ring::Split(ring) => ring.size(),
@@ -180,6 +199,7 @@ impl Ring {
     }
 
     /// Whether a buffer is available. Reads the driver's index only if none was known.
+    #[inline(always)]
     pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.has_available(),
@@ -188,6 +208,7 @@ impl Ring {
     }
 
     /// Takes the next available buffer into `chain`. False if there is none.
+    #[inline(always)]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
         match self {
             Ring::Split(ring) => ring.take(chain),
@@ -197,6 +218,7 @@ impl Ring {
 
     /// Gives back the chain that was taken last and not used; the next [`take`](Self::take)
     /// returns it again. Several are given back last first.
+    #[inline(always)]
     pub(super) fn give_back(&mut self, chain: &Chain) {
         match self {
             Ring::Split(ring) => ring.give_back(chain),
@@ -206,6 +228,7 @@ impl Ring {
 
     /// Marks `chain` used, with `written` bytes of it written. The driver sees it after
     /// [`publish`](Self::publish).
+    #[inline(always)]
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
         match self {
             Ring::Split(ring) => ring.complete(chain, written),

@@ -7,6 +7,7 @@ use super::super::backend::{Deliver, Delivery};
 use super::super::header::NetHeader;
 use super::super::ring::UsedReports;
 use super::super::ring::driver_side::{BUFFERS, DriverSide};
+use super::super::stats::Count;
 use super::*;
 
 const NOW: Instant = Instant::ZERO;

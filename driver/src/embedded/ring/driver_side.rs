@@ -22,7 +22,7 @@ pub(in super::super) const BUFFERS: usize = 1024;
 pub(in super::super) struct DriverSide {
     pub(in super::super) memory: GuestMemory,
     /// All of it.
-    pub(in super::super) area: Area,
+    pub(in super::super) area: Area<16>,
     pub(in super::super) layout: RingLayout,
     packed: bool,
     /// Descriptors that were written.
@@ -37,7 +37,7 @@ impl DriverSide {
         let memory = DmaMemory::allocate(MEMORY, HugePages::Never).expect("memory");
         let memory = GuestMemory::new(Arc::new(memory), IOVA);
         DriverSide {
-            area: memory.area(0, MEMORY, 16).expect("area"),
+            area: memory.area(0, MEMORY).expect("area"),
             memory,
             layout: RingLayout {
                 size,
@@ -74,7 +74,8 @@ impl DriverSide {
         };
         let address = IOVA.wrapping_add(offset as u64);
         assert!(self.memory.write(at, &address.to_le_bytes()));
-        self.area.write_length_and_id(at + 8, length, third);
+        assert!(self.memory.write(at + 8, &length.to_le_bytes()));
+        assert!(self.memory.write(at + 12, &third.to_le_bytes()));
         self.area.store_u16(at + 14, fourth, Ordering::Release);
         if flags & NEXT != 0 {
             return;

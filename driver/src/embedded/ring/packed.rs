@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::super::memory::{Area, Descriptor, GuestMemory};
+use super::super::memory::{Area, Descriptor, GuestMemory, PackedPlace};
 use super::split::passed;
 use super::{Chain, INDIRECT, MAX_SIZE, NEXT, RingFault, UsedReports, WRITE};
 use crate::features::FeatureBits;
@@ -10,10 +10,6 @@ use crate::transport::RingLayout;
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
-
-/// Where in a descriptor its length and its flags are.
-const LENGTH: usize = 8;
-const FLAGS: usize = 14;
 
 /// An event suppression structure (section 2.8.14): offset and wrap counter, then flags.
 const EVENT_FLAGS: usize = 2;
@@ -68,13 +64,9 @@ impl Cursor {
         self.index | u16::from(self.wrap) << 15
     }
 
-    fn offset(self) -> usize {
-        usize::from(self.index) * Descriptor::BYTES
-    }
-
     /// Whether a descriptor here, with these `flags`, is available (section 2.8.1).
     fn is_available(self, flags: u16) -> bool {
-        (flags & AVAIL != 0) == self.wrap && (flags & USED != 0) != self.wrap
+        flags & (AVAIL | USED) == if self.wrap { AVAIL } else { USED }
     }
 }
 
@@ -91,9 +83,9 @@ struct Report {
 pub(in super::super) struct PackedRing {
     memory: GuestMemory,
     size: u16,
-    descriptors: Area,
-    driver_events: Area,
-    device_events: Area,
+    descriptors: Area<{ Descriptor::BYTES }>,
+    driver_events: Area<4>,
+    device_events: Area<4>,
     event_index: bool,
     indirect: bool,
     reports: UsedReports,
@@ -123,25 +115,16 @@ impl PackedRing {
         if size == 0 || size > MAX_SIZE {
             return Err(RingFault::Size);
         }
-        let area = |offset, length, alignment| {
-            memory
-                .area(offset, length, alignment)
-                .ok_or(RingFault::Layout)
-        };
-        let descriptors = area(
-            layout.descriptors,
-            usize::from(size) * Descriptor::BYTES,
-            16,
-        )?;
-        let driver_events = area(layout.driver, 4, 4)?;
-        let device_events = area(layout.device, 4, 4)?;
+        let descriptors = memory.area(layout.descriptors, usize::from(size) * Descriptor::BYTES);
+        let driver_events = memory.area(layout.driver, 4);
+        let device_events = memory.area(layout.device, 4);
         let in_order = features.contains(FeatureBits::IN_ORDER);
         Ok(PackedRing {
             memory,
             size,
-            descriptors,
-            driver_events,
-            device_events,
+            descriptors: descriptors.ok_or(RingFault::Layout)?,
+            driver_events: driver_events.ok_or(RingFault::Layout)?,
+            device_events: device_events.ok_or(RingFault::Layout)?,
             event_index: features.contains(FeatureBits::EVENT_IDX),
             indirect: features.contains(FeatureBits::INDIRECT_DESC),
             reports: if in_order { reports } else { UsedReports::Each },
@@ -163,28 +146,37 @@ impl PackedRing {
         self.size
     }
 
-    /// The flags at `at`. Acquire pairs with the driver's release of the first flags of a burst.
-    fn flags(&self, at: Cursor) -> u16 {
-        self.descriptors
-            .load_u16(at.offset() + FLAGS, Ordering::Acquire)
+    fn place(&self, at: Cursor) -> Result<PackedPlace<'_>, RingFault> {
+        let place = self.descriptors.packed(at.index);
+        place.ok_or(RingFault::DescriptorIndex)
     }
 
-    fn is_available(&self, at: Cursor) -> bool {
-        at.is_available(self.flags(at))
+    fn is_available(&self, at: Cursor) -> Result<bool, RingFault> {
+        Ok(at.is_available(self.place(at)?.flags()))
     }
 
     pub(super) fn has_available(&mut self) -> Result<bool, RingFault> {
-        Ok(self.known > 0 || self.is_available(self.next))
+        Ok(self.known > 0 || self.is_available(self.next)?)
     }
 
+    #[inline(always)]
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
-        chain.clear();
-        let flags = self.flags(self.next);
+        let place = self.place(self.next)?;
+        let flags = place.flags();
         if !self.next.is_available(flags) {
             self.known = 0;
             return Ok(false);
         }
-        self.walk(flags, chain)?;
+        let (address, length, id) = place.buffer();
+        chain.begin(id);
+        if flags & INDIRECT != 0 {
+            self.add_table(address, length, flags, chain)?;
+        } else {
+            chain.add(&self.memory, address, length, flags)?;
+            if flags & NEXT != 0 {
+                self.walk(chain)?;
+            }
+        }
         // A driver that makes more available than the ring has would run into itself.
         if chain.descriptors > self.size - self.taken {
             return Err(RingFault::ChainTooLong);
@@ -195,41 +187,42 @@ impl PackedRing {
         Ok(true)
     }
 
-    /// Reads the descriptors of the chain at `next`, of which the first has these `flags`. The last
-    /// one carries the id (section 2.8.6).
-    fn walk(&self, mut flags: u16, chain: &mut Chain) -> Result<(), RingFault> {
+    /// Reads the descriptors of the chain at `next`, behind its first. The last one carries the id
+    /// (section 2.8.6).
+    #[inline(never)]
+    fn walk(&self, chain: &mut Chain) -> Result<(), RingFault> {
         let mut at = self.next;
         while chain.descriptors < self.size {
-            let (address, length, id) = self
-                .descriptors
-                .packed_descriptor(usize::from(at.index))
-                .ok_or(RingFault::DescriptorIndex)?;
+            at = at.plus(1, self.size);
+            let place = self.place(at)?;
+            let flags = place.flags();
+            let (address, length, id) = place.buffer();
             chain.descriptors += 1;
             chain.id = id;
             if flags & INDIRECT != 0 {
-                if flags & (NEXT | WRITE) != 0 || !self.indirect || chain.descriptors != 1 {
-                    return Err(RingFault::Indirect);
-                }
-                return self.walk_table(address, length, chain);
+                return Err(RingFault::Indirect);
             }
-            let descriptor = Descriptor {
-                address,
-                length,
-                flags,
-                next: 0,
-            };
-            chain.add(&self.memory, descriptor)?;
+            chain.add(&self.memory, address, length, flags)?;
             if flags & NEXT == 0 {
                 return Ok(());
             }
-            at = at.plus(1, self.size);
-            flags = self.flags(at);
         }
         Err(RingFault::ChainTooLong)
     }
 
-    /// Section 2.8.7: the entries of a table follow each other, and only `WRITE` means something.
-    fn walk_table(&self, address: u64, length: u32, chain: &mut Chain) -> Result<(), RingFault> {
+    /// Section 2.8.7: a table is all of its chain. Its entries follow each other, and only `WRITE`
+    /// means something in them.
+    #[inline(never)]
+    fn add_table(
+        &self,
+        address: u64,
+        length: u32,
+        flags: u16,
+        chain: &mut Chain,
+    ) -> Result<(), RingFault> {
+        if flags & (NEXT | WRITE) != 0 || !self.indirect {
+            return Err(RingFault::Indirect);
+        }
         let length = usize::try_from(length).map_err(|_| RingFault::Indirect)?;
         let entries = length / Descriptor::BYTES;
         let whole = length.is_multiple_of(Descriptor::BYTES);
@@ -241,18 +234,18 @@ impl PackedRing {
             .translate(address, length)
             .ok_or(RingFault::Address)?;
         for entry in 0..entries {
-            let mut bytes = [0; Descriptor::BYTES];
-            let at = base + entry * Descriptor::BYTES;
-            if !self.memory.read_exact(at, &mut bytes) {
-                return Err(RingFault::Address);
-            }
+            let entry = self.memory.read_array(base + entry * Descriptor::BYTES);
             // An id is where a split ring has flags, and flags where that has the next.
-            let found = Descriptor::from_bytes(bytes);
-            let flags = found.next;
+            let Descriptor {
+                address,
+                length,
+                flags: _,
+                next: flags,
+            } = Descriptor::from_bytes(entry.ok_or(RingFault::Address)?);
             if flags & !WRITE != 0 {
                 return Err(RingFault::Indirect);
             }
-            chain.add(&self.memory, Descriptor { flags, ..found })?;
+            chain.add(&self.memory, address, length, flags)?;
         }
         Ok(())
     }
@@ -265,6 +258,7 @@ impl PackedRing {
 
     /// Used descriptors go into the places of what they report, one after the other; places that
     /// a chain or a batch had beyond its first are skipped (section 2.8.9).
+    #[inline(always)]
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
         let report = Report {
             at: self.used,
@@ -277,30 +271,23 @@ impl PackedRing {
             (Some(burst), UsedReports::Burst) => {
                 (burst.id, burst.written) = (report.id, report.written);
             }
-            (Some(_), UsedReports::Each) => {
-                self.write_used(report);
-                self.store_used_flags(report, Ordering::Relaxed);
-            }
+            (Some(_), UsedReports::Each) => self.write_used(report, Ordering::Relaxed),
         }
         self.used = self.used.plus(chain.descriptors, self.size);
         self.taken -= chain.descriptors;
         self.completed += chain.descriptors;
     }
 
-    fn write_used(&self, report: Report) {
-        let at = report.at.offset() + LENGTH;
-        self.descriptors
-            .write_length_and_id(at, report.written, report.id);
-    }
-
-    fn store_used_flags(&self, report: Report, ordering: Ordering) {
+    fn write_used(&self, report: Report, ordering: Ordering) {
         let mut flags = if report.at.wrap { AVAIL | USED } else { 0 };
         // The length counts only with this flag (section 2.8.9).
         if report.written > 0 {
             flags |= WRITE;
         }
-        self.descriptors
-            .store_u16(report.at.offset() + FLAGS, flags, ordering);
+        match self.place(report.at) {
+            Ok(place) => place.report(report.written, report.id, flags, ordering),
+            Err(_) => debug_assert!(false, "{:?} is outside the ring", report.at),
+        }
     }
 
     pub(super) fn publish(&mut self) -> bool {
@@ -308,8 +295,7 @@ impl PackedRing {
             return false;
         };
         let count = std::mem::take(&mut self.completed);
-        self.write_used(report);
-        self.store_used_flags(report, Ordering::Release);
+        self.write_used(report, Ordering::Release);
         // The flags must be visible before the driver's wish is read, and the driver orders the
         // other way round; otherwise both could miss each other.
         fence(Ordering::SeqCst);
@@ -350,7 +336,7 @@ impl PackedRing {
             .store_u16(EVENT_FLAGS, flags, Ordering::Release);
         // The wish must be visible before the ring is looked at again.
         fence(Ordering::SeqCst);
-        Ok(self.is_available(unseen))
+        self.is_available(unseen)
     }
 }
 

@@ -20,9 +20,9 @@ const USED_ELEMENT: usize = 8;
 pub(in super::super) struct SplitRing {
     memory: GuestMemory,
     size: u16,
-    descriptors: Area,
-    available: Area,
-    used: Area,
+    descriptors: Area<{ Descriptor::BYTES }>,
+    available: Area<2>,
+    used: Area<4>,
     event_index: bool,
     indirect: bool,
     in_order: bool,
@@ -54,23 +54,17 @@ impl SplitRing {
             return Err(RingFault::Size);
         }
         let entries = usize::from(size);
-        // Alignments and sizes of section 2.7; the last two bytes of each ring are the event
-        // index of the other side.
-        let area = |offset, length, alignment| {
-            memory
-                .area(offset, length, alignment)
-                .ok_or(RingFault::Layout)
-        };
-        let descriptors = area(layout.descriptors, entries * Descriptor::BYTES, 16)?;
-        let available = area(layout.driver, ELEMENTS + entries * 2 + 2, 2)?;
-        let used = area(layout.device, ELEMENTS + entries * USED_ELEMENT + 2, 4)?;
+        // Sizes of section 2.7; the last two bytes of each ring are the event index of the other side.
+        let descriptors = memory.area(layout.descriptors, entries * Descriptor::BYTES);
+        let available = memory.area(layout.driver, ELEMENTS + entries * 2 + 2);
+        let used = memory.area(layout.device, ELEMENTS + entries * USED_ELEMENT + 2);
         let in_order = features.contains(FeatureBits::IN_ORDER);
         Ok(SplitRing {
             memory,
             size,
-            descriptors,
-            available,
-            used,
+            descriptors: descriptors.ok_or(RingFault::Layout)?,
+            available: available.ok_or(RingFault::Layout)?,
+            used: used.ok_or(RingFault::Layout)?,
             event_index: features.contains(FeatureBits::EVENT_IDX),
             indirect: features.contains(FeatureBits::INDIRECT_DESC),
             in_order,
@@ -112,7 +106,6 @@ impl SplitRing {
     }
 
     pub(super) fn take(&mut self, chain: &mut Chain) -> Result<bool, RingFault> {
-        chain.clear();
         if !self.has_available()? {
             return Ok(false);
         }
@@ -120,49 +113,64 @@ impl SplitRing {
         let head = self
             .available
             .load_u16(ELEMENTS + slot * 2, Ordering::Relaxed);
-        if head >= self.size {
-            return Err(RingFault::DescriptorIndex);
-        }
+        let first = self.descriptors.descriptor(head);
+        let first = first.ok_or(RingFault::DescriptorIndex)?;
         if self.in_order && head != self.expected_head {
             return Err(RingFault::InOrder);
         }
-        chain.id = head;
-        self.walk(head, chain)?;
+        chain.begin(head);
+        if self.add(first, chain)? {
+            self.walk(head, first, chain)?;
+        }
         self.expected_head = head.wrapping_add(chain.descriptors) & (self.size - 1);
         self.next = self.next.wrapping_add(1);
         Ok(true)
     }
 
-    /// Follows the chain from `head` through the table. A chain has no more descriptors than
-    /// the queue (section 2.7.5.2), which also ends a loop.
-    fn walk(&self, head: u16, chain: &mut Chain) -> Result<(), RingFault> {
-        let mut index = head;
-        for _ in 0..self.size {
-            let descriptor = self
-                .descriptors
-                .descriptor(index)
-                .filter(|_| index < self.size)
-                .ok_or(RingFault::DescriptorIndex)?;
-            chain.descriptors += 1;
-            if descriptor.flags & INDIRECT != 0 {
-                return self.walk_indirect(descriptor, chain);
-            }
-            chain.add(&self.memory, descriptor)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(());
-            }
+    /// Adds what `descriptor` points to. Returns whether the chain goes on.
+    fn add(&self, descriptor: Descriptor, chain: &mut Chain) -> Result<bool, RingFault> {
+        if descriptor.flags & INDIRECT != 0 {
+            return self.walk_table(descriptor, chain).map(|()| false);
+        }
+        let Descriptor {
+            address,
+            length,
+            flags,
+            next: _,
+        } = descriptor;
+        chain.add(&self.memory, address, length, flags)?;
+        Ok(flags & NEXT != 0)
+    }
+
+    /// Follows a chain through the table, on from its descriptor at `index`. It has no more
+    /// descriptors than the queue (section 2.7.5.2), which also ends a loop.
+    #[inline(never)]
+    fn walk(
+        &self,
+        mut index: u16,
+        mut descriptor: Descriptor,
+        chain: &mut Chain,
+    ) -> Result<(), RingFault> {
+        while chain.descriptors < self.size {
             // Section 2.7.9: with IN_ORDER a chain occupies consecutive descriptors.
             if self.in_order && descriptor.next != (index.wrapping_add(1) & (self.size - 1)) {
                 return Err(RingFault::InOrder);
             }
             index = descriptor.next;
+            let found = self.descriptors.descriptor(index);
+            descriptor = found.ok_or(RingFault::DescriptorIndex)?;
+            chain.descriptors += 1;
+            if !self.add(descriptor, chain)? {
+                return Ok(());
+            }
         }
         Err(RingFault::ChainTooLong)
     }
 
     /// Section 2.7.5.3: the table has at least one descriptor and no more than the queue, its
     /// descriptors are not indirect themselves, and NEXT is not set beside INDIRECT.
-    fn walk_indirect(&self, table: Descriptor, chain: &mut Chain) -> Result<(), RingFault> {
+    #[inline(never)]
+    fn walk_table(&self, table: Descriptor, chain: &mut Chain) -> Result<(), RingFault> {
         let length = usize::try_from(table.length).map_err(|_| RingFault::Indirect)?;
         let entries = length / Descriptor::BYTES;
         if !self.indirect
@@ -182,22 +190,21 @@ impl SplitRing {
             if index >= entries {
                 return Err(RingFault::DescriptorIndex);
             }
-            let mut bytes = [0; Descriptor::BYTES];
-            if !self
-                .memory
-                .read_exact(base + index * Descriptor::BYTES, &mut bytes)
-            {
-                return Err(RingFault::Address);
-            }
-            let descriptor = Descriptor::from_bytes(bytes);
-            if descriptor.flags & INDIRECT != 0 {
+            let entry = self.memory.read_array(base + index * Descriptor::BYTES);
+            let Descriptor {
+                address,
+                length,
+                flags,
+                next,
+            } = Descriptor::from_bytes(entry.ok_or(RingFault::Address)?);
+            if flags & INDIRECT != 0 {
                 return Err(RingFault::Indirect);
             }
-            chain.add(&self.memory, descriptor)?;
-            if descriptor.flags & NEXT == 0 {
+            chain.add(&self.memory, address, length, flags)?;
+            if flags & NEXT == 0 {
                 return Ok(());
             }
-            index = usize::from(descriptor.next);
+            index = usize::from(next);
         }
         Err(RingFault::ChainTooLong)
     }

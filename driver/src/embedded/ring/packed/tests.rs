@@ -1,7 +1,5 @@
 //! The packed ring alone: what it writes where, what it asks for, and what it refuses.
 
-use std::sync::atomic::Ordering;
-
 use proptest::prelude::*;
 
 use super::super::driver_side::{BUFFERS, DRIVER, DriverSide, IOVA, MEMORY};
@@ -46,14 +44,9 @@ impl Rig {
 
     /// The id at `index`, if that is used in a lap with this wrap counter.
     fn used(&self, index: u16, wrap: bool) -> Option<u16> {
-        let at = usize::from(index) * Descriptor::BYTES;
-        let flags = self.driver.area.load_u16(at + FLAGS, Ordering::Acquire);
+        let place = self.driver.area.packed(index).expect("inside");
         let mine = if wrap { AVAIL | USED } else { 0 };
-        (flags & (AVAIL | USED) == mine).then(|| {
-            self.driver
-                .area
-                .load_u16(at + LENGTH + 4, Ordering::Relaxed)
-        })
+        (place.flags() & (AVAIL | USED) == mine).then(|| place.buffer().2)
     }
 
     fn refused(mut self) -> RingFault {
@@ -144,7 +137,7 @@ fn a_table_is_read_in_order_whatever_its_last_fields_say() {
     let mut chain = Chain::default();
     assert_eq!(rig.ring.take(&mut chain), Ok(true));
     assert_eq!((chain.id, chain.descriptors), (4, 1));
-    let lengths: Vec<_> = chain.readable.iter().map(|part| part.length).collect();
+    let lengths: Vec<_> = chain.readable().iter().map(|part| part.length).collect();
     assert_eq!(lengths, [1, 2, 3]);
 }
 

@@ -7,19 +7,37 @@ use super::gathered::Gathered;
 use crate::features::FeatureBits;
 
 /// Ethernet header, and one VLAN tag that the MTU does not count.
-pub(super) const ETHERNET_HEADER: usize = 14;
-pub(super) const VLAN_TAG: usize = 4;
+const ETHERNET_HEADER: usize = 14;
+const VLAN_TAG: usize = 4;
 
 /// What a driver may send now.
-pub(super) struct Rules {
-    pub(super) features: FeatureBits,
+pub(in super::super) struct Rules {
+    features: FeatureBits,
     /// The longest frame that asks for no segmentation.
-    pub(super) longest: usize,
-    pub(super) link_up: bool,
+    longest_plain: usize,
+    /// The longest of all.
+    longest: usize,
+    link_up: bool,
 }
 
 impl Rules {
+    pub(in super::super) fn new(features: FeatureBits, mtu: u16, link_up: bool) -> Self {
+        let longest_plain = usize::from(mtu) + ETHERNET_HEADER + VLAN_TAG;
+        Rules {
+            features,
+            longest_plain,
+            longest: offloads::longest_frame(features, longest_plain),
+            link_up,
+        }
+    }
+
+    /// The longest frame that is worth looking at.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
+    }
+
     /// Counts a transmitted frame. Returns its length if it goes to the backend.
+    #[inline(always)]
     pub(super) fn judge(
         &self,
         gathered: Gathered,
@@ -35,11 +53,13 @@ impl Rules {
             }
         };
         stats.from_driver.add(length);
-        let dropped = if !offloads::is_allowed(header, length, self.features) {
+        let is_allowed =
+            header.is_plain_transmit() || offloads::is_allowed(header, length, self.features);
+        let dropped = if !is_allowed {
             &mut stats.violations
         } else if length < ETHERNET_HEADER {
             &mut stats.runts
-        } else if header.gso_type == 0 && length > self.longest {
+        } else if header.gso_type == 0 && length > self.longest_plain {
             &mut stats.oversized
         } else if !self.link_up {
             &mut stats.link_down_from_driver

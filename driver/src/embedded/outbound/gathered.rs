@@ -28,30 +28,57 @@ pub(super) fn outline(
     if frame_length > longest {
         return Ok(Gathered::TooLong(frame_length));
     }
+    let header = read_header(memory, chain.readable()).ok_or(RingFault::Address)?;
+    packet.header = NetHeader::from_bytes(header);
+    Ok(Gathered::Frame(frame_length))
+}
+
+/// The bytes of the header in front of `segments`, which have as many.
+fn read_header(memory: &GuestMemory, segments: &[Segment]) -> Option<[u8; NetHeader::LENGTH]> {
     let mut header = [0; NetHeader::LENGTH];
     let mut rest = &mut header[..];
-    for segment in &chain.readable {
+    for segment in segments {
         let (part, later) = rest.split_at_mut(segment.length.min(rest.len()));
         rest = later;
         if !memory.read_exact(segment.offset, part) {
-            return Err(RingFault::Address);
+            return None;
         }
         if rest.is_empty() {
             break;
         }
     }
-    packet.header = NetHeader::from_bytes(header);
-    Ok(Gathered::Frame(frame_length))
+    Some(header)
 }
 
 /// Bytes of the frame behind the header; `None` if the chain is none for sending.
 fn frame_length(chain: &Chain) -> Option<usize> {
     let length = chain.readable_bytes().checked_sub(NetHeader::LENGTH);
-    length.filter(|_| chain.writable.is_empty())
+    length.filter(|_| chain.writable().is_empty())
 }
 
 /// As [`outline`], and copies the frame into `packet` too.
+#[inline(always)]
 pub(super) fn gather(
+    memory: &GuestMemory,
+    chain: &Chain,
+    longest: usize,
+    packet: &mut Packet,
+) -> Result<Gathered, RingFault> {
+    packet.bytes.clear();
+    match (chain.readable(), frame_length(chain)) {
+        // Most frames lie in one piece.
+        (&[Segment { offset, .. }], Some(length)) if length <= longest => {
+            let header = memory.read_behind(offset, length, &mut packet.bytes);
+            packet.header = NetHeader::from_bytes(header.ok_or(RingFault::Address)?);
+            Ok(Gathered::Frame(length))
+        }
+        _ => gather_pieces(memory, chain, longest, packet),
+    }
+}
+
+/// As [`gather`], of a frame in several pieces, or of one that is not taken.
+#[inline(never)]
+fn gather_pieces(
     memory: &GuestMemory,
     chain: &Chain,
     longest: usize,
@@ -61,9 +88,8 @@ pub(super) fn gather(
     if matches!(outlined, Gathered::TooLong(_)) {
         return Ok(outlined);
     }
-    packet.bytes.clear();
     let mut header = NetHeader::LENGTH;
-    for &Segment { offset, length } in &chain.readable {
+    for &Segment { offset, length } in chain.readable() {
         let skipped = header.min(length);
         header -= skipped;
         if !memory.read(offset + skipped, length - skipped, &mut packet.bytes) {
