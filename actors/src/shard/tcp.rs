@@ -77,6 +77,8 @@ pub(super) struct Tcp {
     is_enabled: bool,
     ephemeral_ports: (u16, u16),
     sockets: IdMap<ConnectionId, TcpSocket>,
+    /// How many of these have a [`Delivery`].
+    deliveries: usize,
     listeners: IdMap<ListenerId, Listener>,
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
@@ -132,6 +134,8 @@ struct Flags {
     owes_notice: bool,
     /// Whether the peer has acknowledged our end, or the connection is over.
     is_finished: bool,
+    /// Whether the connection is over.
+    is_over: bool,
 }
 
 /// Where the bytes and events of a connection go.
@@ -223,6 +227,7 @@ impl Tcp {
             is_enabled,
             ephemeral_ports,
             sockets: IdMap::default(),
+            deliveries: 0,
             listeners: IdMap::default(),
             bindings: HashMap::new(),
             kept: HashSet::new(),

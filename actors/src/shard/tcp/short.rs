@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 
 use virtroupe_wire::tcp::ConnectionId;
 
-use super::deliver::wake;
 use crate::shard::Shard;
 use crate::tcp::TcpEventKind;
 
@@ -98,7 +97,7 @@ impl Shard {
             return;
         };
         socket.flags.is_short = false;
-        wake(&self.wakes, &mut socket.writer);
+        self.wakes.take_from(&mut socket.writer);
         let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
         if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
             delivery.tell(id, TcpEventKind::TxReady);
