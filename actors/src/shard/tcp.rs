@@ -89,6 +89,9 @@ pub(super) struct Tcp {
     review_at: Option<Instant>,
     /// Which of these are, as the engine has told in this turn.
     over: Vec<Flow>,
+    /// Streams that were dropped since the last turn of the loop. The next begins with closing them: the
+    /// time to close counts from then, so that the clock is not read for each.
+    dropped: Vec<ConnectionId>,
     /// What is kept for connections that were closed, until they are over.
     closing: IdMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
@@ -233,6 +236,7 @@ impl Tcp {
             kept: HashSet::new(),
             review_at: None,
             over: Vec::new(),
+            dropped: Vec::new(),
             closing: IdMap::default(),
             full: VecDeque::new(),
             short: Short::new(),
@@ -303,7 +307,8 @@ impl Shard {
     /// Whether TCP has something to tell applications, or to be told by the host: the turn is not
     /// the last one.
     pub(crate) fn has_tcp_work(&self) -> bool {
-        self.tcp.engine.has_events() || self.host.has_for_tcp()
+        let tcp = &self.tcp;
+        tcp.engine.has_events() || self.host.has_for_tcp() || !tcp.dropped.is_empty()
     }
 
     /// Sets who gets the names of accepted connections that were dropped.

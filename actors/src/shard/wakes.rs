@@ -31,7 +31,7 @@ impl Wakes {
 
     /// Wakes all, those too that come meanwhile.
     #[inline(never)]
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         loop {
             let mut wakers = take(&mut *self.0.borrow_mut());
             wakers.drain(..).for_each(Waker::wake);

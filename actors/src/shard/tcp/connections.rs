@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use virtroupe_wire::Instant;
 use virtroupe_wire::placement::{Flow, SourcePortError, Transport};
 use virtroupe_wire::tcp::{self, ConnectionId, ConnectionStats, Keepalive, TcpOptions, TcpState};
 
@@ -176,7 +177,6 @@ impl Shard {
         self.wakes.take_from(&mut socket.writer);
         self.tcp.deliveries -= usize::from(socket.delivery.is_some());
         let parked = socket.delivery.and_then(|delivery| delivery.parked);
-        let now = self.exact_now();
         if self.closed.is_some() {
             return;
         }
@@ -190,10 +190,19 @@ impl Shard {
             self.tcp.closing.insert(id, socket.kept);
         }
         match must_reset || parked.is_some() {
-            true => self.tcp.engine.abort(now, id),
-            false => self.tcp.engine.close(now, id),
+            true => self.tcp.engine.abort(self.now(), id),
+            false => self.tcp.dropped.push(id),
         }
         self.wake();
+    }
+
+    /// Closes what was dropped since the last turn of the loop, before anything more arrives.
+    #[inline]
+    pub(in crate::shard) fn close_dropped(&mut self, now: Instant) {
+        let Tcp {
+            engine, dropped, ..
+        } = &mut self.tcp;
+        dropped.drain(..).for_each(|id| engine.close(now, id));
     }
 
     /// Takes over a connection that was accepted for a message. False if it is not of this cpu of

@@ -96,6 +96,7 @@ impl Shard {
         }
         tcp.full.clear();
         tcp.short.clear();
+        tcp.dropped.clear();
         tcp.closing.clear();
         let is_cpu_lost = matches!(reason, CloseReason::CpuLost(_));
         for (_, bound) in tcp.bindings.drain() {

@@ -1,9 +1,9 @@
 //! Bytes of connections: frames out of the engine, chunks into it.
 //!
 //! What is written is copied once, into slots of the shard's pool: long ones, which nobody else
-//! takes, where there is enough for one. Of the others, writers together leave a quarter to all
-//! others, so that received packets need not be copied to the heap; one that waits for memory is
-//! woken in its turn.
+//! takes, where there is enough for one, or no other is left. Of the others, writers together leave
+//! a quarter to all others, so that received packets need not be copied to the heap; one that waits
+//! for memory is woken in its turn.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
@@ -190,9 +190,12 @@ impl Shard {
                 finds_long = finds_long && room >= LONG && source.has(LONG);
                 let long = if finds_long { pool.long_frame() } else { None };
                 finds_long = long.is_some();
-                let frame = long.or_else(|| {
-                    spare = spare.checked_sub(1)?;
-                    pool.frame()
+                let frame = long.or_else(|| match spare.checked_sub(1) {
+                    Some(left) => {
+                        spare = left;
+                        pool.frame()
+                    }
+                    None => pool.long_frame(),
                 });
                 let Some(mut frame) = frame else { break };
                 let limit = frame.tailroom().min(room);
@@ -317,7 +320,8 @@ impl Shard {
     }
 
     fn has_slots(&self) -> bool {
-        Self::spare_slots(&mut self.ports.borrow_mut().egress) > 0
+        let egress = &mut self.ports.borrow_mut().egress;
+        Self::spare_slots(egress) > 0 || egress.pool().available_long() > 0
     }
 
     /// Sees to it that a connection is told when there is room. Returns false if there is some
