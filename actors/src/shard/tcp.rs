@@ -89,8 +89,8 @@ pub(super) struct Tcp {
     review_at: Option<Instant>,
     /// Which of these are, as the engine has told in this turn.
     over: Vec<Flow>,
-    /// Streams that were dropped since the last turn of the loop. The next begins with closing them: the
-    /// time to close counts from then, so that the clock is not read for each.
+    /// Streams that were dropped while open since the last turn of the loop. The next begins with
+    /// closing them: the time to close counts from then, so that the clock is not read for each.
     dropped: Vec<ConnectionId>,
     /// What is kept for connections that were closed, until they are over.
     closing: IdMap<ConnectionId, Kept>,

@@ -189,9 +189,12 @@ impl Shard {
         if !socket.kept.is_empty() {
             self.tcp.closing.insert(id, socket.kept);
         }
-        match must_reset || parked.is_some() {
-            true => self.tcp.engine.abort(self.now(), id),
-            false => self.tcp.dropped.push(id),
+        let now = self.now();
+        match self.tcp.engine.state(id) {
+            _ if must_reset || parked.is_some() => self.tcp.engine.abort(now, id),
+            // Nothing is waited for.
+            Some(TcpState::SynSent | TcpState::Closed) => self.tcp.engine.close(now, id),
+            _ => self.tcp.dropped.push(id),
         }
         self.wake();
     }
