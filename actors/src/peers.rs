@@ -30,8 +30,7 @@ pub struct ChangeBinding {
 }
 
 /// The connections of a cpu that stay there, although their port is bound on other cpus, too, to
-/// whom they would go: all that it has at this port. The others take note in their own copy of the
-/// exceptions.
+/// whom they would go: all that it has at this port.
 #[derive(Debug, Clone)]
 pub(crate) struct KeepFlows {
     /// Their port.
@@ -42,7 +41,8 @@ pub(crate) struct KeepFlows {
     pub(crate) flows: Arc<[Flow]>,
 }
 
-/// As [`KeepFlows`], on its way to one cpu.
+/// Connections stay on a cpu although their port is bound on other cpus, too: the others take note in
+/// their own copy of the exceptions.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FlowsKept {

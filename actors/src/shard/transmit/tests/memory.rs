@@ -29,7 +29,7 @@ fn a_writer_that_found_no_slot_is_woken_by_a_long_one_and_uses_it() {
     let id = connecting.expect("a port");
     // More is under way than may be on the heap.
     let bytes = vec![7; 48 << 10];
-    let mut write = |shard: &mut Shard, length: usize| {
+    let write = |shard: &mut Shard, length: usize| {
         shard.write_tcp(id, &[IoSlice::new(&bytes[..length])]).ok()
     };
     assert_eq!(write(shard, bytes.len()), Some(bytes.len()));
@@ -43,9 +43,9 @@ fn a_writer_that_found_no_slot_is_woken_by_a_long_one_and_uses_it() {
     }
     let flag = Arc::new(Flag::default());
     let waker = flag.clone().into();
-    let mut cx = Context::from_waker(&waker);
-    assert!(shard.poll_ready_tcp(id, &mut cx).is_pending());
-    let mut is_woken = |shard: &mut Shard| {
+    let cx = Context::from_waker(&waker);
+    assert!(shard.poll_ready_tcp(id, &cx).is_pending());
+    let is_woken = |shard: &mut Shard| {
         shard.dispatch_tcp();
         shard.wakes.wake();
         flag.0.load(Ordering::Relaxed)
@@ -53,9 +53,9 @@ fn a_writer_that_found_no_slot_is_woken_by_a_long_one_and_uses_it() {
     assert!(!is_woken(shard), "there is none");
     drop(long.pop());
     assert!(is_woken(shard));
-    assert!(shard.poll_ready_tcp(id, &mut cx).is_ready());
+    assert!(shard.poll_ready_tcp(id, &cx).is_ready());
     // However little is written: else who was told would wait again, and be told again.
     assert_eq!(write(shard, 1), Some(1));
     assert_eq!(write(shard, 1), None, "there was one");
-    assert!(shard.poll_ready_tcp(id, &mut cx).is_pending());
+    assert!(shard.poll_ready_tcp(id, &cx).is_pending());
 }
