@@ -22,7 +22,7 @@ use virtroupe_wire::DropReason;
 use crate::clock::Clock;
 use crate::local::LocalStack;
 use crate::messages::CloseReason;
-use crate::peers::{ChangeBinding, FlowsEnded, KeepFlows, NeighborHeard, Peer};
+use crate::peers::{ChangeBinding, FlowsEnded, FlowsKept, NeighborHeard, Peer};
 use crate::poll::{Control, PollLoop, PollSettings, QueueEnd};
 use crate::ports::PortsCell;
 use crate::shard::ShardCell;
@@ -361,11 +361,12 @@ impl<R: Role> Handler<ChangeBinding> for CpuActor<R> {
     }
 }
 
-impl<R: Role> Handler<KeepFlows> for CpuActor<R> {
+impl<R: Role> Handler<FlowsKept> for CpuActor<R> {
     type Result = ();
 
-    fn handle(&mut self, keep: KeepFlows, _: &mut Self::Context) {
+    fn handle(&mut self, FlowsKept { keep, noted }: FlowsKept, _: &mut Self::Context) {
         self.shard.borrow().note_kept(&keep);
+        drop(noted);
     }
 }
 

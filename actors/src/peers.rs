@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::future::join_all;
+use tokio::sync::oneshot;
 use virtroupe_wire::placement::{Binding, Flow};
 
 use crate::messages::BindError;
@@ -29,11 +30,9 @@ pub struct ChangeBinding {
 }
 
 /// The connections of a cpu that stay there, although their port is bound on other cpus, too, to
-/// whom they would go: all that it has at this port. The others take note in their own copy of the
-/// exceptions.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "()")]
-pub struct KeepFlows {
+/// whom they would go: all that it has at this port.
+#[derive(Debug, Clone)]
+pub(crate) struct KeepFlows {
     /// Their port.
     pub(crate) at: TcpPort,
     /// Where they are.
@@ -42,7 +41,18 @@ pub struct KeepFlows {
     pub(crate) flows: Arc<[Flow]>,
 }
 
-/// Connections that a cpu had [kept](KeepFlows) are over: the others let go of them, too.
+/// Connections stay on a cpu although their port is bound on other cpus, too: the others take note in
+/// their own copy of the exceptions.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FlowsKept {
+    /// What stays where.
+    pub(crate) keep: KeepFlows,
+    /// Goes when the cpu has taken note, for who waits for that.
+    pub(crate) noted: Option<oneshot::Sender<()>>,
+}
+
+/// Connections that a cpu had [kept](FlowsKept) are over: the others let go of them, too.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct FlowsEnded {
@@ -72,11 +82,19 @@ pub struct Peer {
     /// Takes note of bindings.
     pub bindings: Recipient<ChangeBinding>,
     /// Takes note of connections that stay where they are.
-    pub kept: Recipient<KeepFlows>,
+    pub kept: Recipient<FlowsKept>,
     /// Takes note of those that have ended.
     pub ended: Recipient<FlowsEnded>,
     /// Hears neighbours.
     pub neighbors: Recipient<NeighborHeard>,
+}
+
+impl Peer {
+    /// One for each change of a binding and a few a minute, so the mailbox's bound is not needed. What
+    /// waited for room in it would be overtaken by what says that these connections have ended.
+    fn tell_kept(&self, keep: KeepFlows, noted: Option<oneshot::Sender<()>>) {
+        self.kept.do_send(FlowsKept { keep, noted });
+    }
 }
 
 /// All other cpus.
@@ -115,23 +133,23 @@ impl Peers {
 
     /// Tells all others of connections that stay; done when each has taken note, or does not answer.
     pub(crate) fn keep(&self, keep: KeepFlows) -> impl Future<Output = ()> + use<> {
-        let notes: Vec<_> = self
-            .0
-            .iter()
-            .map(|peer| (peer.cpu, peer.kept.send(keep.clone())))
-            .collect();
+        let tell = |peer: &Peer| {
+            let (noted, is_noted) = oneshot::channel();
+            peer.tell_kept(keep.clone(), Some(noted));
+            // Who has ended drops it.
+            (peer.cpu, is_noted)
+        };
+        let notes: Vec<_> = self.0.iter().map(tell).collect();
         async move {
             // Who changes a binding asks it, too, and learns that it does not answer.
             let _ = all_answers(notes).await;
         }
     }
 
-    /// As [`keep`](Self::keep), but nobody waits for it: a request that nobody waits for is not
-    /// handled.
+    /// As [`keep`](Self::keep), but nobody waits for it.
     pub(crate) fn note_kept(&self, keep: &KeepFlows) {
         for peer in &self.0 {
-            // A few a minute, and one for each close, as in `retract`.
-            peer.kept.do_send(keep.clone());
+            peer.tell_kept(keep.clone(), None);
         }
     }
 
@@ -213,6 +231,83 @@ mod tests {
         assert_eq!(asked.get(), 3, "those behind one that does not answer, too");
         has_answer.set(true);
         assert_eq!(poll_once(answers.as_mut()).await, Poll::Ready(None));
+    }
+
+    /// A cpu that notes in which order it hears what.
+    struct Listener(Vec<&'static str>);
+
+    impl Actor for Listener {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<FlowsKept> for Listener {
+        type Result = ();
+
+        fn handle(&mut self, _: FlowsKept, _: &mut Self::Context) {
+            self.0.push("kept");
+        }
+    }
+
+    impl Handler<FlowsEnded> for Listener {
+        type Result = ();
+
+        fn handle(&mut self, _: FlowsEnded, _: &mut Self::Context) {
+            self.0.push("ended");
+        }
+    }
+
+    impl Handler<ChangeBinding> for Listener {
+        type Result = ();
+
+        fn handle(&mut self, _: ChangeBinding, _: &mut Self::Context) {}
+    }
+
+    impl Handler<NeighborHeard> for Listener {
+        type Result = ();
+
+        fn handle(&mut self, _: NeighborHeard, _: &mut Self::Context) {}
+    }
+
+    /// What it has heard.
+    #[derive(Message)]
+    #[rtype(result = "Vec<&'static str>")]
+    struct Heard;
+
+    impl Handler<Heard> for Listener {
+        type Result = MessageResult<Heard>;
+
+        fn handle(&mut self, _: Heard, _: &mut Self::Context) -> Self::Result {
+            MessageResult(self.0.clone())
+        }
+    }
+
+    #[actix::test]
+    async fn the_end_of_a_kept_flow_does_not_overtake_that_it_is_kept() {
+        let listener = Listener(Vec::new()).start();
+        let peers = Peers::new(vec![Peer {
+            cpu: 1,
+            bindings: listener.clone().recipient(),
+            kept: listener.clone().recipient(),
+            ended: listener.clone().recipient(),
+            neighbors: listener.clone().recipient(),
+        }]);
+        // More than its mailbox should hold.
+        let frame: Arc<[u8]> = Arc::new([]);
+        (0..64).for_each(|_| listener.do_send(NeighborHeard(frame.clone())));
+        let flows: Arc<[Flow]> = Arc::new([]);
+        let at = TcpPort {
+            port: 80,
+            is_ipv6: false,
+        };
+        let known = peers.keep(KeepFlows {
+            at,
+            cpu: 0,
+            flows: flows.clone(),
+        });
+        peers.note_ended(0, &flows);
+        known.await;
+        let heard = listener.send(Heard).await;
+        assert_eq!(heard.expect("it runs"), ["kept", "ended"]);
     }
 
     async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {

@@ -251,6 +251,7 @@ impl Shard {
     /// A turn of the loop begins.
     pub(crate) fn begin_turn(&mut self, now: Instant) {
         self.turn = self.turn.max(now);
+        self.close_dropped(self.turn);
     }
 
     /// The time for calls of applications: that of the last turn, since there is another soon, which
@@ -327,7 +328,9 @@ impl Shard {
         let parked = self.parked_since.map(|since| since + self.patience);
         let is_watching = self.line.is_waiting() || self.tcp.is_watching();
         let watch = is_watching.then(|| now + POOL_WATCH);
+        let next_turn = self.has_tcp_work().then_some(now);
         let deadlines = [
+            next_turn,
             self.host.next_deadline(),
             self.tcp.engine.next_deadline(),
             self.kept_deadline(),

@@ -77,6 +77,8 @@ pub(super) struct Tcp {
     is_enabled: bool,
     ephemeral_ports: (u16, u16),
     sockets: IdMap<ConnectionId, TcpSocket>,
+    /// How many of these have a [`Delivery`].
+    deliveries: usize,
     listeners: IdMap<ListenerId, Listener>,
     /// What the listeners of this cpu are bound to, as the other cpus know it. Empty if there are
     /// none.
@@ -87,6 +89,9 @@ pub(super) struct Tcp {
     review_at: Option<Instant>,
     /// Which of these are, as the engine has told in this turn.
     over: Vec<Flow>,
+    /// Streams that were dropped while open since the last turn of the loop. The next begins with
+    /// closing them: the time to close counts from then, so that the clock is not read for each.
+    dropped: Vec<ConnectionId>,
     /// What is kept for connections that were closed, until they are over.
     closing: IdMap<ConnectionId, Kept>,
     /// Whose receiver had no room.
@@ -132,6 +137,8 @@ struct Flags {
     owes_notice: bool,
     /// Whether the peer has acknowledged our end, or the connection is over.
     is_finished: bool,
+    /// Whether the connection is over.
+    is_over: bool,
 }
 
 /// Where the bytes and events of a connection go.
@@ -223,11 +230,13 @@ impl Tcp {
             is_enabled,
             ephemeral_ports,
             sockets: IdMap::default(),
+            deliveries: 0,
             listeners: IdMap::default(),
             bindings: HashMap::new(),
             kept: HashSet::new(),
             review_at: None,
             over: Vec::new(),
+            dropped: Vec::new(),
             closing: IdMap::default(),
             full: VecDeque::new(),
             short: Short::new(),
@@ -298,7 +307,8 @@ impl Shard {
     /// Whether TCP has something to tell applications, or to be told by the host: the turn is not
     /// the last one.
     pub(crate) fn has_tcp_work(&self) -> bool {
-        self.tcp.engine.has_events() || self.host.has_for_tcp()
+        let tcp = &self.tcp;
+        tcp.engine.has_events() || self.host.has_for_tcp() || !tcp.dropped.is_empty()
     }
 
     /// Sets who gets the names of accepted connections that were dropped.

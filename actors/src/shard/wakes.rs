@@ -4,7 +4,7 @@
 //! collected while the shard is borrowed, and woken when the borrow ends.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::VecDeque;
+use std::mem::take;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::task::Waker;
@@ -13,16 +13,35 @@ use super::Shard;
 
 /// Wakers of tasks to be woken.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Wakes(Rc<RefCell<VecDeque<Waker>>>);
+pub(crate) struct Wakes(Rc<RefCell<Vec<Waker>>>);
 
 impl Wakes {
     /// Has a task woken.
     pub(crate) fn push(&self, waker: Waker) {
-        self.0.borrow_mut().push_back(waker);
+        self.0.borrow_mut().push(waker);
     }
 
-    fn take(&self) -> Option<Waker> {
-        self.0.borrow_mut().pop_front()
+    /// Has the task woken that waits, if one does.
+    #[inline]
+    pub(crate) fn take_from(&self, place: &mut Option<Waker>) {
+        if let Some(waker) = place.take() {
+            self.push(waker);
+        }
+    }
+
+    /// Wakes all, those too that come meanwhile.
+    #[inline(never)]
+    pub(super) fn wake(&self) {
+        loop {
+            let mut wakers = take(&mut *self.0.borrow_mut());
+            wakers.drain(..).for_each(Waker::wake);
+            let mut since = self.0.borrow_mut();
+            if since.is_empty() {
+                // The memory is used again.
+                *since = wakers;
+                return;
+            }
+        }
     }
 }
 
@@ -88,9 +107,10 @@ impl DerefMut for Borrowed<'_> {
 struct WakeAll<'a>(&'a Wakes);
 
 impl Drop for WakeAll<'_> {
+    #[inline]
     fn drop(&mut self) {
-        while let Some(waker) = self.0.take() {
-            waker.wake();
+        if !self.0.0.borrow().is_empty() {
+            self.0.wake();
         }
     }
 }

@@ -93,6 +93,14 @@ pub struct TcpAccepted {
     pub(crate) unclaimed: Option<Recipient<Unclaimed>>,
 }
 
+impl TcpAccepted {
+    /// The connection itself, for who serves it otherwise: nobody is told.
+    pub(crate) fn into_connection(mut self) -> ConnectionId {
+        self.unclaimed = None;
+        self.connection
+    }
+}
+
 impl Drop for TcpAccepted {
     fn drop(&mut self) {
         if let Some(cpu) = self.unclaimed.take() {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use virtroupe::driver::embedded::LinkConfig;
 use virtroupe::{LocalStack, Stack, TcpAccepted, TcpListener, TcpStream};
 
-use super::super::support::{address, pair, within};
+use super::super::support::{Stop, address, pair, within};
 use super::support::{connect, listen};
 
 const SERVER: &str = "10.0.0.2:7";
@@ -216,6 +216,14 @@ impl Handler<TcpAccepted> for Greeter {
     }
 }
 
+impl Handler<Stop> for Greeter {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
 #[actix::test]
 async fn what_a_cancelled_task_was_given_goes_to_the_actor_that_was_set_since() {
     let delivers = left_to(|local, listener, mut is_given| async move {
@@ -384,6 +392,37 @@ async fn a_task_that_took_from_the_backlog_waits_no_more() {
     let (served, talked, ()) = within(async { tokio::join!(served, talked, open) }).await;
     served.expect("it runs");
     talked.expect("it runs");
+    server.shutdown().await;
+    client.shutdown().await;
+}
+
+#[actix::test]
+async fn a_connection_that_finds_its_actor_gone_is_a_tasks_that_waits() {
+    let (client, server, _) = pair(LinkConfig::default()).await;
+    let (begun, is_begun) = oneshot::channel();
+    let served = server.run_on(0, |local| async move {
+        let listener = listen(&local, SERVER).await;
+        let mut waiting = pin!(listener.accept());
+        begin(waiting.as_mut()).await;
+        let streams = Vec::new();
+        let gone = Greeter { local, streams }.start();
+        listener.deliver_to(gone.clone());
+        gone.do_send(Stop);
+        while gone.connected() {
+            tokio::task::yield_now().await;
+        }
+        let _ = begun.send(());
+        let mut stream = waiting.await.expect("the first connection of all");
+        stream.write_u8(5).await.expect("taken");
+        let _ = stream.read_u8().await;
+    });
+    let asked = async {
+        is_begun.await.expect("it waits");
+        first_byte(&client).await
+    };
+    let (served, byte) = within(async { tokio::join!(served, asked) }).await;
+    served.expect("it runs");
+    assert_eq!(byte.expect("it is served"), 5);
     server.shutdown().await;
     client.shutdown().await;
 }

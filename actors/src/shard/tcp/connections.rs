@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use virtroupe_wire::Instant;
 use virtroupe_wire::placement::{Flow, SourcePortError, Transport};
 use virtroupe_wire::tcp::{self, ConnectionId, ConnectionStats, Keepalive, TcpOptions, TcpState};
 
-use super::deliver::wake;
 use super::listeners::binding;
-use super::{Kept, TcpSocket};
+use super::{Delivery, Kept, Tcp, TcpSocket};
 use crate::messages::CloseReason;
 use crate::registry::{Reservation, Sharing};
 use crate::shard::Shard;
@@ -18,19 +18,9 @@ use crate::shard::sockets::CONNECT_ATTEMPTS;
 use crate::tcp::{StackClosed, TcpAccepted, TcpConnectError, io_error};
 
 impl Shard {
-    /// A connection that an application has from now on.
-    pub(super) fn insert_socket(&mut self, id: ConnectionId, kept: Kept) {
-        let socket = TcpSocket {
-            kept,
-            ..TcpSocket::default()
-        };
-        self.tcp.sockets.insert(id, socket);
-    }
-
     /// Resets a connection that was accepted and that nobody wants.
-    pub(crate) fn abort_unclaimed(&mut self, mut accepted: TcpAccepted) {
-        accepted.unclaimed = None;
-        self.abort_tcp(accepted.connection);
+    pub(crate) fn abort_unclaimed(&mut self, accepted: TcpAccepted) {
+        self.abort_tcp(accepted.into_connection());
     }
 
     /// Asks `peer` for a connection, from a port whose replies this cpu owns.
@@ -75,7 +65,7 @@ impl Shard {
             reservation,
             ..Kept::default()
         };
-        self.insert_socket(id, kept);
+        self.tcp.insert_socket(id, kept);
         self.wake();
         Ok(id)
     }
@@ -183,10 +173,10 @@ impl Shard {
             return;
         };
         // Ended by name, while a task waits for it.
-        wake(&self.wakes, &mut socket.reader);
-        wake(&self.wakes, &mut socket.writer);
+        self.wakes.take_from(&mut socket.reader);
+        self.wakes.take_from(&mut socket.writer);
+        self.tcp.deliveries -= usize::from(socket.delivery.is_some());
         let parked = socket.delivery.and_then(|delivery| delivery.parked);
-        let now = self.exact_now();
         if self.closed.is_some() {
             return;
         }
@@ -199,11 +189,23 @@ impl Shard {
         if !socket.kept.is_empty() {
             self.tcp.closing.insert(id, socket.kept);
         }
-        match must_reset || parked.is_some() {
-            true => self.tcp.engine.abort(now, id),
-            false => self.tcp.engine.close(now, id),
+        let now = self.now();
+        match self.tcp.engine.state(id) {
+            _ if must_reset || parked.is_some() => self.tcp.engine.abort(now, id),
+            // Nothing is waited for.
+            Some(TcpState::SynSent | TcpState::Closed) => self.tcp.engine.close(now, id),
+            _ => self.tcp.dropped.push(id),
         }
         self.wake();
+    }
+
+    /// Closes what was dropped since the last turn of the loop, before anything more arrives.
+    #[inline]
+    pub(in crate::shard) fn close_dropped(&mut self, now: Instant) {
+        let Tcp {
+            engine, dropped, ..
+        } = &mut self.tcp;
+        dropped.drain(..).for_each(|id| engine.close(now, id));
     }
 
     /// Takes over a connection that was accepted for a message. False if it is not of this cpu of
@@ -298,6 +300,24 @@ impl Shard {
         let now = self.exact_now();
         self.tcp.engine.set_user_timeout(now, id, limit);
         self.wake();
+    }
+}
+
+impl Tcp {
+    /// A connection that an application has from now on.
+    pub(super) fn insert_socket(&mut self, id: ConnectionId, kept: Kept) {
+        let socket = TcpSocket {
+            kept,
+            ..TcpSocket::default()
+        };
+        self.sockets.insert(id, socket);
+    }
+
+    /// Where the bytes and events of a connection go, to be set.
+    pub(super) fn delivery_mut(&mut self, id: ConnectionId) -> Option<&mut Delivery> {
+        let socket = self.sockets.get_mut(&id)?;
+        self.deliveries += usize::from(socket.delivery.is_none());
+        Some(socket.delivery.get_or_insert_default())
     }
 }
 

@@ -1,7 +1,5 @@
 //! From the engine to applications: wakers of streams, and messages into mailboxes.
 
-use std::task::Waker;
-
 use actix::Recipient;
 use actix::prelude::SendError;
 use virtroupe_driver::{Chunk, Frame};
@@ -12,7 +10,7 @@ use virtroupe_wire::{Buffer, Instant};
 
 use super::{Blocked, Delivery};
 use crate::burst::Burst;
-use crate::shard::{Shard, Wakes};
+use crate::shard::Shard;
 use crate::tcp::{TcpAccepted, TcpEvent, TcpEventKind, TcpReceived};
 
 /// Frames and bytes in one message, at most.
@@ -54,11 +52,12 @@ impl Shard {
             return;
         };
         let is_over = readiness.closed;
+        socket.flags.is_over |= is_over;
         if readiness.readable || is_over {
-            wake(&self.wakes, &mut socket.reader);
+            self.wakes.take_from(&mut socket.reader);
         }
         if readiness.writable || readiness.connected || readiness.finished || is_over {
-            wake(&self.wakes, &mut socket.writer);
+            self.wakes.take_from(&mut socket.writer);
         }
         if (readiness.finished || is_over)
             && !std::mem::replace(&mut socket.flags.is_finished, true)
@@ -185,7 +184,7 @@ impl Shard {
     }
 
     fn accept_as_message(&mut self, id: ListenerId) -> Option<TcpAccepted> {
-        let connection = self.accept_tcp(id, None)?;
+        let connection = self.accept_tcp(id)?;
         let flow = self.tcp.engine.flow(connection)?;
         Some(TcpAccepted {
             listener: id,
@@ -209,12 +208,14 @@ impl Shard {
 
     /// The receiver of a listener takes no connections any more.
     fn lose_acceptor(&mut self, id: ListenerId, accepted: TcpAccepted) {
-        // Its own drop would tell this cpu by a message.
-        self.abort_unclaimed(accepted);
         let Some(listener) = self.tcp.listeners.get_mut(&id) else {
-            return;
+            // Its own drop would tell this cpu by a message.
+            return self.abort_unclaimed(accepted);
         };
         listener.recipient = None;
+        // Whoever waits has it, or asks next.
+        let connection = accepted.into_connection();
+        listener.acceptors.give(connection, &self.wakes);
         match listener.is_remote {
             true => self.close_listener(id),
             // Tasks may wait, too.
@@ -245,8 +246,7 @@ impl Shard {
 
     /// Sets who gets the bytes of a connection.
     pub(crate) fn deliver_tcp_to(&mut self, id: ConnectionId, recipient: Recipient<TcpReceived>) {
-        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
-            let delivery = socket.delivery.get_or_insert_default();
+        if let Some(delivery) = self.tcp.delivery_mut(id) {
             delivery.received = Some(recipient);
             self.deliver_tcp(id);
         }
@@ -261,16 +261,16 @@ impl Shard {
                 kind,
             });
         }
-        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
-            socket.delivery.get_or_insert_default().events = Some(recipient);
+        if let Some(delivery) = self.tcp.delivery_mut(id) {
+            delivery.events = Some(recipient);
             self.deliver_tcp(id);
         }
     }
 
     /// Closes a connection when it finds its receiver gone: for receivers on other arbiters.
     pub(crate) fn close_tcp_with_receiver(&mut self, id: ConnectionId) {
-        if let Some(socket) = self.tcp.sockets.get_mut(&id) {
-            socket.delivery.get_or_insert_default().is_remote = true;
+        if let Some(delivery) = self.tcp.delivery_mut(id) {
+            delivery.is_remote = true;
         }
     }
 }
@@ -289,13 +289,6 @@ impl Delivery {
         if !std::mem::replace(&mut self.told_over, true) {
             self.tell(connection, kind);
         }
-    }
-}
-
-/// Has a waker woken once the shard is not borrowed any more.
-pub(super) fn wake(wakes: &Wakes, waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        wakes.push(waker);
     }
 }
 

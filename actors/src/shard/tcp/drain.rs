@@ -4,7 +4,6 @@ use tokio::sync::oneshot;
 use virtroupe_wire::tcp::{ListenerId, TcpState};
 
 use super::Kept;
-use super::deliver::wake;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
 use crate::tcp::TcpEventKind;
@@ -81,8 +80,8 @@ impl Shard {
     pub(in crate::shard) fn close_all_tcp(&mut self, reason: &CloseReason) {
         let tcp = &mut self.tcp;
         for (id, socket) in &mut tcp.sockets {
-            wake(&self.wakes, &mut socket.reader);
-            wake(&self.wakes, &mut socket.writer);
+            self.wakes.take_from(&mut socket.reader);
+            self.wakes.take_from(&mut socket.writer);
             socket.kept = Kept::default();
             if let Some(delivery) = &mut socket.delivery {
                 delivery.tell_over(*id, TcpEventKind::Closed(reason.clone()));
@@ -97,6 +96,7 @@ impl Shard {
         }
         tcp.full.clear();
         tcp.short.clear();
+        tcp.dropped.clear();
         tcp.closing.clear();
         let is_cpu_lost = matches!(reason, CloseReason::CpuLost(_));
         for (_, bound) in tcp.bindings.drain() {

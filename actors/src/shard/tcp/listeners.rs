@@ -10,7 +10,7 @@ use virtroupe_wire::placement::{Binding, Transport};
 use virtroupe_wire::tcp::{ConnectionId, ListenError, ListenOptions, ListenerId};
 
 use super::acceptors::{Acceptors, Place};
-use super::{Bound, Kept, Listener};
+use super::{Bound, Kept, Listener, Tcp};
 use crate::messages::BindError;
 use crate::registry::{Sharing, Taken};
 use crate::shard::sockets::{Unbound, bind_on_all};
@@ -215,8 +215,8 @@ impl Shard {
         id: ListenerId,
         waker: &Waker,
     ) -> Poll<Option<ConnectionId>> {
-        let taken = self.accept_tcp(id, None);
-        self.poll_accepted(id, taken, |acceptors| acceptors.wait(waker))
+        let wait = |acceptors: &mut Acceptors, _: &mut _| acceptors.wait(waker);
+        self.accept_or(id, &mut None, wait)
     }
 
     /// As [`poll_accept`](Self::poll_accept), for one of several tasks: it waits at its `place`.
@@ -226,33 +226,39 @@ impl Shard {
         place: &mut Option<Place>,
         waker: &Waker,
     ) -> Poll<Option<ConnectionId>> {
-        let taken = self.accept_tcp(id, *place);
-        if taken.is_some()
-            && let Some(place) = place.take()
-        {
-            // It may have found one before it was given one.
-            self.leave_line(id, place);
-        }
-        self.poll_accepted(id, taken, |acceptors| acceptors.wait_in_line(place, waker))
+        let wait = |acceptors: &mut Acceptors, place: &mut _| acceptors.wait_in_line(place, waker);
+        self.accept_or(id, place, wait)
     }
 
-    fn poll_accepted(
+    /// The next connection for who has `place`, or has none, at a listener; waits by `wait` for it
+    /// unless there will be none.
+    fn accept_or(
         &mut self,
         id: ListenerId,
-        taken: Option<ConnectionId>,
-        wait: impl FnOnce(&mut Acceptors),
+        place: &mut Option<Place>,
+        wait: impl FnOnce(&mut Acceptors, &mut Option<Place>),
     ) -> Poll<Option<ConnectionId>> {
-        if taken.is_some() {
-            return Poll::Ready(taken);
-        }
+        let now = self.now();
         let is_closed = self.closed.is_some();
-        match self.tcp.listeners.get_mut(&id) {
-            Some(listener) if !is_closed && !listener.is_ended => {
-                wait(&mut listener.acceptors);
-                Poll::Pending
-            }
-            _ => Poll::Ready(None),
+        let listener = self.tcp.listeners.get_mut(&id);
+        let Some(listener) = listener.filter(|it| !is_closed && !it.is_ended) else {
+            return Poll::Ready(None);
+        };
+        let given = listener.acceptors.take(place);
+        if given.is_some() {
+            return Poll::Ready(given);
         }
+        let Some(connection) = self.tcp.engine.accept(now, id) else {
+            wait(&mut listener.acceptors, place);
+            return Poll::Pending;
+        };
+        if let Some(place) = place.take() {
+            // It was not its turn, but there is a backlog.
+            listener.acceptors.leave(place, &self.wakes);
+        }
+        let local = listener.local;
+        self.tcp.insert_accepted(connection, local);
+        Poll::Ready(Some(connection))
     }
 
     /// A task waits no more for a connection.
@@ -267,40 +273,34 @@ impl Shard {
 
     /// Gives connections to the tasks that wait for them.
     pub(super) fn give_accepted(&mut self, id: ListenerId) {
-        while let Some(listener) = self.tcp.listeners.get(&id)
+        if self.closed.is_some() {
+            return;
+        }
+        let now = self.now();
+        while let Some(listener) = self.tcp.listeners.get_mut(&id)
             && listener.acceptors.is_awaited()
-            && let Some(connection) = self.accept_tcp(id, None)
-            && let Some(listener) = self.tcp.listeners.get_mut(&id)
+            && let Some(connection) = self.tcp.engine.accept(now, id)
         {
+            let local = listener.local;
             listener.acceptors.give(connection, &self.wakes);
+            self.tcp.insert_accepted(connection, local);
         }
     }
 
-    /// Takes the next connection of a listener, for who has `place` in its line.
-    pub(super) fn accept_tcp(
-        &mut self,
-        id: ListenerId,
-        place: Option<Place>,
-    ) -> Option<ConnectionId> {
+    /// Takes the next connection of a listener that was given to nobody.
+    pub(super) fn accept_tcp(&mut self, id: ListenerId) -> Option<ConnectionId> {
         if self.closed.is_some() {
             return None;
         }
         let now = self.now();
         let listener = self.tcp.listeners.get_mut(&id)?;
-        if let Some(given) = listener.acceptors.take(place) {
-            return Some(given);
+        let left = listener.acceptors.take(&mut None);
+        if left.is_some() {
+            return left;
         }
-        let binding = binding(listener.local);
+        let local = listener.local;
         let connection = self.tcp.engine.accept(now, id)?;
-        let bound = self.tcp.bindings.get_mut(&binding);
-        let kept = Kept {
-            binding: bound.map(|bound| {
-                bound.connections += 1;
-                binding
-            }),
-            ..Kept::default()
-        };
-        self.insert_socket(connection, kept);
+        self.tcp.insert_accepted(connection, local);
         Some(connection)
     }
 
@@ -334,6 +334,22 @@ impl Shard {
                 self.unbind_tcp(binding);
             }
         }
+    }
+}
+
+impl Tcp {
+    /// A connection of the listener at `local`, which an application has from now on.
+    fn insert_accepted(&mut self, id: ConnectionId, local: SocketAddr) {
+        let binding = binding(local);
+        let bound = self.bindings.get_mut(&binding);
+        let kept = Kept {
+            binding: bound.map(|bound| {
+                bound.connections += 1;
+                binding
+            }),
+            ..Kept::default()
+        };
+        self.insert_socket(id, kept);
     }
 }
 

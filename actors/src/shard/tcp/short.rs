@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 
 use virtroupe_wire::tcp::ConnectionId;
 
-use super::deliver::wake;
 use crate::shard::Shard;
 use crate::tcp::TcpEventKind;
 
@@ -72,11 +71,14 @@ impl<T> Short<T> {
 
 impl Shard {
     /// Wakes writers that wait for packet memory, if there is some: in their order, as many as
-    /// it is for, a few slots each; and those that need none.
+    /// it is for, a few slots each, or a long one; and those that need none.
     pub(super) fn wake_short(&mut self) {
         let ports = self.ports.clone();
-        let spare = Self::spare_slots(&mut ports.borrow_mut().egress);
-        let mut turns = spare.div_ceil(SLOTS_EACH);
+        let mut turns = {
+            let egress = &mut ports.borrow_mut().egress;
+            let spare = Self::spare_slots(egress);
+            spare.div_ceil(SLOTS_EACH) + egress.pool().available_long()
+        };
         let mut short = std::mem::replace(&mut self.tcp.short, Short::new());
         short.look(LOOKS, turns > 0, |id| {
             if !self.tcp.sockets.contains_key(id) {
@@ -98,7 +100,7 @@ impl Shard {
             return;
         };
         socket.flags.is_short = false;
-        wake(&self.wakes, &mut socket.writer);
+        self.wakes.take_from(&mut socket.writer);
         let owes_notice = std::mem::take(&mut socket.flags.owes_notice);
         if let Some(delivery) = socket.delivery.as_ref().filter(|_| owes_notice) {
             delivery.tell(id, TcpEventKind::TxReady);

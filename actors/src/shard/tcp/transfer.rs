@@ -1,9 +1,9 @@
 //! Bytes of connections: frames out of the engine, chunks into it.
 //!
 //! What is written is copied once, into slots of the shard's pool: long ones, which nobody else
-//! takes, where there is enough for one. Of the others, writers together leave a quarter to all
-//! others, so that received packets need not be copied to the heap; one that waits for memory is
-//! woken in its turn.
+//! takes, where there is enough for one, or no other is left. Of the others, writers together leave
+//! a quarter to all others, so that received packets need not be copied to the heap; one that waits
+//! for memory is woken in its turn.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
@@ -11,11 +11,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use virtroupe_driver::Frame;
 use virtroupe_wire::Buffer;
-use virtroupe_wire::tcp::{ConnectionId, TcpState};
+use virtroupe_wire::tcp::ConnectionId;
 
 use super::Tcp;
 use super::connections::keep;
-use super::deliver::wake;
 use crate::egress::Egress;
 use crate::messages::CloseReason;
 use crate::shard::Shard;
@@ -99,8 +98,7 @@ impl Shard {
         if self.tcp.engine.has_output() {
             self.wake();
         }
-        let socket = self.tcp.sockets.get(&id);
-        if socket.is_some_and(|socket| socket.delivery.is_some()) {
+        if self.tcp.deliveries > 0 {
             self.tell_end(id);
         }
     }
@@ -108,41 +106,52 @@ impl Shard {
     /// What comes when there is nothing to read: the end of the stream, an error, or more later,
     /// for which `waker` is kept.
     pub(crate) fn poll_end(&mut self, id: ConnectionId, waker: &Waker) -> Poll<io::Result<()>> {
-        let engine = &self.tcp.engine;
-        if engine.is_at_end(id) {
+        if self.tcp.engine.is_at_end(id) {
             return Poll::Ready(Ok(()));
         }
-        if let Some(error) = self.tcp_error(id) {
-            return Poll::Ready(Err(error));
-        }
-        match (engine.state(id), self.tcp.sockets.get_mut(&id)) {
-            (Some(state), Some(socket)) if state != TcpState::Closed => {
+        match self.tcp.sockets.get_mut(&id) {
+            // If it is over since, it will be told.
+            Some(socket) if !socket.flags.is_over && self.closed.is_none() => {
                 keep(&mut socket.reader, waker);
                 Poll::Pending
             }
-            (Some(_), _) => Poll::Ready(Ok(())),
-            (None, _) => Poll::Ready(Err(self.end_error(id))),
+            _ => Poll::Ready(self.end_of(id)),
+        }
+    }
+
+    /// How a connection has ended that was over before the end of the peer's stream came.
+    #[cold]
+    fn end_of(&self, id: ConnectionId) -> io::Result<()> {
+        match (self.tcp_error(id), self.tcp.engine.state(id)) {
+            (Some(error), _) => Err(error),
+            (None, Some(_)) => Ok(()),
+            (None, None) => Err(self.end_error(id)),
         }
     }
 
     /// Why a connection takes no bytes, if it takes none; else how many it does.
     fn tcp_room(&self, id: ConnectionId) -> Result<usize, TcpSendError> {
+        let engine = &self.tcp.engine;
+        match engine.room(id) {
+            room @ 1.. if engine.can_write(id) && self.closed.is_none() => Ok(room),
+            _ => Err(self.refusal(id)),
+        }
+    }
+
+    /// Why a connection takes no bytes.
+    #[cold]
+    fn refusal(&self, id: ConnectionId) -> TcpSendError {
         if let Some(reason) = &self.closed {
-            return Err(StackClosed(reason.clone()).into());
+            return StackClosed(reason.clone()).into();
         }
         let engine = &self.tcp.engine;
         if let Some(error) = engine.error(id) {
-            return Err(error.into());
+            return error.into();
         }
-        if !engine.can_write(id) {
-            return Err(match self.tcp.drain {
-                Some(_) => StackClosed(CloseReason::Shutdown).into(),
-                None => TcpSendError::Finished,
-            });
-        }
-        match engine.room(id) {
-            0 => Err(TcpSendError::Full),
-            room => Ok(room),
+        match self.tcp.drain {
+            _ if engine.can_write(id) => TcpSendError::Full,
+            Some(_) => StackClosed(CloseReason::Shutdown).into(),
+            None => TcpSendError::Finished,
         }
     }
 
@@ -181,9 +190,12 @@ impl Shard {
                 finds_long = finds_long && room >= LONG && source.has(LONG);
                 let long = if finds_long { pool.long_frame() } else { None };
                 finds_long = long.is_some();
-                let frame = long.or_else(|| {
-                    spare = spare.checked_sub(1)?;
-                    pool.frame()
+                let frame = long.or_else(|| match spare.checked_sub(1) {
+                    Some(left) => {
+                        spare = left;
+                        pool.frame()
+                    }
+                    None => pool.long_frame(),
                 });
                 let Some(mut frame) = frame else { break };
                 let limit = frame.tailroom().min(room);
@@ -277,7 +289,7 @@ impl Shard {
             if let Some(socket) = self.tcp.sockets.get_mut(&id) {
                 socket.written = 0;
                 if std::mem::take(&mut socket.flags.is_ahead) {
-                    wake(&self.wakes, &mut socket.writer);
+                    self.wakes.take_from(&mut socket.writer);
                 }
             }
         }
@@ -308,7 +320,8 @@ impl Shard {
     }
 
     fn has_slots(&self) -> bool {
-        Self::spare_slots(&mut self.ports.borrow_mut().egress) > 0
+        let egress = &mut self.ports.borrow_mut().egress;
+        Self::spare_slots(egress) > 0 || egress.pool().available_long() > 0
     }
 
     /// Sees to it that a connection is told when there is room. Returns false if there is some

@@ -174,5 +174,6 @@ fn a_long_train_is_refused_only_if_the_device_really_has_no_room() {
     assert_eq!(rig.flush(), (164, 0));
 }
 
+mod memory;
 mod shares;
 mod times;

@@ -29,6 +29,7 @@ fn the_time_to_close_counts_from_the_close() {
     std::thread::sleep(2 * close_timeout);
     let before = shard.clock.now();
     shard.close_tcp(id);
+    shard.begin_turn(shard.clock.now());
     let deadline = shard.tcp.engine.next_deadline();
     assert!(deadline.is_some_and(|at| at >= before + close_timeout));
 }
