@@ -60,6 +60,7 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         if self.expects_no_news(header, ack) {
             self.update_window(header, start, ack, cx.now);
             self.take_congestion_mark(header, cx);
+            self.keep_waiting(cx.now);
         } else {
             self.take_news(segment, start, ack, cx);
         }
@@ -72,7 +73,6 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
     fn expects_no_news(&self, header: &TcpHeader, ack: u64) -> bool {
         ack == self.send.una
             && self.send.is_quiet()
-            && self.send.window > 0
             && header.options.sack.as_slice().is_empty()
             && self.narrow.is_none()
             && self.recovery.is_over()
@@ -103,9 +103,8 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         self.take_congestion_mark(header, cx);
         if self.send.una > before.una {
             self.on_progress(cx.now);
-        } else if self.send.window == 0 {
-            // A peer that answers probes is alive (RFC 9293, section 3.8.6.1).
-            self.restart_user_timer(cx.now);
+        } else {
+            self.keep_waiting(cx.now);
         }
         if self.send.is_fin_acknowledged() {
             self.on_finish_acknowledged();
@@ -466,8 +465,11 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
         }
     }
 
-    fn restart_user_timer(&mut self, now: Instant) {
-        if self.timers.is_set(Timer::User) {
+    /// Nothing new was acknowledged. A peer that answers probes of a closed window is alive (RFC
+    /// 9293, section 3.8.6.1).
+    #[inline]
+    fn keep_waiting(&mut self, now: Instant) {
+        if self.send.window == 0 && self.timers.is_set(Timer::User) {
             self.timers.set(Timer::User, now + self.user_timeout);
         }
     }
