@@ -115,8 +115,8 @@ impl<B: Buffer> Host<B> {
         behind
     }
 
-    /// Delivers a datagram like those of a run, whose checksum the device has verified or never
-    /// completed. Gives back any other frame.
+    /// Delivers a datagram like those of a run, or an ordinary segment, whose checksum the device has
+    /// verified or never completed. Gives back any other frame.
     pub(super) fn receive_verified(&mut self, mut frame: B) -> Result<(), B> {
         let Offload {
             checksum,
@@ -127,7 +127,7 @@ impl<B: Buffer> Host<B> {
         }
         let fast = FastUdp::parse_verified(frame.head(), self.mac);
         let Some((fast, run)) = fast.and_then(|fast| Some((fast, self.find_run(&fast)?))) else {
-            return Err(frame);
+            return self.receive_verified_segment(frame);
         };
         // What was said of it is not said of what may be sent in its memory.
         frame.set_offload(Offload::NONE);

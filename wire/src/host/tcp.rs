@@ -114,11 +114,25 @@ impl<B: Buffer> Host<B> {
 
     /// Keeps the segment in an ordinary frame for the engine. Gives back any other frame.
     #[inline]
-    pub(super) fn receive_segment(&mut self, mut frame: B) -> Result<(), B> {
-        if !(self.has_tcp && frame.is_simple() && self.tcp_segments.len() < MOST_WAITING) {
-            return Err(frame);
+    pub(super) fn receive_segment(&mut self, frame: B) -> Result<(), B> {
+        match self.has_tcp && frame.is_simple() {
+            true => self.keep_segment(FastTcp::parse(frame.head(), self.mac), frame),
+            false => Err(frame),
         }
-        let Some(fast) = FastTcp::parse(frame.head(), self.mac) else {
+    }
+
+    /// As [`receive_segment`](Self::receive_segment), for a frame whose checksum the device has
+    /// verified or never completed.
+    pub(super) fn receive_verified_segment(&mut self, frame: B) -> Result<(), B> {
+        match self.has_tcp {
+            true => self.keep_segment(FastTcp::parse_verified(frame.head(), self.mac), frame),
+            false => Err(frame),
+        }
+    }
+
+    #[inline(always)]
+    fn keep_segment(&mut self, fast: Option<FastTcp>, mut frame: B) -> Result<(), B> {
+        let Some(fast) = fast.filter(|_| self.tcp_segments.len() < MOST_WAITING) else {
             return Err(frame);
         };
         let (source, destination) = (fast.source, fast.destination);
@@ -126,6 +140,10 @@ impl<B: Buffer> Host<B> {
             return Err(frame);
         }
         frame.truncate(FastTcp::IN_FRONT + fast.length);
+        if !frame.is_simple() {
+            // What was said of it is not said of what may be sent in its memory.
+            frame.set_offload(Offload::NONE);
+        }
         // It is read where it is to stay: put together elsewhere, it would be moved by wide loads
         // that wait for the narrow stores before.
         self.tcp_segments.push(Segment::unread(frame));

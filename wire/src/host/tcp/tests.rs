@@ -1,5 +1,5 @@
 //! What is read straight from a frame, against what goes through every layer: a frame in two
-//! segments, or one of which the device has said something, is not ordinary.
+//! segments, or one that the device has merged, is not ordinary.
 
 use proptest::prelude::*;
 
@@ -203,6 +203,7 @@ fn receive(frame: HeapBuffer) -> Outcome {
     host.receive(Instant::from_nanos(1), &mut vec![frame], &mut Heap);
     let segments = host.tcp_segments.drain(..).map(|it| {
         let payload = it.payload.to_vec();
+        assert!(it.payload.offload().is_none(), "it may be sent again");
         (it.flow, it.header, payload, it.ecn, it.merged)
     });
     Outcome {
@@ -308,6 +309,16 @@ fn only_an_ordinary_frame_is_read_at_once() {
         described(&bytes, ChecksumState::Plain, Some(9)),
     ] {
         assert_eq!(host().receive_segment(frame.clone()), Err(frame));
+    }
+    for state in [ChecksumState::Valid, PARTIAL] {
+        let mut host = host();
+        assert_eq!(
+            host.receive_verified(described(&bytes, state, None)),
+            Ok(())
+        );
+        assert_eq!(host.tcp_segments.len(), 1);
+        let merged = described(&bytes, state, Some(9));
+        assert_eq!(host.receive_verified(merged.clone()), Err(merged));
     }
     let frame = HeapBuffer::new(&bytes);
     let mut without = host();
