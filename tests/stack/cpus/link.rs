@@ -12,7 +12,7 @@ use virtroupe::{
 };
 
 use super::echo::Echo;
-use crate::stack::support::{address, config, start, within};
+use crate::stack::support::{address, config, dropped, start, within};
 
 /// Flows of the client, each from an address of its own.
 const FLOWS: u32 = 1000;
@@ -179,7 +179,7 @@ fn check_owners(mut seen: UnboundedReceiver<(u16, SocketAddr, u32)>, cpus: u16) 
 async fn check_stats(server: &Stack, queues: u16, cpus: u16, device: u16) {
     let stats = server.stats().await.expect("the stack runs");
     println!("{stats}");
-    assert_eq!(stats.drops().total(), 0, "{stats}");
+    assert_eq!(dropped(&stats), 0, "{stats}");
     assert_eq!(stats.cpus.len(), usize::from(cpus));
     let mut owned: Vec<u16> = stats
         .cpus
