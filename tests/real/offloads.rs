@@ -13,6 +13,7 @@ use virtroupe::driver::embedded::{EmbeddedConfig, Tap, TapConfig};
 use virtroupe::driver::{ReceiveOffloads, RingFormat, TransmitOffloads};
 use virtroupe::{FeatureBits, MacAddr};
 
+use super::family::Family;
 use crate::support::crafted::{Crafted, Crafter, DESTINATION, SOURCE};
 use crate::support::namespace::Namespace;
 use crate::support::requirement::{IP, Requirement};
@@ -163,10 +164,13 @@ fn tcp_of_the_kernel_reads_super_segments() -> Outcome<()> {
             kernel.ip(&format!("address add {theirs} dev input {flags}"))?;
             let source = MacAddr(SOURCE);
             kernel.ip(&format!("neigh add {ours} lladdr {source} dev input"))?;
+            if theirs.addr().is_ipv6() {
+                Family::Ipv6.wait_for_address(&kernel, "input", theirs.addr())?;
+            }
             let listener = kernel.enter(|| TcpListener::bind((theirs.addr(), 80)))??;
             let reader = thread::spawn(move || {
                 let (mut stream, _) = listener.accept()?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                stream.set_read_timeout(Some(Duration::from_secs(60)))?;
                 let mut read = Vec::new();
                 stream.read_to_end(&mut read).map(|_| read)
             });
