@@ -11,8 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use virtroupe_fuzz::invariants;
 use virtroupe_wire::offload::segment;
 use virtroupe_wire::{
-    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Neighbor, Offload, Payload,
-    UdpSend, UdpSocketId,
+    Buffer, Heap, HeapBuffer, Host, HostConfig, Instant, Limits, MacAddr, Neighbor, Offload,
+    Payload, UdpSend, UdpSocketId,
 };
 
 #[derive(Arbitrary, Debug, Clone, Copy)]

@@ -8,10 +8,11 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use virtroupe_fuzz::segment::{Crafted, near};
 use virtroupe_fuzz::tcp::{Engine, check, config, settle};
 use virtroupe_wire::tcp::{
-    ConnectionId, Flow, HeaderOptions, ListenOptions, Outgoing, SackBlock, Segment, SeqNumber,
-    TcpEvent, TcpFlags, TcpHeader, TcpIcmp, TcpIcmpKind, TcpOptions, Timestamps, WindowScale,
+    ConnectionId, Flow, ListenOptions, Outgoing, Segment, TcpEvent, TcpHeader, TcpIcmp,
+    TcpIcmpKind, TcpOptions,
 };
 use virtroupe_wire::{Buffer, Heap, HeapBuffer, Instant};
 
@@ -31,24 +32,6 @@ enum Step {
     Finish(u8),
     Close(u8),
     Connect,
-}
-
-/// A segment whose numbers are near to what the engine last sent to its port.
-#[derive(Arbitrary, Debug)]
-struct Crafted {
-    port: u8,
-    flags: u8,
-    sequence: i16,
-    ack: i16,
-    window: u16,
-    payload: u16,
-    mss: Option<u16>,
-    scale: Option<u8>,
-    sack_permitted: bool,
-    timestamp: Option<(i8, i8)>,
-    sack: Vec<(i16, i16)>,
-    ecn: u8,
-    merged: u8,
 }
 
 struct Bed {
@@ -187,36 +170,8 @@ impl Bed {
     fn receive(&mut self, crafted: &Crafted) {
         let last = self.last[usize::from(crafted.port % 4)];
         let flow = flow(crafted.port);
-        let mut options = HeaderOptions {
-            mss: crafted.mss,
-            window_scale: crafted.scale.map(WindowScale::new),
-            sack_permitted: crafted.sack_permitted,
-            timestamps: crafted.timestamp.map(|(value, echo)| Timestamps {
-                value: 1000_u32.wrapping_add_signed(value.into()),
-                echo: last
-                    .options
-                    .timestamps
-                    .map_or(0, |sent| sent.value.wrapping_add_signed(echo.into())),
-            }),
-            ..HeaderOptions::default()
-        };
-        for (start, end) in crafted.sack.iter().take(4) {
-            options.sack.push(SackBlock {
-                start: near(last.sequence, *start),
-                end: near(last.sequence, *end),
-            });
-        }
-        let header = TcpHeader {
-            source_port: flow.remote_port(),
-            destination_port: 80,
-            sequence: near(last.acknowledgment, crafted.sequence),
-            acknowledgment: near(last.sequence, crafted.ack),
-            flags: TcpFlags(crafted.flags),
-            window: crafted.window,
-            urgent: crafted.window,
-            options,
-        };
-        let payload = vec![0; usize::from(crafted.payload % 4000)];
+        let header = crafted.header(&flow, &last);
+        let payload = crafted.payload();
         self.engine.receive_one(
             self.now,
             Segment {
@@ -248,8 +203,4 @@ impl Bed {
         }
         panic!("the engine sends without end");
     }
-}
-
-fn near(number: SeqNumber, distance: i16) -> SeqNumber {
-    SeqNumber(number.0.wrapping_add_signed(distance.into()))
 }

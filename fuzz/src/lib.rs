@@ -5,4 +5,5 @@
 pub mod frame;
 pub mod frame6;
 pub mod invariants;
+pub mod segment;
 pub mod tcp;

@@ -16,7 +16,7 @@ use crate::{printed, run};
 /// Makes this program the client in the sandbox, of the UDP or TCP server that the variable names.
 const CLIENT: &str = "VIRTROUPE_SANDBOX_CLIENT";
 /// A client that waits longer has lost something.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 /// The stack in the sandbox.
 const STACK: &str = "10.0.0.2";
 

@@ -164,7 +164,7 @@ impl Family {
             return Ok(());
         }
         let route = format!("local {address} dev {interface}");
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while Instant::now() < deadline {
             let routes = kernel.ip("-6 route show table local")?;
             let tentative = kernel.ip(&format!("-6 address show dev {interface} tentative"))?;

@@ -13,6 +13,7 @@ use virtroupe::driver::embedded::{EmbeddedConfig, Tap, TapConfig};
 use virtroupe::driver::{ReceiveOffloads, RingFormat, TransmitOffloads};
 use virtroupe::{FeatureBits, MacAddr};
 
+use super::family::Family;
 use crate::support::crafted::{Crafted, Crafter, DESTINATION, SOURCE};
 use crate::support::namespace::Namespace;
 use crate::support::requirement::{IP, Requirement};
@@ -84,8 +85,16 @@ impl Bridge {
         }
     }
 
-    fn input(&self, features: FeatureBits, ring_format: RingFormat) -> Outcome<Station> {
-        station(&self.kernel, "input", features, ring_format)
+    /// An interface of a new name: a program that another test is just starting may have the one
+    /// before still open, between fork and exec.
+    fn input(
+        &self,
+        number: u64,
+        features: FeatureBits,
+        ring_format: RingFormat,
+    ) -> Outcome<Station> {
+        let name = format!("input{number}");
+        station(&self.kernel, &name, features, ring_format)
     }
 }
 
@@ -139,8 +148,8 @@ fn our_segments_are_those_of_linux_with_every_set_of_offloads() -> Outcome<()> {
     let mut seed = 0;
     for ring_format in [RingFormat::Split, RingFormat::Packed] {
         for features in sets() {
-            let mut input = bridge.input(features, ring_format)?;
             seed += 1;
+            let mut input = bridge.input(seed, features, ring_format)?;
             bridge.compare(&mut input, seed);
         }
     }
@@ -163,10 +172,13 @@ fn tcp_of_the_kernel_reads_super_segments() -> Outcome<()> {
             kernel.ip(&format!("address add {theirs} dev input {flags}"))?;
             let source = MacAddr(SOURCE);
             kernel.ip(&format!("neigh add {ours} lladdr {source} dev input"))?;
+            if theirs.addr().is_ipv6() {
+                Family::Ipv6.wait_for_address(&kernel, "input", theirs.addr())?;
+            }
             let listener = kernel.enter(|| TcpListener::bind((theirs.addr(), 80)))??;
             let reader = thread::spawn(move || {
                 let (mut stream, _) = listener.accept()?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                stream.set_read_timeout(Some(Duration::from_secs(60)))?;
                 let mut read = Vec::new();
                 stream.read_to_end(&mut read).map(|_| read)
             });

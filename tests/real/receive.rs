@@ -29,7 +29,7 @@ const LONGEST_ON_LINK: usize = 14 + 1500;
 /// Payload of a TCP segment on a link of 1500 bytes, without options.
 const MSS: u16 = 1460;
 /// No frame takes as long.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const MODES: [ReceiveOffloadMode; 3] = [
     ReceiveOffloadMode::All,

@@ -35,7 +35,7 @@ pub fn content(length: u64) -> Content {
 pub fn write(writer: &mut impl Write, length: u64) -> io::Result<()> {
     let mut at = 0;
     while at < length {
-        at += writer.write(piece(at, length))? as u64;
+        at += uninterrupted(|| writer.write(piece(at, length)))? as u64;
     }
     writer.flush()
 }
@@ -44,9 +44,20 @@ pub fn write(writer: &mut impl Write, length: u64) -> io::Result<()> {
 pub fn read(reader: &mut impl Read) -> io::Result<Content> {
     let (mut hash, mut block) = (Hash::default(), vec![0; BLOCK]);
     loop {
-        match reader.read(&mut block)? {
+        match uninterrupted(|| reader.read(&mut block))? {
             0 => return Ok(hash.finish()),
             length => hash.update(&block[..length]),
+        }
+    }
+}
+
+/// Does `work` again while it is interrupted: a process that is stopped and goes on is, in calls
+/// with a time limit (signal(7)).
+fn uninterrupted<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match work() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }

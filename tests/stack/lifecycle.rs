@@ -135,27 +135,3 @@ async fn who_subscribes_after_the_device_was_lost_is_told_so() {
     assert_eq!(within(late.recv()).await, Some(lost));
     within(stack.shutdown()).await;
 }
-
-/// An actor of the application that holds received frames does not keep the stack from ending.
-#[actix::test]
-async fn a_hundred_stacks_start_and_end_one_after_the_other() {
-    let open_files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let mut before = 0;
-    for round in 0..100 {
-        let (end, _other) = Link::pair(LinkConfig::default());
-        let (stack, _) = start(config(1), end).await;
-        let (_probe, _seen) = Probe::start(&stack, "0.0.0.0:7", true)
-            .await
-            .expect("bound");
-        within(stack.shutdown()).await;
-        if round == 50 {
-            before = open_files();
-        }
-    }
-    // Other tests of this program have files of their own; a leak would be some 500.
-    assert!(
-        open_files() < before + 200,
-        "{} files, {before} before",
-        open_files()
-    );
-}

@@ -3,7 +3,6 @@
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use virtroupe::driver::embedded::{
@@ -167,36 +166,11 @@ async fn an_ethernet_address_where_it_has_no_effect() {
     says(&error, Stage::Configuration, &["host.mac", "options.mac"]);
 }
 
-/// Each would leave a thread behind.
-#[actix::test]
-async fn a_start_up_that_failed_leaves_no_thread() {
-    const ROUNDS: usize = 60;
-    let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
-    let before = threads();
-    for _ in 0..ROUNDS {
-        let (end, _other) = Link::pair(LinkConfig::default());
-        let (transport, device, _) =
-            EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
-        device.set_link(false);
-        let mut config = config(1);
-        config.limits.link_ms = 1;
-        let started = within(Supervisor::start_on(Box::new(transport), config)).await;
-        assert!(started.is_err());
-    }
-    // Other tests have threads of their own, and those that end need a moment.
-    within(async {
-        while threads() > before + ROUNDS / 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
-
 /// What a test does to a transport, and sees of it.
 #[derive(Default)]
 struct Trick {
-    /// How long the first request takes.
-    delay: Duration,
+    /// Told when the first request may be answered; `None`: at once.
+    answer: Option<std::sync::mpsc::Receiver<()>>,
     /// The device that is unplugged when the driver first waits for its link.
     unplug: Option<EmbeddedHandle>,
     /// Told of `reset`, and closed when the transport is dropped.
@@ -228,7 +202,9 @@ impl Transport for Tricky {
     }
 
     fn offered_features(&mut self) -> Result<FeatureBits, TransportError> {
-        std::thread::sleep(self.trick.delay);
+        if let Some(answer) = self.trick.answer.take() {
+            let _ = answer.recv();
+        }
         self.inner.offered_features()
     }
 
@@ -293,8 +269,9 @@ async fn a_device_that_comes_too_late_is_reset_and_let_go() {
     let (inner, _, _) =
         EmbeddedTransport::inline(EmbeddedConfig::default(), end).expect("a device");
     let (resets, mut told) = unbounded_channel();
+    let (go, answer) = std::sync::mpsc::channel();
     let trick = Trick {
-        delay: Duration::from_millis(200),
+        answer: Some(answer),
         resets: Some(resets),
         ..Trick::default()
     };
@@ -302,6 +279,7 @@ async fn a_device_that_comes_too_late_is_reset_and_let_go() {
     config.limits.device_ms = 20;
     let error = within(Supervisor::start_on(Tricky::boxed(inner, trick), config)).await;
     says(&error.err().expect("an error"), Stage::Device, &["20 ms"]);
+    go.send(()).expect("it waits");
     assert_eq!(within(told.recv()).await, Some(()));
     assert_eq!(within(told.recv()).await, None, "the transport is gone");
 }

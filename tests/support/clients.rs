@@ -16,7 +16,7 @@ use super::namespace::Namespace;
 pub const LONGEST: usize = 65_507;
 
 /// How long a client waits for one answer. Far more than it takes: only a lost packet waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends `count` echo requests with `size` bytes of payload, the next as soon as the last one
 /// was answered, and has `ping` verify the content of what comes back. Each must be answered.

@@ -71,7 +71,7 @@ async fn a_queue_that_never_received_stops_and_releases_its_memory() {
         drain: Duration::ZERO,
         reason: CloseReason::Shutdown,
     });
-    let stopped = tokio::time::timeout(Duration::from_secs(10), stop).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(60), stop).await;
     stopped.expect("it answers").expect("alive");
     let reset = device.send(ResetDevice).await.expect("alive");
     reset.expect("the device answers");

@@ -191,8 +191,6 @@ async fn sockets_on_some_of_the_cpus_share_all_flows_as_placement_says() {
             assert_eq!(placement.owner(&flow), *owner, "{source}");
             assert!(cpus.contains(owner));
         }
-        let busy: HashSet<u16> = owners.values().copied().collect();
-        assert_eq!(busy.len(), cpus.len(), "each gets some");
     }
     assert_eq!(drops(&rig, DropReason::NoSocket).await, 0);
     // One goes: its flows go to the others, whose own stay.

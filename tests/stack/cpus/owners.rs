@@ -136,7 +136,7 @@ async fn run(config: Config, api: Api) {
         left == 0
     })
     .await;
-    check_owners(&mut seen, placement.as_ref(), cpus, server, &case);
+    check_owners(&mut seen, placement.as_ref(), server, &case);
     check_stats(&rig, queues, cpus, device, &case).await;
     rig.stack.shutdown().await;
 }
@@ -152,26 +152,23 @@ fn tied_queue(placement: Option<&Placement>, peer: SocketAddrV4, server: SocketA
     })
 }
 
-/// Each datagram was seen once, by the owner of its flow, in order; and each cpu saw some.
+/// Each datagram was seen once, by the owner of its flow, in order. Whether each cpu owns some of so few
+/// addresses and ports is up to the random key.
 fn check_owners(
     seen: &mut UnboundedReceiver<Sighting>,
     placement: Option<&Placement>,
-    cpus: u16,
     server: SocketAddrV4,
     case: &str,
 ) {
     let mut next: HashMap<SocketAddrV4, u32> = HashMap::new();
-    let mut shares = vec![0; usize::from(cpus)];
     while let Ok((cpu, peer, number)) = seen.try_recv() {
         let owner = placement.map_or(0, |placement| placement.owner(&flow(peer, server)));
         assert_eq!(cpu, owner, "{case}: {peer}");
         let next = next.entry(peer).or_default();
         assert_eq!(number, *next, "{case}: {peer}");
         *next += 1;
-        shares[usize::from(cpu)] += 1;
     }
     assert!(next.len() == FLOWS as usize && next.values().all(|seen| *seen == ROUNDS));
-    assert!(shares.iter().all(|share| *share > 0), "{case}: {shares:?}");
 }
 
 async fn check_stats(rig: &Rig, queues: u16, cpus: u16, device: u16, case: &str) {

@@ -73,6 +73,14 @@ async fn talk(client: &Stack, to: &'static str) -> Vec<Vec<SocketAddr>> {
     within(talking).await.expect("it runs")
 }
 
+/// Connections of a stack that were reset. What its peers send is no measure: who gets an
+/// acknowledgment twice, as a peer was slow, resets a connection that is over on both sides.
+async fn resets(stack: &Stack) -> u64 {
+    let stats = within(stack.stats()).await.expect("it runs");
+    let engines = stats.cpus.iter().map(|cpu| &cpu.shard.tcp.engine);
+    engines.map(|engine| engine.resets_received).sum()
+}
+
 /// Every cpu of the server, with `queues` for `cpus`, gets the flows that it owns: it listens at
 /// `at`, and is reached at `to`.
 async fn each_gets_its_own(cpus: u16, queues: u16, (at, to): (&'static str, &'static str)) {
@@ -93,6 +101,7 @@ async fn each_gets_its_own(cpus: u16, queues: u16, (at, to): (&'static str, &'st
         listening.expect("free");
     }
     let locals = talk(&client, to).await;
+    assert_eq!(resets(&client).await, 0);
     let stats = within(server.stats()).await.expect("it runs");
     let mut by_cpu = vec![0; usize::from(cpus)];
     for _ in 0..usize::from(cpus) * CONNECTIONS {
@@ -103,13 +112,12 @@ async fn each_gets_its_own(cpus: u16, queues: u16, (at, to): (&'static str, &'st
     assert!(by_cpu.iter().all(|count| *count > 0), "{by_cpu:?}");
     for cpu in &stats.cpus {
         let tcp = &cpu.shard.tcp;
-        assert_eq!(tcp.engine.resets_sent, 0, "cpu {}", cpu.cpu);
         let handled = tcp.engine.accepted + tcp.drops.total();
         assert_eq!(tcp.engine.rx_segments, handled);
         assert_eq!(cpu.shard.host.delivered, handled);
         assert_eq!(tcp.engine.opened, by_cpu[usize::from(cpu.cpu)]);
         assert!(
-            tcp.engine.tx_bytes > tcp.engine.tx_segments * 1448 / 2,
+            cpu.shard.host.tx_segmented > 0,
             "cpu {} sends long segments: {:?}",
             cpu.cpu,
             tcp.engine
@@ -249,9 +257,9 @@ async fn connections_survive_that_other_cpus_begin_to_listen() {
     let (count, ()) = tokio::join!(connect_meanwhile(&client, stop.clone()), listening);
     let stats = within(server.stats()).await.expect("it runs");
     let engines = stats.cpus.iter().map(|cpu| &cpu.shard.tcp.engine);
-    let opened = engines.clone().map(|engine| engine.opened as usize);
+    let opened = engines.map(|engine| engine.opened as usize);
     assert_eq!(opened.sum::<usize>(), count);
-    assert_eq!(engines.map(|engine| engine.resets_sent).sum::<u64>(), 0);
+    assert_eq!(resets(&client).await, 0);
     within(server.shutdown()).await;
     within(client.shutdown()).await;
 }
@@ -319,7 +327,7 @@ async fn connections_survive_that_their_cpu_listens_no_more_and_later_again() {
             let stats = within(server.stats()).await.expect("it runs");
             let cpus = stats.cpus.iter();
             let engines = cpus.map(|cpu| &cpu.shard.tcp.engine);
-            assert_eq!(engines.clone().map(|it| it.resets_sent).sum::<u64>(), 0);
+            assert_eq!(resets(&client).await, 0);
             engines.map(|it| it.opened).collect::<Vec<_>>()
         };
         let both = round().await;

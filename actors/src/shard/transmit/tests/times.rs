@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use virtroupe_wire::tcp::{ListenOptions, TcpOptions};
+use virtroupe_wire::tcp::{ListenOptions, TcpOptions, TcpState};
 
 use super::shares::Proxy;
 use super::*;
@@ -15,7 +15,6 @@ fn the_time_to_close_counts_from_the_close() {
     let shard = &mut proxy.shard;
     let listening = shard.tcp.engine.listen(server, ListenOptions::default());
     listening.expect("free");
-    // The first deadline of all.
     let close_timeout = Duration::from_millis(1);
     let options = TcpOptions {
         close_timeout,
@@ -29,7 +28,17 @@ fn the_time_to_close_counts_from_the_close() {
     std::thread::sleep(2 * close_timeout);
     let before = shard.clock.now();
     shard.close_tcp(id);
-    shard.begin_turn(shard.clock.now());
-    let deadline = shard.tcp.engine.next_deadline();
-    assert!(deadline.is_some_and(|at| at >= before + close_timeout));
+    let after = shard.clock.now();
+    shard.begin_turn(after);
+    for (now, is_given_up) in [
+        (before + (close_timeout - Duration::from_nanos(1)), false),
+        (after + 2 * close_timeout, true),
+    ] {
+        shard.tcp.engine.handle_timeout(now);
+        let mut states = shard.tcp.engine.state_counts();
+        assert_eq!(
+            states.any(|(state, count)| state == TcpState::Closed && count > 0),
+            is_given_up
+        );
+    }
 }
