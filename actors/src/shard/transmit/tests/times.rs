@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use virtroupe_wire::tcp::{ListenOptions, TcpOptions};
+use virtroupe_wire::tcp::{ConnectionId, ListenOptions, TcpOptions};
 
 use super::shares::Proxy;
 use super::*;
@@ -10,6 +10,15 @@ use super::*;
 /// Not from the beginning of a turn that the application has made long.
 #[test]
 fn the_time_to_close_counts_from_the_close() {
+    let drops = |shard: &mut Shard, id| {
+        shard.drop_tcp(id);
+        shard.begin_turn(shard.clock.now());
+    };
+    counts_from(Shard::close_tcp);
+    counts_from(drops);
+}
+
+fn counts_from(close: impl Fn(&mut Shard, ConnectionId)) {
     let mut proxy = Proxy::new(FeatureBits::CSUM, 64, TxReadyPolicy::Fair);
     let server = SocketAddr::from(([10, 0, 0, 1], 80));
     let shard = &mut proxy.shard;
@@ -28,8 +37,7 @@ fn the_time_to_close_counts_from_the_close() {
     shard.begin_turn(shard.clock.now());
     std::thread::sleep(2 * close_timeout);
     let before = shard.clock.now();
-    shard.close_tcp(id);
-    shard.begin_turn(shard.clock.now());
+    close(shard, id);
     let deadline = shard.tcp.engine.next_deadline();
     assert!(deadline.is_some_and(|at| at >= before + close_timeout));
 }
