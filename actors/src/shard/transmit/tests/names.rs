@@ -71,7 +71,7 @@ fn a_stream_that_was_dropped_when_all_are_reset_is_reset_too() {
     let (mut proxy, id) = connected();
     let shard = &mut proxy.shard;
     shard.drop_tcp(id);
-    let _ = shard.drain_tcp();
+    drop(shard.drain_tcp());
     shard.reset_tcp();
     shard.begin_turn(shard.clock.now());
     proxy.turn();
