@@ -299,15 +299,20 @@ mod tests {
             port: 80,
             is_ipv6: false,
         };
-        let known = peers.keep(KeepFlows {
-            at,
-            cpu: 0,
-            flows: flows.clone(),
-        });
+        let keep = || {
+            peers.keep(KeepFlows {
+                at,
+                cpu: 0,
+                flows: flows.clone(),
+            })
+        };
+        // A mailbox takes one request beyond its bound from each sender.
+        let (first, second) = (keep(), keep());
         peers.note_ended(0, &flows);
-        known.await;
+        first.await;
+        second.await;
         let heard = listener.send(Heard).await;
-        assert_eq!(heard.expect("it runs"), ["kept", "ended"]);
+        assert_eq!(heard.expect("it runs"), ["kept", "kept", "ended"]);
     }
 
     async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {

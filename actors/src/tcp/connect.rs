@@ -86,7 +86,7 @@ impl LocalStack {
     /// many times the ports.
     ///
     /// # Errors
-    /// As `connect_tcp`, and when the address is not ours.
+    /// As `connect_tcp`, and when the address is not ours or not of the family of `peer`.
     pub fn connect_tcp_from(
         &self,
         local: IpAddr,

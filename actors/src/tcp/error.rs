@@ -49,7 +49,9 @@ impl From<TcpConnectError> for io::Error {
             TcpConnectError::Port(_) => ErrorKind::AddrNotAvailable,
             TcpConnectError::Attempt(AttemptError::InUse(_)) => ErrorKind::AddrInUse,
             TcpConnectError::Attempt(AttemptError::NoPort) => ErrorKind::AddrNotAvailable,
-            TcpConnectError::Attempt(AttemptError::BadPeer(_)) => ErrorKind::InvalidInput,
+            TcpConnectError::Attempt(
+                AttemptError::BadPeer(_) | AttemptError::OtherFamily { .. },
+            ) => ErrorKind::InvalidInput,
             TcpConnectError::Attempt(AttemptError::TooMany) => ErrorKind::QuotaExceeded,
             TcpConnectError::Failed { error, .. } => kind_of(*error),
             TcpConnectError::Disabled => ErrorKind::Unsupported,

@@ -200,7 +200,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.end_reading();
         self.cell.try_with(|shard| match self.at_end.get() {
-            AtEnd::Close => shard.close_tcp(self.id),
+            AtEnd::Close => shard.drop_tcp(self.id),
             AtEnd::Reset => shard.abort_tcp(self.id),
             AtEnd::Nothing => {}
         });

@@ -1,6 +1,6 @@
 //! The states of a connection, why it ended, and what its owner is told.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The state of a connection (RFC 9293, section 3.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +114,14 @@ pub enum TcpConnectError {
     /// The other end can not be one: port 0, or no address of one host.
     #[error("{0} is not the address and port of one host")]
     BadPeer(SocketAddr),
+    /// One end is of IPv4 and the other of IPv6: no packet goes from one to the other.
+    #[error("{local} and {remote} are of different families; use an address of the peer's")]
+    OtherFamily {
+        /// The address to connect from.
+        local: IpAddr,
+        /// The other end.
+        remote: SocketAddr,
+    },
     /// All acceptable ports are in use with this peer.
     #[error("no port is free for this peer; close connections or use another local address")]
     NoPort,

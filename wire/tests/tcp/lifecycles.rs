@@ -1,5 +1,7 @@
 //! Connections that come and go in every way: nothing hangs, and nothing is left.
 
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 use virtroupe_wire::Buffer;
 use virtroupe_wire::tcp::{
@@ -170,6 +172,28 @@ fn a_run_is_repeated_by_its_seed() {
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));
+}
+
+/// No packet could carry it: one over IPv6 would have a mapped address, which must not be seen on a
+/// link (RFC 6890, section 2.2.3).
+#[test]
+fn there_is_no_connection_between_two_families() {
+    let mut network = Network::new(FAMILY, Path::default(), 1);
+    let (v4, v6) = (address(Family::V4, 0, 0), address(Family::V6, 1, 80));
+    for (local, remote) in [(v4, v6), (v6, address(Family::V4, 1, 80))] {
+        for port in [0, 5000] {
+            let local = SocketAddr::new(local.ip(), port);
+            let now = network.now;
+            assert_eq!(
+                network.engines[0].connect(now, local, remote, options(), |_| true),
+                Err(TcpConnectError::OtherFamily {
+                    local: local.ip(),
+                    remote
+                })
+            );
+        }
+    }
+    check_empty(&mut network);
 }
 
 /// RFC 6191: with timestamps that have moved on, a port in TIME-WAIT serves again.

@@ -17,6 +17,16 @@ use crate::shard::Shard;
 use crate::shard::sockets::CONNECT_ATTEMPTS;
 use crate::tcp::{StackClosed, TcpAccepted, TcpConnectError, io_error};
 
+/// How an application lets go of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// At once: whoever has a handle finds it gone.
+    Close,
+    /// With the next turn, as nobody has a handle.
+    Drop,
+    Reset,
+}
+
 impl Shard {
     /// Resets a connection that was accepted and that nobody wants.
     pub(crate) fn abort_unclaimed(&mut self, accepted: TcpAccepted) {
@@ -158,17 +168,22 @@ impl Shard {
         }
     }
 
-    /// Lets go of a connection: gracefully, unless something was not read.
+    /// Lets go of a connection by its name: gracefully, unless something was not read.
     pub(crate) fn close_tcp(&mut self, id: ConnectionId) {
-        self.end_tcp(id, false);
+        self.end_tcp(id, End::Close);
+    }
+
+    /// As [`close_tcp`](Self::close_tcp), of one whose last handle is gone.
+    pub(crate) fn drop_tcp(&mut self, id: ConnectionId) {
+        self.end_tcp(id, End::Drop);
     }
 
     /// Resets a connection and lets go of it.
     pub(crate) fn abort_tcp(&mut self, id: ConnectionId) {
-        self.end_tcp(id, true);
+        self.end_tcp(id, End::Reset);
     }
 
-    fn end_tcp(&mut self, id: ConnectionId, must_reset: bool) {
+    fn end_tcp(&mut self, id: ConnectionId, end: End) {
         let Some(mut socket) = self.tcp.sockets.remove(&id) else {
             return;
         };
@@ -189,11 +204,16 @@ impl Shard {
         if !socket.kept.is_empty() {
             self.tcp.closing.insert(id, socket.kept);
         }
-        let now = self.now();
-        match self.tcp.engine.state(id) {
-            _ if must_reset || parked.is_some() => self.tcp.engine.abort(now, id),
-            // Nothing is waited for.
-            Some(TcpState::SynSent | TcpState::Closed) => self.tcp.engine.close(now, id),
+        let now = match end {
+            End::Close => self.exact_now(),
+            End::Drop | End::Reset => self.now(),
+        };
+        match (self.tcp.engine.state(id), end) {
+            _ if end == End::Reset || parked.is_some() => self.tcp.engine.abort(now, id),
+            // Where it is not open, nothing is waited for.
+            (Some(TcpState::SynSent | TcpState::Closed), _) | (_, End::Close) => {
+                self.tcp.engine.close(now, id);
+            }
             _ => self.tcp.dropped.push(id),
         }
         self.wake();

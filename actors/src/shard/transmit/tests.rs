@@ -175,5 +175,6 @@ fn a_long_train_is_refused_only_if_the_device_really_has_no_room() {
 }
 
 mod memory;
+mod names;
 mod shares;
 mod times;

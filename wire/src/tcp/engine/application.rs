@@ -94,6 +94,10 @@ impl<B: Buffer, S: SharedPayload> TcpEngine<B, S> {
         if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
             return Err(TcpConnectError::BadPeer(remote));
         }
+        if local.is_ipv4() != remote.is_ipv4() {
+            let local = local.ip();
+            return Err(TcpConnectError::OtherFamily { local, remote });
+        }
         if self.connections.len() >= self.config.connections {
             return Err(TcpConnectError::TooMany);
         }

@@ -12,7 +12,7 @@ use super::shares::Proxy;
 use super::*;
 
 #[derive(Default)]
-struct Flag(AtomicBool);
+pub(super) struct Flag(pub(super) AtomicBool);
 
 impl Wake for Flag {
     fn wake(self: Arc<Self>) {

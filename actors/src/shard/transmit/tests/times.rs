@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use virtroupe_wire::tcp::{ListenOptions, TcpOptions, TcpState};
+use virtroupe_wire::tcp::{ConnectionId, ListenOptions, TcpOptions, TcpState};
 
 use super::shares::Proxy;
 use super::*;
@@ -10,6 +10,15 @@ use super::*;
 /// Not from the beginning of a turn that the application has made long.
 #[test]
 fn the_time_to_close_counts_from_the_close() {
+    let drops = |shard: &mut Shard, id| {
+        shard.drop_tcp(id);
+        shard.begin_turn(shard.clock.now());
+    };
+    counts_from(Shard::close_tcp);
+    counts_from(drops);
+}
+
+fn counts_from(close: impl Fn(&mut Shard, ConnectionId)) {
     let mut proxy = Proxy::new(FeatureBits::CSUM, 64, TxReadyPolicy::Fair);
     let server = SocketAddr::from(([10, 0, 0, 1], 80));
     let shard = &mut proxy.shard;
@@ -27,9 +36,8 @@ fn the_time_to_close_counts_from_the_close() {
     shard.begin_turn(shard.clock.now());
     std::thread::sleep(2 * close_timeout);
     let before = shard.clock.now();
-    shard.close_tcp(id);
+    close(shard, id);
     let after = shard.clock.now();
-    shard.begin_turn(after);
     for (now, is_given_up) in [
         (before + (close_timeout - Duration::from_nanos(1)), false),
         (after + 2 * close_timeout, true),
