@@ -81,7 +81,11 @@ impl Driver {
             4 => {
                 // An entry of a table.
                 let at = TABLES + usize::from(first % 8) * 16;
-                let flags = if second % 4 > 0 { fourth & 2 } else { fourth };
+                let flags = if is_usual(second, 4) {
+                    fourth & 2
+                } else {
+                    fourth
+                };
                 let entry = entry(second, third, flags, flags);
                 assert!(self.memory.write(at, &entry));
             }
@@ -96,14 +100,14 @@ impl Driver {
     /// Writes the next descriptor of a ring, or, seldom, another.
     fn describe(&mut self, queue: usize, chosen: u16, place: u16, length: u16, bits: u16) {
         let available = self.available[queue];
-        let index = if chosen % 16 > 0 {
+        let index = if is_usual(chosen, 16) {
             available
         } else {
             chosen >> 4
         } % SIZE;
         let is_in_lap = (available / SIZE).is_multiple_of(2);
         // The receive ring is for writing.
-        let mut flags = if bits % 32 > 0 && queue == 0 {
+        let mut flags = if is_usual(bits, 32) && queue == 0 {
             WRITE
         } else {
             0
@@ -141,17 +145,22 @@ impl Driver {
     fn offer(&mut self, queue: usize, chosen: u16, other: u16, jump: u16) {
         let available = &mut self.available[queue];
         let slot = *available % SIZE;
-        let head = if chosen % 16 > 0 {
+        let head = if is_usual(chosen, 16) {
             slot
         } else {
             other % (SIZE + 1)
         };
-        *available = available.wrapping_add(if jump % 64 > 0 { 1 } else { other });
+        *available = available.wrapping_add(if is_usual(jump, 64) { 1 } else { other });
         let ring = queue * RING + DRIVER;
         let at = ring + 4 + usize::from(slot) * 2;
         self.area.store_u16(at, head, Ordering::Relaxed);
         self.area.store_u16(ring + 2, *available, Ordering::Release);
     }
+}
+
+/// Whether a number that may be any is not the one in so many that asks for what is seldom.
+fn is_usual(chosen: u16, one_in: u16) -> bool {
+    !chosen.is_multiple_of(one_in)
 }
 
 /// A descriptor of `place`: a table, a packet to segment, zeros, or anywhere.
@@ -164,7 +173,7 @@ fn entry(place: u16, length: u16, third: u16, fourth: u16) -> [u8; 16] {
         _ => ZEROS + usize::from(place) % 2000,
     };
     // Mostly one that is neither too short nor too long.
-    let length = if place >> 8 & 7 > 0 {
+    let length = if is_usual(place >> 8, 8) {
         length % 7
     } else {
         length % 12
