@@ -17,6 +17,7 @@ mod stack {
     mod start_up;
     mod tcp;
     mod udp;
+    mod violations;
     mod wake_ups;
 }
 
@@ -25,3 +26,7 @@ mod stack {
 mod crafted;
 #[path = "support/station.rs"]
 mod station;
+// The device that lies to the driver can lie to the stack.
+#[path = "../driver/tests/hostile/device.rs"]
+#[allow(dead_code, reason = "the tests of the driver use more of it")]
+mod hostile;

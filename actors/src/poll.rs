@@ -212,9 +212,11 @@ impl PollLoop {
         let ports = self.ports.clone();
         let shard = &mut *shard.borrow();
         shard.begin_turn(now);
-        let mut moved = self.take_in(now, shard, &mut ports.borrow_mut())?;
-        // A socket that is closed now is taken out of the exceptions, which are in the ports.
+        let taken_in = self.take_in(now, shard, &mut ports.borrow_mut());
+        // What came before a violation is told before that is. A socket that is closed now is taken
+        // out of the exceptions, which are in the ports.
         shard.dispatch(now);
+        let mut moved = taken_in?;
         moved += shard.flush(&mut ports.borrow_mut().egress)?;
         // What TCP has to tell since: the next turn does.
         moved += usize::from(shard.has_tcp_work());
@@ -225,7 +227,8 @@ impl PollLoop {
         Ok(moved)
     }
 
-    /// The first part of a turn: all that touches the ports.
+    /// The first part of a turn: all that touches the ports. What came before a violation of the
+    /// receive ring goes its way.
     fn take_in(
         &mut self,
         now: Instant,
@@ -236,9 +239,10 @@ impl PollLoop {
         if let Some(crossings) = &mut ports.crossings {
             crossings.flush(now);
         }
+        let mut harvested = Ok(0);
         if !shard.is_blocked() && self.control.stop_at.get().is_none() {
             if !ports.is_blocked() {
-                moved += self.harvest(now, shard, ports)?;
+                harvested = self.harvest(now, shard, ports);
             }
             moved += self.take_crossed(now, shard, ports);
         }
@@ -247,11 +251,14 @@ impl PollLoop {
         if let Some(crossings) = &mut ports.crossings {
             shard.hand_over(now, crossings, ports.egress.pool());
         }
-        Ok(moved)
+        Ok(moved + harvested?)
     }
 
     /// Takes a few bursts from the queue, if there is one, and gives each frame to the cpu that
     /// owns its flow. The frames of one burst are fetched while the next is taken.
+    ///
+    /// # Errors
+    /// The device broke the rules of the ring. What came before that was given to its owners.
     fn harvest(
         &mut self,
         now: Instant,
@@ -259,13 +266,21 @@ impl PollLoop {
         ports: &mut Ports,
     ) -> Result<usize, Violation> {
         let mut moved = 0;
+        let mut outcome = Ok(());
         for _ in 0..self.settings.bursts_per_poll {
             let limit = self.settings.burst;
             let before = self.burst.len();
-            let taken = match (&self.further, ports.egress.pair()) {
-                (Some(pair), _) => pair.borrow_mut().receive(&mut self.burst, limit)?,
-                (None, Some(pair)) => pair.receive(&mut self.burst, limit)?,
-                (None, None) => 0,
+            let received = match (&self.further, ports.egress.pair()) {
+                (Some(pair), _) => pair.borrow_mut().receive(&mut self.burst, limit),
+                (None, Some(pair)) => pair.receive(&mut self.burst, limit),
+                (None, None) => Ok(0),
+            };
+            let taken = match received {
+                Ok(taken) => taken,
+                Err(violation) => {
+                    outcome = Err(violation);
+                    break;
+                }
             };
             moved += taken;
             let fresh = self.burst.get(before..).unwrap_or_default();
@@ -281,7 +296,7 @@ impl PollLoop {
         }
         if self.burst.is_empty() {
             // What came, if anything, was dropped by the driver.
-            return Ok(moved);
+            return outcome.map(|()| moved);
         }
         if let Some(crossings) = &mut ports.crossings {
             crossings.dispatch(now, &mut self.burst, &mut self.heard);
@@ -291,7 +306,7 @@ impl PollLoop {
         if !self.heard.is_empty() {
             shard.share_neighbors(&mut self.heard);
         }
-        Ok(moved)
+        outcome.map(|()| moved)
     }
 
     /// Takes what other cpus received for this one. Only the first loop of a cpu does.
@@ -392,12 +407,11 @@ impl PollLoop {
     }
 
     fn end(&mut self, end: QueueEnd) -> Poll<QueueEnd> {
-        // What came before a violation is lost, and counted. Of a burst in which an engine
-        // panicked, what the engine had taken is gone uncounted.
+        // Of a burst in which an engine panicked, what the engine had taken is gone uncounted.
         let lost = self.burst.drain(..).count() as u64;
         let reason = match end {
             QueueEnd::Panicked => DropReason::EnginePanic,
-            QueueEnd::Broken(_) => DropReason::DeviceViolation,
+            QueueEnd::Broken(_) => DropReason::DeviceLost,
             QueueEnd::Stopped | QueueEnd::Killed => DropReason::Shutdown,
         };
         self.shard.try_with(|shard| shard.count_drop(reason, lost));

@@ -107,8 +107,6 @@ drop_reasons! {
     ReceiverGone => "receiver_gone",
     /// The socket was closed while the packet was under way.
     SocketClosed => "socket_closed",
-    /// The device delivered a frame that breaks the rules of its standard.
-    DeviceViolation => "device_violation",
     /// The device was lost or reset while it held the packet.
     DeviceLost => "device_lost",
     /// The engine panicked while it processed the packet.

@@ -67,16 +67,35 @@ impl NetHeader {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    proptest! {
+        #[test]
+        fn each_field_is_where_the_standard_has_it(bytes: [u8; NetHeader::LENGTH]) {
+            let at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+            let header = NetHeader {
+                flags: bytes[0],
+                gso_type: bytes[1],
+                hdr_len: at(2),
+                gso_size: at(4),
+                csum_start: at(6),
+                csum_offset: at(8),
+                num_buffers: at(10),
+            };
+            prop_assert_eq!(NetHeader::from_bytes(bytes), header);
+            prop_assert_eq!(header.to_bytes(), bytes);
+        }
+    }
+
     #[test]
-    fn a_header_round_trips_in_the_order_of_the_standard() {
-        let bytes = [1, 2, 3, 0, 4, 0, 5, 0, 6, 0, 7, 1];
-        let header = NetHeader::from_bytes(bytes);
-        assert_eq!(header.gso_size, 4);
-        assert_eq!(header.num_buffers, 0x107);
-        assert_eq!(header.to_bytes(), bytes);
-        assert!(!header.is_plain_transmit());
+    fn a_header_that_asks_for_nothing_is_plain() {
         assert!(NetHeader::default().is_plain_transmit());
+        for byte in [0, 1, 10] {
+            let mut bytes = [0; NetHeader::LENGTH];
+            bytes[byte] = 1;
+            assert!(!NetHeader::from_bytes(bytes).is_plain_transmit());
+        }
     }
 }

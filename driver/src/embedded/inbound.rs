@@ -237,3 +237,6 @@ fn fill(ring: &mut Ring, chain: &Chain, parts: &mut [&[u8]; 2]) -> Result<(), Ri
     ring.complete(chain, u32::try_from(written).unwrap_or(u32::MAX));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,11 +74,17 @@ impl GuestMemory {
         }
     }
 
-    /// The `N` bytes at `offset`, or `None` if they are not all mapped.
-    pub(super) fn read_array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let source = self.memory.range(offset, N)?;
-        // SAFETY: as in `read_behind`; `[u8; N]` needs no alignment.
-        Some(unsafe { source.cast::<[u8; N]>().read() })
+    /// The descriptor at `offset`, an entry of an indirect table, read once; `None` if it is not all
+    /// mapped. A table may lie anywhere: the standard asks for no alignment.
+    pub(super) fn table_entry(&self, offset: usize) -> Option<Descriptor> {
+        let source = self.memory.range(offset, Descriptor::BYTES)?;
+        // SAFETY: sixteen mapped bytes; `Unaligned` needs no alignment and any bytes are one. Volatile,
+        // because the driver may write them: they are read once and then judged.
+        let Unaligned([low, high]) = unsafe { source.cast::<Unaligned>().read_volatile() };
+        Some(Descriptor::from_words(
+            u64::from_le(low),
+            u64::from_le(high),
+        ))
     }
 
     /// Fills `to` from `offset`. False, and nothing read, if the bytes are not all mapped.
@@ -178,6 +184,11 @@ impl GuestMemory {
     }
 }
 
+/// The words of a descriptor, wherever it lies.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned([u64; 2]);
+
 /// One descriptor, read once (virtio 1.3, section 2.7.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Descriptor {
@@ -190,16 +201,6 @@ pub(super) struct Descriptor {
 impl Descriptor {
     /// Size in memory.
     pub(super) const BYTES: usize = 16;
-
-    /// A descriptor from its little-endian bytes.
-    pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        let value = u128::from_le_bytes(bytes);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "each half is cut out of the 128 bits on purpose"
-        )]
-        Self::from_words(value as u64, (value >> 64) as u64)
-    }
 
     /// A descriptor from its address, and the eight bytes behind it as one number.
     fn from_words(address: u64, rest: u64) -> Self {
@@ -217,36 +218,4 @@ impl Descriptor {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
-    use std::os::fd::AsFd;
-
-    use super::*;
-    use crate::memory::HugePages;
-
-    #[test]
-    fn segments_are_written_behind_a_head_and_without_what_is_skipped() {
-        let memory = DmaMemory::allocate(8192, HugePages::Never).expect("memory");
-        let guest = GuestMemory::new(Arc::new(memory), 0);
-        assert!(guest.write(100, b"skipped, and ") && guest.write(5000, b"not"));
-        let segment = |offset, length| Segment { offset, length };
-        let (mut reader, writer) = std::io::pipe().expect("a pipe");
-        // What is skipped may end inside any segment.
-        for (segments, skip, expected) in [
-            (vec![segment(100, 13), segment(5000, 3)], 9, "head:and not"),
-            (vec![segment(100, 13), segment(5000, 3)], 14, "head:ot"),
-            (vec![segment(5000, 3)], 0, "head:not"),
-            (vec![], 0, "head:"),
-        ] {
-            let written = guest.write_to(writer.as_fd(), b"head:", &segments, skip);
-            assert_eq!(written.expect("the pipe takes it"), expected.len());
-            let mut read = vec![0; expected.len()];
-            reader.read_exact(&mut read).expect("it was written");
-            assert_eq!(read, expected.as_bytes());
-        }
-        let outside = guest.write_to(writer.as_fd(), b"", &[segment(8000, 200_000)], 0);
-        assert!(outside.is_err());
-        let many = vec![segment(0, 1); MOST_WRITTEN + 1];
-        assert!(guest.write_to(writer.as_fd(), b"", &many, 0).is_err());
-    }
-}
+mod tests;

@@ -128,6 +128,14 @@ fn buffers_that_do_not_fit_their_queue() {
         0,
         one_descriptor(|q| (q.address(q.buffer(0)), 11, WRITE, 0)),
     );
+    // A part that fits, and with it one of the wrong direction.
+    for queue in [0, 1] {
+        breaks_queue(FeatureBits::NONE, queue, |queue| {
+            queue.write_descriptor(0, (queue.address(queue.buffer(0)), 100, NEXT, 1));
+            queue.write_descriptor(1, (queue.address(queue.buffer(1)), 100, WRITE, 0));
+            queue.offer(0);
+        });
+    }
     breaks_queue(FeatureBits::NONE, 0, |queue| {
         queue.write_descriptor(0, (queue.address(queue.buffer(0)), 100, WRITE | NEXT, 1));
         queue.write_descriptor(1, (queue.address(queue.buffer(1)), 100, 0, 0));

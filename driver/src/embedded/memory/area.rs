@@ -168,3 +168,6 @@ impl PackedPlace<'_> {
         self.flags_cell().store(flags.to_le(), ordering);
     }
 }
+
+#[cfg(test)]
+mod tests;

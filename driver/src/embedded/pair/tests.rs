@@ -10,6 +10,8 @@ use super::super::ring::driver_side::{BUFFERS, DriverSide};
 use super::super::stats::Count;
 use super::*;
 
+mod arbitrary;
+
 const NOW: Instant = Instant::ZERO;
 const SIZE: u16 = 8;
 /// Flags of descriptors.

@@ -234,14 +234,14 @@ impl PackedRing {
             .translate(address, length)
             .ok_or(RingFault::Address)?;
         for entry in 0..entries {
-            let entry = self.memory.read_array(base + entry * Descriptor::BYTES);
+            let entry = self.memory.table_entry(base + entry * Descriptor::BYTES);
             // An id is where a split ring has flags, and flags where that has the next.
             let Descriptor {
                 address,
                 length,
                 flags: _,
                 next: flags,
-            } = Descriptor::from_bytes(entry.ok_or(RingFault::Address)?);
+            } = entry.ok_or(RingFault::Address)?;
             if flags & !WRITE != 0 {
                 return Err(RingFault::Indirect);
             }

@@ -190,13 +190,13 @@ impl SplitRing {
             if index >= entries {
                 return Err(RingFault::DescriptorIndex);
             }
-            let entry = self.memory.read_array(base + index * Descriptor::BYTES);
+            let entry = self.memory.table_entry(base + index * Descriptor::BYTES);
             let Descriptor {
                 address,
                 length,
                 flags,
                 next,
-            } = Descriptor::from_bytes(entry.ok_or(RingFault::Address)?);
+            } = entry.ok_or(RingFault::Address)?;
             if flags & INDIRECT != 0 {
                 return Err(RingFault::Indirect);
             }

@@ -176,6 +176,11 @@ fn what_the_standard_forbids_is_refused() {
         rig.driver.write(offset, length, flags, 0);
         assert_eq!(rig.refused(), fault, "{length} {flags:#x}");
     }
+    // A table that is not all of its chain.
+    let mut rig = plain();
+    rig.driver.write(BUFFERS, 16, NEXT, 0);
+    rig.driver.write(TABLE, 16, INDIRECT, 0);
+    assert_eq!(rig.refused(), RingFault::Indirect);
     // A table that was not negotiated.
     let mut rig = Rig::new(FeatureBits::NONE, UsedReports::Each);
     rig.driver.write(TABLE, 16, INDIRECT, 0);
