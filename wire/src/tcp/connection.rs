@@ -322,13 +322,16 @@ impl<B: Buffer, S: SharedPayload> Connection<B, S> {
             reset,
             user_timeout: _,
         } = self.wanted;
-        // One after the other: one load for all of them would wait for the last that was set.
-        ack || tail_probe
-            || window_probe
-            || keepalive
-            || reset
+        // One after the other: one load for all of them would wait for the last that was set. A
+        // connection that is over sends a reset only, whatever was wanted before.
+        reset
             || (self.state != TcpState::Closed
-                && (self.send.has_unsent() || self.send.board.lost() > 0))
+                && (ack
+                    || tail_probe
+                    || window_probe
+                    || keepalive
+                    || self.send.has_unsent()
+                    || self.send.board.lost() > 0))
     }
 
     /// Payload bytes in a full segment, with the options that every segment has.
