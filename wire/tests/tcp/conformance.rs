@@ -183,6 +183,29 @@ fn a_window_probe_is_not_ecn_capable() {
     assert!(sent.iter().all(|(_, probe)| probe.ecn == 0));
 }
 
+/// What arrives with the acknowledgment that ends a connection is too late to be answered, also data
+/// on which congestion was marked: nothing stays of the connection.
+#[test]
+fn a_mark_behind_the_last_acknowledgment_keeps_no_connection() {
+    let mut bed = Bed::new();
+    let listener = bed.listen(TcpOptions {
+        ecn: true,
+        ..plain()
+    });
+    let ecn = TcpFlags::ECE.with(TcpFlags::CWR);
+    bed.send(SYN.with(ecn), (0, 0), none(), b"");
+    bed.ack(1, 1);
+    let id = bed.engine.accept(bed.now, listener).expect("open");
+    bed.send(FIN.with(ACK), (1, 1), none(), b"");
+    bed.engine.close(bed.now, id);
+    assert!(bed.sent().iter().any(|sent| sent.has(FIN)));
+    let mut last = bed.segment(ACK, (2, 2), none(), b"late");
+    last.ecn = 3;
+    bed.engine.receive_one(bed.now, last);
+    assert_eq!(bed.sent(), []);
+    assert_eq!(bed.engine.usage().connections, 0);
+}
+
 /// RFC 6298, section 5, and Karn: what was sent twice says nothing, so the timeout stays long
 /// until something that was sent once is acknowledged.
 #[test]
