@@ -37,7 +37,6 @@ pub fn config(host: u8) -> Config {
 }
 
 /// As [`config`], and fd00::`host`/64, which knows the other of the two hosts 1 and 2.
-#[allow(dead_code, reason = "for the tests of this crate's own devices")]
 pub fn config_ipv6(host: u8) -> Config {
     let mut config = config(host);
     let own = format!("fd00::{host}/64").parse().expect("an address");
@@ -91,7 +90,6 @@ pub async fn pair(link: LinkConfig) -> (Stack, Stack, LinkMonitor) {
 
 /// Packets that a stack has dropped, but for answers of a neighbour that was asked again: on a slow
 /// machine the first one may take longer than a second.
-#[allow(dead_code, reason = "for the tests of this crate's own devices")]
 pub fn dropped(stats: &Stats) -> u64 {
     stats.drops().total() - stats.drops()[DropReason::ArpIgnored]
 }
