@@ -151,3 +151,6 @@ pub trait Port: Send {
     /// The driver reset the device: forget what waits to be received, and what was accepted.
     fn reset(&mut self) {}
 }
+
+#[cfg(test)]
+pub(super) mod one_frame;

@@ -16,9 +16,9 @@ use split::SplitRing;
 
 /// Flags of a descriptor (sections 2.7.5 and 2.8.2): the buffer goes on in the next, the device writes it,
 /// it is a table of descriptors.
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+pub(super) const NEXT: u16 = 1;
+pub(super) const WRITE: u16 = 2;
+pub(super) const INDIRECT: u16 = 4;
 
 /// The largest queue (sections 2.7 and 2.8.10.1).
 const MAX_SIZE: u16 = 1 << 15;

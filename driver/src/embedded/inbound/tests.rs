@@ -2,38 +2,14 @@
 
 use proptest::prelude::*;
 
-use super::super::backend::Deliver;
-use super::super::ring::UsedReports;
+use super::super::backend::one_frame::OneFrame;
 use super::super::ring::driver_side::{BUFFERS, DEVICE, DriverSide, MEMORY};
-use super::super::stats::Count;
+use super::super::ring::{NEXT, UsedReports, WRITE};
 use super::*;
 
 const SIZE: u16 = 8;
-/// Flags of descriptors.
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
 /// What nobody wrote.
 const UNTOUCHED: u8 = 0xee;
-
-/// Has one frame.
-struct OneFrame<'a>(&'a [u8]);
-
-impl Port for OneFrame<'_> {
-    fn transmit(&mut self, _now: Instant, _burst: &mut [Packet]) -> Count {
-        Count::default()
-    }
-
-    fn receive(
-        &mut self,
-        _now: Instant,
-        _limit: usize,
-        deliver: &mut Deliver<'_>,
-    ) -> io::Result<usize> {
-        Ok(usize::from(
-            deliver(&NetHeader::default(), self.0) == Delivery::Taken,
-        ))
-    }
-}
 
 /// A receive ring, and its driver.
 struct Rig {
@@ -93,7 +69,7 @@ impl Rig {
             starved: false,
             fault: None,
         };
-        let work = inbound.receive(&mut OneFrame(frame), Instant::ZERO, 1);
+        let work = inbound.receive(&mut OneFrame(frame.to_vec()), Instant::ZERO, 1);
         assert_eq!((inbound.fault, work.is_ok()), (None, true));
         let _ = self.ring.publish();
         stats

@@ -3,10 +3,11 @@
 
 use nix::sys::eventfd::EfdFlags;
 
+use super::super::backend::one_frame::OneFrame;
 use super::super::backend::{Deliver, Delivery};
 use super::super::header::NetHeader;
-use super::super::ring::UsedReports;
 use super::super::ring::driver_side::{BUFFERS, DriverSide};
+use super::super::ring::{NEXT, UsedReports, WRITE};
 use super::super::stats::Count;
 use super::*;
 
@@ -14,35 +15,8 @@ mod arbitrary;
 
 const NOW: Instant = Instant::ZERO;
 const SIZE: u16 = 8;
-/// Flags of descriptors.
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
 /// Bytes of a descriptor's buffer.
 const BUFFER: usize = 64;
-
-/// Always has one more frame of so many bytes, and would have it at once.
-struct OneFrame(usize);
-
-impl Port for OneFrame {
-    fn transmit(&mut self, _now: Instant, _burst: &mut [Packet]) -> Count {
-        Count::default()
-    }
-
-    fn receive(
-        &mut self,
-        _now: Instant,
-        _limit: usize,
-        deliver: &mut Deliver<'_>,
-    ) -> io::Result<usize> {
-        let frame = vec![7; self.0];
-        let taken = deliver(&NetHeader::default(), &frame) == Delivery::Taken;
-        Ok(usize::from(taken))
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        Some(NOW)
-    }
-}
 
 /// A pair with a receive ring, and its driver.
 struct Rig {
@@ -57,7 +31,8 @@ impl Rig {
         let memory = driver.memory.clone();
         let ring = Ring::new(memory, &driver.layout, features, UsedReports::Each);
         let steering = Arc::new(Steering::new());
-        let mut pair = Pair::new(0, Box::new(OneFrame(length)), steering, 1500).expect("a pair");
+        let mut pair =
+            Pair::new(0, Box::new(OneFrame(vec![7; length])), steering, 1500).expect("a pair");
         pair.receive = Some(Queue {
             ring: ring.expect("a ring"),
             interrupt: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"),

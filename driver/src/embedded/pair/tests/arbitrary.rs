@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 
 use super::super::super::memory::{Area, GuestMemory};
+use super::super::super::ring::INDIRECT;
 use super::*;
 use crate::memory::{DmaMemory, HugePages};
 use crate::transport::RingLayout;
@@ -20,7 +21,6 @@ const DEVICE: usize = 256;
 const TABLES: usize = 2048;
 const TRAIN: usize = 2560;
 const ZEROS: usize = 4608;
-const INDIRECT: u16 = 4;
 const MTU: u16 = 1500;
 /// The shortest frame that is one, and the longest of any: with segments left to the device, 64 KiB.
 const FRAMES: std::ops::RangeInclusive<usize> = 14..=65_593;
